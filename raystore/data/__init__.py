@@ -1,0 +1,1 @@
+"""Rows, source tables, SQL and snapshots: what the store keeps, and how it is written once."""

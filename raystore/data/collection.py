@@ -1,0 +1,320 @@
+"""A collection as one Lance table: a row per event, one vector column per encoder fingerprint.
+
+    id (key), subject, tenant, time, declared columns..., _payload, _added, vec_<fp12>...
+
+Rows are added by `KeyedTable.commit`; this file knows the columns and reads them. The full fingerprint of a vector
+column stands in the column's metadata. Knows nothing of encoders, files or jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raystore.data.keyed import ADDED, PAYLOAD, PRIMARY_KEY, KeyedTable, quoted
+from raystore.data.where import parse_where
+from raystore.errors import (
+    AlreadyExists,
+    CollectionNotFound,
+    ColumnNotFound,
+    InvalidArguments,
+    ItemNotFound,
+    PassportMismatch,
+    SqlRefused,
+)
+from raystore.layout import Layout, check_name, names, vector_column
+from raystore.vectors import Matrix, Vectors, mark
+
+FINGERPRINT = b"raystore:fingerprint"
+TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "date": pa.date32(),
+}
+SYSTEM = ("id", "subject", "tenant", "time")
+HIDDEN = (PAYLOAD, ADDED)
+_SYSTEM_FIELDS = [
+    pa.field("id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
+    pa.field("subject", pa.string()),
+    pa.field("tenant", pa.string()),
+    pa.field("time", TYPES["timestamp"]),
+]
+# Beyond this many ids, one scan of the vectors beats looking the ids up (1,000 random rows cost 15 ms).
+_SCAN_FROM_IDS = 20_000
+
+
+@dataclass(frozen=True)
+class VectorBatch:
+    """Some rows of a scan: n ids, n Lance row ids (stable), (n, d) float32 vectors, and the asked columns."""
+
+    ids: pa.Array
+    row_ids: npt.NDArray[np.int64]
+    vectors: Matrix
+    table: pa.Table
+
+
+def vector_field(fingerprint: str, dim: int) -> pa.Field:
+    return pa.field(vector_column(fingerprint), pa.list_(pa.float32(), dim), metadata={FINGERPRINT: fingerprint})
+
+
+def vector_array(matrix: Matrix) -> pa.FixedSizeListArray:
+    """The matrix as a Lance vector column, without a copy where it is contiguous."""
+    flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
+
+
+def check_columns(columns: Mapping[str, str], call: str) -> dict[str, pa.DataType]:
+    """The declared columns as Arrow types; every bad one is named in one InvalidArguments."""
+    problems = []
+    for name, kind in columns.items():
+        if name in SYSTEM:
+            problems.append(f"column '{name}' is one of the store's own ({', '.join(SYSTEM)})")
+        elif not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name.startswith("vec_"):
+            problems.append(f"'{str(name)[:80]}' is no column name: letters, digits and '_', not starting with '_' or 'vec_'")
+        if kind not in TYPES:
+            problems.append(f"column '{name}' has type '{kind}', expected one of {', '.join(TYPES)}")
+    if problems:
+        raise InvalidArguments(call=call, problems=problems)
+    return {name: TYPES[kind] for name, kind in columns.items()}
+
+
+class CollectionTable:
+    """Read one collection; every call reads its newest version."""
+
+    def __init__(self, layout: Layout, name: str) -> None:
+        self.layout = layout
+        self.name = name
+        self.rows = KeyedTable(layout.rows(name), layout.collection_fence(name), "id")
+
+    @classmethod
+    def open(cls, layout: Layout, name: str) -> CollectionTable:
+        table = cls(layout, name)
+        if not table.rows.exists():
+            raise CollectionNotFound(name=name, where=f"store '{layout.root}'", existing=collection_names(layout))
+        return table
+
+    @classmethod
+    def create(
+        cls, layout: Layout, name: str, dims: Mapping[str, int], columns: Mapping[str, str] | None = None
+    ) -> CollectionTable:
+        """The new, empty collection. `dims` gives the dimension of each encoder, by full fingerprint.
+
+        Raises:
+            InvalidName, InvalidArguments: the name, or columns that cannot be.
+            AlreadyExists: a collection or source table has this name.
+        """
+        check_name("a collection", name)
+        declared = check_columns(columns or {}, f"create_collection('{name}')")
+        schema = pa.schema(
+            [
+                *_SYSTEM_FIELDS,
+                *(pa.field(column, kind) for column, kind in declared.items()),
+                pa.field(PAYLOAD, pa.binary(32)),
+                pa.field(ADDED, pa.int64()),
+                *(vector_field(fingerprint, dim) for fingerprint, dim in dims.items()),
+            ]
+        )
+        taken = AlreadyExists(noun="collection", name=name, advice=f"Open it: store.collection('{name}').")
+        if layout.table(name).exists():
+            raise AlreadyExists(noun="table", name=name, advice="Collections and tables share one SQL namespace.")
+        if layout.rows(name).exists():
+            raise taken
+        try:
+            KeyedTable.create(layout.rows(name), layout.tmp, schema, "id")
+        except FileExistsError:
+            raise taken from None
+        return cls(layout, name)
+
+    @property
+    def version(self) -> int:
+        return self.rows.version
+
+    @property
+    def schema(self) -> pa.Schema:
+        schema: pa.Schema = self.rows.dataset().schema
+        return schema
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """The encoders whose vectors the collection holds, oldest column first."""
+        return [f.metadata[FINGERPRINT].decode() for f in self.schema if f.metadata and FINGERPRINT in f.metadata]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The declared columns and their types."""
+        named = {kind: name for name, kind in TYPES.items()}
+        return {f.name: named[f.type] for f in self.schema if f.name not in (*SYSTEM, *HIDDEN) and f.type in named}
+
+    @property
+    def visible(self) -> list[str]:
+        """The columns SQL and predicates see."""
+        return [*SYSTEM, *self.columns]
+
+    def dim(self, fingerprint: str) -> int:
+        self.check_encoder(fingerprint)
+        return int(self.schema.field(vector_column(fingerprint)).type.list_size)
+
+    def check_encoder(self, fingerprint: str, label: str | None = None) -> None:
+        """Raise PassportMismatch unless the collection holds this encoder's vectors."""
+        mine = self.fingerprints
+        if fingerprint not in mine:
+            raise PassportMismatch(
+                asker=f"collection '{self.name}'",
+                expected=" or ".join(mine) or "no encoder",
+                found=label or fingerprint,
+                advice="Encode with the collection's encoder, or use a collection made for this one.",
+            )
+
+    def count(self, where: str | None = None, as_of: int | None = None) -> int:
+        return int(self.rows.dataset().count_rows(self._filter(where, as_of)))
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, where: str | None = None, as_of: int | None = None
+    ) -> pa.Table:
+        """The rows, in the order they were added; vectors only where their column is named."""
+        wanted = list(columns) if columns is not None else self.visible
+        self._check_readable(wanted)
+        table: pa.Table = self.rows.dataset().to_table(columns=wanted, filter=self._filter(where, as_of))
+        return table
+
+    def scan(
+        self,
+        fingerprint: str,
+        *,
+        columns: Sequence[str] = ("id",),
+        where: str | None = None,
+        as_of: int | None = None,
+        since: int | None = None,
+        row_ids: tuple[int, int] | None = None,
+        batch_rows: int = 8_192,
+    ) -> Iterator[VectorBatch]:
+        """The vectors of one encoder with the asked columns, a batch at a time; rows without a vector are left out.
+
+        Args:
+            since: only rows added after this version.
+            row_ids: only rows whose row id r has lo <= r < hi.
+
+        Order is the order of the fragments, stable for one version. Cost: one streaming read; one batch in memory.
+        """
+        self.check_encoder(fingerprint)
+        column = vector_column(fingerprint)
+        wanted = [c for c in dict.fromkeys(["id", *columns]) if c != column]
+        self._check_readable(wanted)
+        clauses = [self._filter(where, as_of)]
+        if since is not None:
+            clauses.append(f"{ADDED} > {since}")
+        if row_ids is not None:
+            clauses.append(f"_rowid >= {row_ids[0]} AND _rowid < {row_ids[1]}")
+        scanner = self.rows.dataset().scanner(
+            columns=[*wanted, column],
+            filter=" AND ".join(f"({c})" for c in clauses if c) or None,
+            with_row_id=True,
+            batch_size=batch_rows,
+            scan_in_order=True,
+        )
+        for batch in scanner.to_batches():
+            table = pa.Table.from_batches([batch])
+            vectors = table.column(column).combine_chunks()
+            if vectors.null_count:
+                table = table.filter(vectors.is_valid())
+                vectors = table.column(column).combine_chunks()
+            if len(table):
+                yield VectorBatch(
+                    ids=table.column("id").combine_chunks(),
+                    row_ids=table.column("_rowid").to_numpy().astype(np.int64),
+                    vectors=_matrix(vectors),
+                    table=table.select(wanted),
+                )
+
+    def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors:
+        """(n, d) float32 vectors in the order of `ids`.
+
+        Raises:
+            ItemNotFound: an id is not in the collection, or has no vector of this encoder; the first one is named.
+        """
+        dim = self.dim(fingerprint)
+        out = np.empty((len(ids), dim), dtype=np.float32)
+        places: dict[str, list[int]] = {}
+        for i, id_ in enumerate(ids):
+            places.setdefault(id_, []).append(i)
+        if len(places) >= _SCAN_FROM_IDS:
+            batches = self.scan(fingerprint)
+        else:
+            unique = list(places)
+            batches = (
+                batch
+                for start in range(0, len(unique), 2_000)
+                for batch in self._scan_ids(fingerprint, unique[start : start + 2_000])
+            )
+        missing = dict(places)
+        for batch in batches:
+            for row, id_ in enumerate(batch.ids.to_pylist()):
+                for place in missing.pop(id_, ()):
+                    out[place] = batch.vectors[row]
+        if missing:
+            raise ItemNotFound(name=next(iter(missing)), where=f"collection '{self.name}' with a vector of this encoder")
+        return mark(out, fingerprint)
+
+    def _scan_ids(self, fingerprint: str, ids: Sequence[str]) -> Iterator[VectorBatch]:
+        column = vector_column(fingerprint)
+        dataset = self.rows.dataset()
+        rows = dataset.to_table(columns=["id", column], filter=f"id IN ({', '.join(map(quoted, ids))})")
+        rows = rows.filter(rows.column(column).combine_chunks().is_valid())
+        if len(rows):
+            vectors = _matrix(rows.column(column).combine_chunks())
+            yield VectorBatch(rows.column("id").combine_chunks(), np.empty(0, np.int64), vectors, rows)
+
+    def row_ids(self, where: str | None = None, as_of: int | None = None) -> npt.NDArray[np.int64]:
+        """The Lance row ids of the rows a predicate selects, sorted."""
+        rows = self.rows.dataset().scanner(columns=[], filter=self._filter(where, as_of), with_row_id=True).to_table()
+        return np.sort(rows.column("_rowid").to_numpy().astype(np.int64))
+
+    def rows_by_row_id(self, row_ids: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """The asked columns and `_rowid` of those rows that are still there, in no stated order."""
+        self._check_readable(columns)
+        if len(row_ids) == 0:
+            return self.rows.dataset().schema.empty_table().select(list(columns)).append_column("_rowid", pa.array([], pa.int64()))
+        listed = ", ".join(str(int(r)) for r in row_ids)
+        rows = self.rows.dataset().scanner(columns=list(columns), filter=f"_rowid IN ({listed})", with_row_id=True).to_table()
+        return rows.set_column(rows.schema.get_field_index("_rowid"), "_rowid", rows.column("_rowid").cast(pa.int64()))
+
+    def _filter(self, where: str | None, as_of: int | None) -> str | None:
+        clauses = []
+        if where:
+            clauses.append(f"({parse_where(where, self.visible)})")
+            try:  # planning finds operands whose types do not meet; running it would find them row by row
+                self.rows.dataset().scanner(columns=["id"], filter=clauses[0]).explain_plan()
+            except (OSError, ValueError):
+                raise SqlRefused(
+                    reason="the where= predicate compares what cannot be compared",
+                    advice=f"The columns and their types: {self._described()}.",
+                ) from None
+        if as_of is not None:
+            clauses.append(f"{ADDED} <= {int(as_of)}")
+        return " AND ".join(clauses) or None
+
+    def _described(self) -> str:
+        return ", ".join(f"{f.name} {f.type}" for f in self.schema if f.name in self.visible)
+
+    def _check_readable(self, columns: Sequence[str]) -> None:
+        known = self.schema.names
+        for column in columns:
+            if column not in known or column in HIDDEN:
+                raise ColumnNotFound(name=column, where=f"collection '{self.name}'", existing=self.visible)
+
+
+def _matrix(vectors: pa.FixedSizeListArray) -> Matrix:
+    dim = vectors.type.list_size
+    matrix: Matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    return matrix
+
+
+def collection_names(layout: Layout) -> list[str]:
+    return [name for name in names(layout.collections) if layout.rows(name).exists()]

@@ -1,0 +1,226 @@
+"""One Lance table whose rows are written once each: append under the fence, after an anti-join on the key.
+
+A commit looks its keys up through the key's BTREE index, writes what is new as a fragment, syncs it to disk,
+and appends the fragment while the lease is checked. Measured: 6 ms a commit of one row at 10,000 and at
+1,000,000 rows (`benchmarks/append.py`). The key's index is safe only because of the fence: with it, racing
+`merge_insert`s duplicate keys (docs/LOG.md).
+
+Knows nothing of encoders or of what a row means. Every row carries `_added`, the number of its commit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import lance
+import pyarrow as pa
+from lance.fragment import write_fragments
+
+from raystore.data.fence import Fence, Lease
+from raystore.errors import LeaseLost
+from raystore.layout import disk_full_is_said
+
+ADDED = "_added"
+PAYLOAD = "_payload"
+PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
+
+# A fragment for each commit would make every scan slow, so small ones are merged in tiers, like a log-structured
+# merge tree: 32 tiny fragments become one small one, 32 small ones a larger one. Each row is rewritten at most
+# three times, and a one-row commit never pays for the million rows beside it.
+_TIERS = (1_024, 16_384, 262_144)
+_FRAGMENTS_A_TIER = 32
+_LOOKUP_CHUNK = 2_000
+_VERSIONS_KEPT = timedelta(hours=1)  # readers that opened an older version have this long to finish
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the table already holds under a key."""
+
+    payload: bytes
+    added: int
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What became of one group of rows: `added` rows written, `known` keys left alone, `differing` of those with another payload."""
+
+    version: int
+    added: int
+    known: int
+    differing: dict[str, Known]
+
+
+def quoted(value: str) -> str:
+    """A Lance string literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+class KeyedTable:
+    """A Lance table at `path` with a unique, non-null string column `key`.
+
+    Opening is cheap (0.4 ms), holds nothing open, and always reads the newest version.
+    """
+
+    def __init__(self, path: Path, fence_folder: Path, key: str) -> None:
+        self.path = path
+        self.fence = Fence(fence_folder)
+        self.key = key
+
+    @staticmethod
+    def create(path: Path, tmp: Path, schema: pa.Schema, key: str) -> None:
+        """Make the empty table, whole or not at all. Raises FileExistsError if there is one."""
+        stage = tmp / uuid.uuid4().hex
+        stage.parent.mkdir(parents=True, exist_ok=True)
+        with disk_full_is_said(path.parent, "making a table"):
+            dataset = lance.write_dataset(schema.empty_table(), str(stage), schema=schema, enable_stable_row_ids=True)
+            dataset.create_scalar_index(key, "BTREE")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.rename(stage, path)
+            except OSError:
+                shutil.rmtree(stage, ignore_errors=True)
+                raise FileExistsError(str(path)) from None
+
+    def exists(self) -> bool:
+        return (self.path / "_versions").is_dir()
+
+    def dataset(self, lease: Lease | None = None) -> lance.LanceDataset:
+        return lance.dataset(str(self.path), commit_lock=lease.committing if lease else None)
+
+    @property
+    def version(self) -> int:
+        return int(self.dataset().version)
+
+    def known(self, keys: Sequence[str], dataset: lance.LanceDataset | None = None) -> dict[str, Known]:
+        """Which of the keys the table holds. Cost: about 2 ms and 20 us a key, at any table size."""
+        dataset = dataset or self.dataset()
+        found: dict[str, Known] = {}
+        for start in range(0, len(keys), _LOOKUP_CHUNK):
+            chunk = ", ".join(quoted(k) for k in keys[start : start + _LOOKUP_CHUNK])
+            rows = dataset.to_table(columns=[self.key, PAYLOAD, ADDED], filter=f"{self.key} IN ({chunk})")
+            for key, payload, added in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+                found[key] = Known(payload, added)
+        return found
+
+    def commit(self, groups: Sequence[pa.Table], *, refuse_differing: bool) -> list[Committed]:
+        """Write several callers' rows in one commit; durable when it returns.
+
+        Args:
+            groups: tables with the table's columns but `_added`; the key column unique within a group.
+            refuse_differing: leave a group out whole when one of its keys is known with another payload.
+                Otherwise such rows alone are left out.
+
+        Returns:
+            One Committed a group. A key that stands in two groups counts for the first.
+
+        Raises:
+            WriterBlocked, DiskFull: nothing was written.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                with disk_full_is_said(self.path, "writing rows"), self.fence.hold() as lease:
+                    outcome = self._commit_held(groups, lease, refuse_differing)
+                    self._maintain(lease)
+                    return outcome
+            except LeaseLost:
+                # A slow disk can outlast a lease. Nothing was committed, so the same rows are tried with a longer one.
+                if attempt == 5:
+                    raise
+                self.fence.lease_s *= 2
+
+    def _commit_held(self, groups: Sequence[pa.Table], lease: Lease, refuse_differing: bool) -> list[Committed]:
+        dataset = self.dataset(lease)
+        keys = [group.column(self.key).to_pylist() for group in groups]
+        payloads = [group.column(PAYLOAD).to_pylist() for group in groups]
+        seen = self.known([key for group_keys in keys for key in group_keys], dataset)
+        version = int(dataset.version) + 1
+        outcomes: list[Committed] = []
+        fresh: list[pa.Table] = []
+        for group, group_keys, group_payloads in zip(groups, keys, payloads, strict=True):
+            old = {k: seen[k] for k in group_keys if k in seen}
+            differing = {k: old[k] for k, p in zip(group_keys, group_payloads, strict=True) if k in old and old[k].payload != p}
+            if differing and refuse_differing:
+                outcomes.append(Committed(version - 1, 0, len(old) - len(differing), differing))
+                continue
+            new = [i for i, k in enumerate(group_keys) if k not in old]
+            outcomes.append(Committed(version if new else version - 1, len(new), len(old) - len(differing), differing))
+            if new:
+                seen.update((group_keys[i], Known(group_payloads[i], version)) for i in new)
+                fresh.append(group if len(new) == len(group_keys) else group.take(new))
+        if fresh:
+            self._append(dataset, pa.concat_tables(fresh, promote_options="default"), version, lease)
+        return outcomes
+
+    def _append(self, dataset: lance.LanceDataset, rows: pa.Table, version: int, lease: Lease) -> None:
+        rows = rows.append_column(ADDED, pa.repeat(pa.scalar(version, pa.int64()), len(rows)))
+        schema = dataset.schema
+        columns = [
+            rows.column(f.name).cast(f.type) if f.name in rows.schema.names else pa.nulls(len(rows), f.type) for f in schema
+        ]
+        fragments = write_fragments(pa.table(columns, schema=schema), dataset, mode="append", schema=schema)
+        for fragment in fragments:
+            for file in fragment.files:
+                _sync(self.path / "data" / file.path)
+        _sync(self.path / "data")
+        with _lost_lease_is_said(lease):
+            lance.LanceDataset.commit(
+                dataset, lance.LanceOperation.Append(fragments), read_version=dataset.version, commit_lock=lease.committing
+            )
+        # Lance names the manifest of version v by 2^64-1-v, so that the newest sorts first.
+        _sync(self.path / "_versions" / f"{2**64 - 1 - version:020d}.manifest")
+        _sync(self.path / "_versions")
+
+    def _maintain(self, lease: Lease) -> None:
+        """Merge small fragments where a tier has filled up, and take new rows into the key's index."""
+        dataset = self.dataset(lease)
+        sizes = [f.physical_rows for f in dataset.get_fragments()]
+        full = [tier for tier in _TIERS if sum(size < tier for size in sizes) >= _FRAGMENTS_A_TIER]
+        if not full:
+            return
+        try:
+            with _lost_lease_is_said(lease):
+                dataset.optimize.compact_files(target_rows_per_fragment=full[0])
+                # Merging into the last index segment alone costs 6 ms at a million rows, into all of them 90.
+                merged = None if full[0] == _TIERS[-1] else 1
+                self.dataset(lease).optimize.optimize_indices(num_indices_to_merge=merged)
+                self.dataset(lease).cleanup_old_versions(older_than=_VERSIONS_KEPT)
+        except LeaseLost:  # the rows are committed already; the writer that took over finds the same work to do
+            return
+
+    def add_columns(self, fields: Sequence[pa.Field]) -> None:
+        """Add nullable columns that are not there yet."""
+        with self.fence.hold() as lease:
+            dataset = self.dataset(lease)
+            missing = [f for f in fields if f.name not in dataset.schema.names]
+            if missing:
+                with _lost_lease_is_said(lease):
+                    dataset.add_columns(pa.schema(missing))
+
+
+@contextmanager
+def _lost_lease_is_said(lease: Lease) -> Iterator[None]:
+    """Lance reports what its commit lock raised as an OSError; raise what it was."""
+    try:
+        yield
+    except OSError:
+        if lease.lost is not None:
+            raise lease.lost from None
+        raise
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,184 @@
+"""`log`: a few rows from a running service, durable when the call returns.
+
+Rows are checked, embedded in this process, and committed; callers of many threads share a commit. The text is used
+and forgotten: neither the table nor any error holds it. A row sent again changes nothing and is not embedded again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from raystore.data.collection import TYPES, CollectionTable
+from raystore.data.keyed import Committed, KeyedTable
+from raystore.data.rows import Incoming, check_rows, payload_digests, row_table
+from raystore.errors import IdConflict, InvalidRows, InvalidVectors
+from raystore.vectors import Matrix, Vectors, as_unit_rows
+
+
+class TextEncoder(Protocol):
+    """What writing needs of an encoder."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_chars(self) -> int: ...
+    def encode(self, texts: Sequence[str]) -> Vectors: ...
+
+
+@dataclass(frozen=True)
+class LogResult:
+    """What a call wrote: the collection's version that holds it, rows added, rows known before (unchanged)."""
+
+    version: int
+    added: int
+    known: int
+    fingerprint: str
+
+
+class GroupCommit:
+    """Commits of concurrent callers, grouped: whoever gets to commit takes everyone's rows along.
+
+    While one commit runs (about 6 ms), the callers that arrive wait for the next, which takes all of them.
+    """
+
+    def __init__(self, table: KeyedTable) -> None:
+        self._table = table
+        self._queue: list[_Waiting] = []
+        self._queue_lock = threading.Lock()
+        self._turn = threading.Lock()
+
+    def submit(self, rows: pa.Table) -> Committed:
+        mine = _Waiting(rows)
+        with self._queue_lock:
+            self._queue.append(mine)
+        with self._turn:
+            if mine.outcome is None and mine.error is None:
+                self._commit_queue()
+        if mine.error is not None:
+            raise mine.error
+        assert mine.outcome is not None
+        return mine.outcome
+
+    def _commit_queue(self) -> None:
+        with self._queue_lock:
+            group, self._queue = self._queue, []
+        try:
+            outcomes = self._table.commit([waiting.rows for waiting in group], refuse_differing=True)
+        except BaseException as error:  # handed to every caller of the group, who raises it
+            for waiting in group:
+                waiting.error = error
+            return
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            waiting.outcome = outcome
+
+
+class _Waiting:
+    def __init__(self, rows: pa.Table) -> None:
+        self.rows = rows
+        self.outcome: Committed | None = None
+        self.error: BaseException | None = None
+
+
+class RowLog:
+    """Writes rows into one collection with one encoder. Safe to share between threads."""
+
+    def __init__(self, table: CollectionTable, encoder: TextEncoder, store_key: bytes) -> None:
+        table.check_encoder(encoder.fingerprint)
+        self._table = table
+        self._encoder = encoder
+        self._key = store_key
+        self._commits = GroupCommit(table.rows)
+
+    def log(self, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None) -> LogResult:
+        """What was written; durable when this returns.
+
+        Args:
+            rows: mappings with `id` and `text` (or `vector`), optionally `subject`, `tenant`, `time` (now, if
+                absent), and any kept columns; a column not declared yet is added.
+            fingerprint: the encoder of the vectors given; needed with `vector`, so that no stranger's gets in.
+
+        Raises:
+            InvalidRows: some rows cannot be written; all of them are named, and nothing was written.
+            PassportMismatch: the vectors are another encoder's.
+            IdConflict: an id is known with another payload; nothing was written.
+            DiskFull, WriterBlocked: nothing was written; repeat the call.
+        """
+        columns = self._table.columns
+        incoming, problems = check_rows(rows, columns, self._encoder.max_chars)
+        if any(v is not None for v in incoming.vectors):
+            problems += self._check_vectors(incoming, fingerprint)
+        if problems:
+            raise InvalidRows(collection=self._table.name, n_rows=len(rows), problems=sorted(problems, key=lambda p: p[0]))
+        if not incoming.ids:
+            return LogResult(self._table.version, 0, 0, self._encoder.fingerprint)
+        new_columns = [pa.field(n, TYPES[t]) for n, t in incoming.kept_types.items() if n not in columns]
+        if new_columns:
+            self._table.rows.add_columns(new_columns)
+        return self._write(incoming)
+
+    def _check_vectors(self, incoming: Incoming, fingerprint: str | None) -> list[tuple[int, str | None, str]]:
+        if fingerprint is None:
+            number = next(i for i, v in enumerate(incoming.vectors) if v is not None)
+            return [(number, None, "vectors are given without fingerprint=, so nobody knows which encoder made them")]
+        self._table.check_encoder(fingerprint)
+        problems: list[tuple[int, str | None, str]] = []
+        for number, vector in enumerate(incoming.vectors):
+            if vector is None:
+                continue
+            try:
+                incoming.vectors[number] = as_unit_rows(vector, self._encoder.dim, "log")[0]
+            except InvalidVectors as error:
+                problems.append((number, incoming.ids[number] or None, f"the vector {error.problems[0][1]}"))
+            except ValueError as error:
+                problems.append((number, incoming.ids[number] or None, str(error).removesuffix(".")))
+        return problems
+
+    def _write(self, incoming: Incoming) -> LogResult:
+        contents = [
+            text.encode("utf-8", "surrogatepass") if text is not None else np.asarray(vector, np.float32).tobytes()
+            for text, vector in zip(incoming.texts, incoming.vectors, strict=True)
+        ]
+        payloads = payload_digests(self._key, contents, incoming.subjects, incoming.tenants, incoming.kept)
+        known = self._table.rows.known(incoming.ids)
+        differing = [i for i, p in zip(incoming.ids, payloads, strict=True) if i in known and known[i].payload != p]
+        if differing:
+            raise IdConflict(collection=self._table.name, ids=differing)
+        new = [row for row, id_ in enumerate(incoming.ids) if id_ not in known]
+        if not new:
+            return LogResult(self._table.version, 0, len(known), self._encoder.fingerprint)
+        now = datetime.now(UTC)
+        outcome = self._commits.submit(
+            row_table(
+                ids=[incoming.ids[i] for i in new],
+                payloads=[payloads[i] for i in new],
+                vectors=self._vectors(incoming, new),
+                fingerprint=self._encoder.fingerprint,
+                subjects=[incoming.subjects[i] for i in new],
+                tenants=[incoming.tenants[i] for i in new],
+                times=[incoming.times[i] or now for i in new],
+                kept={name: [values[i] for i in new] for name, values in incoming.kept.items()},
+                kept_types=incoming.kept_types,
+            )
+        )
+        if outcome.differing:  # another writer committed one of the ids between the look-up and the commit
+            raise IdConflict(collection=self._table.name, ids=list(outcome.differing))
+        return LogResult(outcome.version, outcome.added, len(known) + outcome.known, self._encoder.fingerprint)
+
+    def _vectors(self, incoming: Incoming, rows: Sequence[int]) -> Matrix:
+        out = np.empty((len(rows), self._encoder.dim), dtype=np.float32)
+        texts = [(place, incoming.texts[i]) for place, i in enumerate(rows) if incoming.texts[i] is not None]
+        for place, i in enumerate(rows):
+            if incoming.texts[i] is None:
+                out[place] = incoming.vectors[i]
+        if texts:
+            out[[place for place, _ in texts]] = self._encoder.encode([text for _, text in texts if text is not None])
+        return out

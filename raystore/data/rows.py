@@ -1,0 +1,223 @@
+"""From what a caller hands in to rows a collection can hold: checks, column types, payload digests.
+
+Pure: knows no Lance table and no encoder. Problems are sentences without content, collected for all rows at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from raystore.data.collection import TYPES, vector_array
+from raystore.data.keyed import PAYLOAD
+from raystore.layout import vector_column
+from raystore.secret import keyed_digest
+from raystore.vectors import Matrix
+
+RESERVED = ("id", "text", "vector", "subject", "tenant", "time")
+MAX_ID_CHARS = 512
+Problem = tuple[int, str | None, str]
+
+
+def id_problem(value: object) -> str | None:
+    """Why this cannot be an id, or None."""
+    if value is None:
+        return "the id is null"
+    if not isinstance(value, str):
+        return f"the id is {type(value).__name__}, expected a string"
+    if not value or len(value) > MAX_ID_CHARS:
+        return f"the id has {len(value)} characters, expected 1 to {MAX_ID_CHARS}"
+    if not _is_unicode(value):
+        return "the id is not valid Unicode"
+    return None
+
+
+def text_problem(value: object, max_chars: int) -> str | None:
+    """Why this cannot be embedded as text, or None. Never quotes it."""
+    if value is None:
+        return "the text is null"
+    if not isinstance(value, str):
+        return f"the text is {type(value).__name__}, expected a string"
+    if not value.strip():
+        return "the text is empty"
+    if len(value) > max_chars:
+        return f"the text has {len(value)} characters, over the limit of {max_chars}"
+    return None
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_time(value: object) -> datetime | None:
+    """UTC time from a datetime (naive ones are UTC), a date or an ISO 8601 string. ValueError on anything else."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if not isinstance(value, datetime):
+        raise ValueError("no time")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+@dataclass
+class Incoming:
+    """Rows that passed their checks, column-wise: n of each. `contents` is text, or None where a vector was given."""
+
+    ids: list[str] = field(default_factory=list)
+    texts: list[str | None] = field(default_factory=list)
+    vectors: list[Any] = field(default_factory=list)
+    subjects: list[str | None] = field(default_factory=list)
+    tenants: list[str | None] = field(default_factory=list)
+    times: list[datetime | None] = field(default_factory=list)
+    kept: dict[str, list[Any]] = field(default_factory=dict)
+    kept_types: dict[str, str] = field(default_factory=dict)
+
+
+def check_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], max_chars: int) -> tuple[Incoming, list[Problem]]:
+    """The rows column-wise, and every problem found in them: (row number, id where it is one, reason).
+
+    Args:
+        columns: the declared columns; other keys are new columns, typed by their first value.
+    """
+    incoming = Incoming(kept_types={})
+    problems: list[Problem] = []
+    first_row: dict[str, int] = {}
+    kept_names = sorted({key for row in rows if isinstance(row, Mapping) for key in row if key not in RESERVED})
+    for name in kept_names:
+        incoming.kept[name] = []
+        incoming.kept_types[name] = columns.get(name) or _first_type(rows, name)
+        if not str(name).isidentifier() or str(name).startswith(("_", "vec_")):
+            problems.append((0, None, "a key is no column name: letters, digits and '_', not starting with '_' or 'vec_'"))
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            problems.append((number, None, f"is {type(row).__name__}, expected a mapping"))
+            continue
+        id_ = row.get("id")
+        reasons = [id_problem(id_)]
+        named = id_ if isinstance(id_, str) and reasons[0] is None else None
+        if named is not None and first_row.setdefault(named, number) != number:
+            reasons.append(f"the id stands in row {first_row[named]} of this call already")
+        if ("text" in row) == ("vector" in row):
+            reasons.append("expected exactly one of 'text' and 'vector'")
+        elif "text" in row:
+            reasons.append(text_problem(row["text"], max_chars))
+        for key in ("subject", "tenant"):
+            if row.get(key) is not None and not isinstance(row[key], str):
+                reasons.append(f"{key} is {type(row[key]).__name__}, expected a string")
+        try:
+            time = as_time(row.get("time"))
+        except ValueError:
+            time = None
+            reasons.append("time is neither a datetime nor an ISO 8601 string")
+        for name in kept_names:
+            try:
+                incoming.kept[name].append(_kept(row.get(name), incoming.kept_types[name]))
+            except ValueError as error:
+                incoming.kept[name].append(None)
+                reasons.append(f"column '{name}' {error}")
+        problems += [(number, named, reason) for reason in reasons if reason]
+        incoming.ids.append(named or "")
+        incoming.texts.append(row.get("text"))
+        incoming.vectors.append(row.get("vector"))
+        incoming.subjects.append(row.get("subject"))
+        incoming.tenants.append(row.get("tenant"))
+        incoming.times.append(time)
+    return incoming, problems
+
+
+def _first_type(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    values = [row[name] for row in rows if isinstance(row, Mapping) and row.get(name) is not None]
+    kinds: tuple[tuple[type, str], ...] = (
+        (bool, "bool"), (int, "int64"), (float, "float64"), (str, "string"), (datetime, "timestamp"), (date, "date"),
+    )  # fmt: skip
+    if values and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        return "float64" if any(isinstance(v, float) for v in values) else "int64"
+    return next((kind for python, kind in kinds if values and isinstance(values[0], python)), "string")
+
+
+def _kept(value: Any, kind: str) -> Any:
+    """The value as the column's type. ValueError says what was found, never the value."""
+    if value is None:
+        return None
+    if kind == "timestamp":
+        try:
+            return as_time(value)
+        except ValueError:
+            raise ValueError("is no ISO 8601 time") from None
+    if kind == "date":
+        try:
+            return date.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError("is no ISO 8601 date") from None
+    expected: tuple[type, ...] = {"string": (str,), "int64": (int,), "float64": (int, float), "bool": (bool,)}[kind]
+    if not isinstance(value, expected) or (isinstance(value, bool) and kind != "bool"):
+        raise ValueError(f"is {type(value).__name__}, expected {kind}")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise ValueError("is not valid Unicode")
+    if kind == "int64" and not -(2**63) <= value < 2**63:
+        raise ValueError("is beyond 64 bits")
+    return float(value) if kind == "float64" else value
+
+
+def payload_digests(
+    key: bytes,
+    contents: Sequence[bytes],
+    subjects: Sequence[str | None],
+    tenants: Sequence[str | None],
+    kept: Mapping[str, Sequence[Any]],
+) -> list[bytes]:
+    """HMAC-SHA256 of content, subject, tenant and kept columns, a row each; nulls count as absent.
+
+    Time is left out: where a caller gives none the store fills it in, and a retry must still be the same row.
+    """
+    digests = []
+    for i, content in enumerate(contents):
+        facts = {name: values[i] for name, values in kept.items() if values[i] is not None}
+        facts |= {"subject": subjects[i]} if subjects[i] is not None else {}
+        facts |= {"tenant": tenants[i]} if tenants[i] is not None else {}
+        canonical = json.dumps(facts, sort_keys=True, ensure_ascii=False, default=_iso).encode("utf-8", "surrogatepass")
+        digests.append(keyed_digest(key, content, canonical))
+    return digests
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, datetime):
+        return as_time(value).isoformat()  # type: ignore[union-attr]
+    return str(value.isoformat())
+
+
+def row_table(
+    *,
+    ids: Sequence[str],
+    payloads: Sequence[bytes],
+    vectors: Matrix,
+    fingerprint: str,
+    subjects: Sequence[str | None],
+    tenants: Sequence[str | None],
+    times: Sequence[datetime | None],
+    kept: Mapping[str, Sequence[Any]],
+    kept_types: Mapping[str, str],
+) -> pa.Table:
+    """The rows as `KeyedTable.commit` takes them."""
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(ids, pa.string()),
+        "subject": pa.array(subjects, pa.string()),
+        "tenant": pa.array(tenants, pa.string()),
+        "time": pa.array(times, TYPES["timestamp"]),
+    }
+    columns |= {name: pa.array(values, TYPES[kept_types[name]]) for name, values in kept.items()}
+    columns[PAYLOAD] = pa.array(payloads, pa.binary(32))
+    columns[vector_column(fingerprint)] = vector_array(vectors)
+    return pa.table(columns)

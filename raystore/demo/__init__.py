@@ -1,0 +1,1 @@
+"""The demo: from raw text to a served prediction, with one command."""

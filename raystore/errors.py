@@ -1,0 +1,411 @@
+"""Every error raystore raises on purpose, in one tree.
+
+    RaystoreError
+    ├── NotFound (LookupError)              404  names what there is
+    │   ├── StoreNotFound, EncoderNotFound, CollectionNotFound, TableNotFound, SnapshotNotFound
+    │   └── HeadNotFound, IndexNotFound, DeploymentNotFound, ItemNotFound, ColumnNotFound
+    ├── AlreadyExists (FileExistsError)     409
+    ├── StoreUnusable (OSError)             500  no store, a newer format, a root not supported yet
+    ├── InvalidName (ValueError)            422
+    ├── InvalidArguments (ValueError)       422  several bad arguments at once
+    ├── InvalidRows (ValueError)            422  several bad rows at once
+    ├── InvalidVectors (ValueError)         422  NaN, infinite, zero, wrong shape
+    ├── DimensionMismatch (ValueError)      422
+    ├── BodyTooLarge (ValueError)           413
+    ├── SqlRefused (ValueError)             422  does not parse, does not bind, writes
+    ├── SnapshotRefused (ValueError)        422  duplicates, null labels, classes missing from train
+    ├── PassportMismatch (ValueError)       409  a vector of one encoder met another
+    ├── GoldenMoved (ValueError)            409  an encoder no longer encodes what it did
+    ├── ModelUnusable (ValueError)          422  no weights, pickled weights, changed weights
+    ├── IdConflict (ValueError)             409  a known id with another payload
+    ├── LeaseLost (RuntimeError)            503  another writer took over before the commit
+    ├── WriterBlocked (TimeoutError)        503  the writer before us cannot be waited out
+    ├── ShardCorrupt (ValueError)           500  a shard file is not what its manifest says
+    ├── ShardsMissing (RuntimeError)        503  no shard answered
+    ├── DiskFull (OSError)                  507
+    ├── AddressInUse (OSError)              503
+    ├── KeyRequired (PermissionError)       401
+    ├── JobFailed (RuntimeError)            500  a worker died or raised; says how to go on
+    └── ExtraNotInstalled (ImportError)     501
+
+Each class carries its facts as attributes, makes its sentence in `__str__`, and survives pickling,
+so it arrives whole from a Ray worker. No sentence and no fact ever holds raw content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+
+def _revive(cls: type[RaystoreError], facts: Mapping[str, Any]) -> RaystoreError:
+    return cls(**facts)
+
+
+class RaystoreError(Exception):
+    """Base of the tree. `status` is the HTTP status an ingress answers with."""
+
+    status: ClassVar[int] = 500
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The facts by name, JSON-ready where the facts are."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (type(self), self.facts)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+
+def listed(names: Sequence[str], limit: int = 8) -> str:
+    """'a', 'b' and 3 more; or 'none'."""
+    if not names:
+        return "none"
+    shown = ", ".join(f"'{name}'" for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class NotFound(RaystoreError, LookupError):
+    status = 404
+    noun: ClassVar[str] = "thing"
+    name: str
+    where: str
+    existing: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        has = f"It has: {listed(self.existing)}." if self.existing else f"It has no {self.noun}."
+        return f"no {self.noun} '{self.name}' in {self.where}. {has}"
+
+
+class StoreNotFound(NotFound):
+    noun = "store"
+
+    def __str__(self) -> str:
+        return (
+            f"no store at '{self.name}': {self.where}. Make one with raystore.open(root) "
+            "on a folder that is empty or does not exist."
+        )
+
+
+class EncoderNotFound(NotFound):
+    noun = "encoder"
+
+
+class CollectionNotFound(NotFound):
+    noun = "collection"
+
+
+class TableNotFound(NotFound):
+    noun = "table"
+
+
+class SnapshotNotFound(NotFound):
+    noun = "snapshot"
+
+
+class HeadNotFound(NotFound):
+    noun = "head"
+
+
+class IndexNotFound(NotFound):
+    noun = "index"
+
+    def __str__(self) -> str:
+        return f"no index over {self.where}. Build one: collection.build_index()."
+
+
+class DeploymentNotFound(NotFound):
+    noun = "deployment"
+
+
+class ItemNotFound(NotFound):
+    noun = "item"
+
+    def __str__(self) -> str:
+        return f"no item '{self.name}' in {self.where}."
+
+
+class ColumnNotFound(NotFound):
+    noun = "column"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class AlreadyExists(RaystoreError, FileExistsError):
+    status = 409
+    noun: str
+    name: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.noun} '{self.name}' exists already. {self.advice}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class StoreUnusable(RaystoreError, OSError):
+    root: str
+    found: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"cannot open a store at '{self.root}': {self.found}. {self.advice}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class InvalidName(RaystoreError, ValueError):
+    status = 422
+    noun: str
+    name: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"'{self.name}' is no name for {self.noun}: expected {self.expected}."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class InvalidArguments(RaystoreError, ValueError):
+    """`problems` are whole sentences without raw content, all found in one look."""
+
+    status = 422
+    call: str
+    problems: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.call}: " + "; ".join(self.problems) + "."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class InvalidRows(RaystoreError, ValueError):
+    """`problems` are (row number, id or None, reason); nothing of the call was written."""
+
+    status = 422
+    collection: str
+    n_rows: int
+    problems: Sequence[tuple[int, str | None, str]]
+
+    def __str__(self) -> str:
+        shown = "; ".join(
+            f"row {row}" + (f" (id '{id_}')" if id_ is not None else "") + f": {reason}"
+            for row, id_, reason in self.problems[:5]
+        )
+        more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
+        return (
+            f"{len(self.problems)} of {self.n_rows} rows for collection '{self.collection}' cannot be "
+            f"written: {shown}{more}. Nothing was written."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class InvalidVectors(RaystoreError, ValueError):
+    """`problems` are (row number, reason)."""
+
+    status = 422
+    call: str
+    n_vectors: int
+    problems: Sequence[tuple[int, str]]
+
+    def __str__(self) -> str:
+        shown = "; ".join(f"vector {row} {reason}" for row, reason in self.problems[:5])
+        more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
+        return f"{self.call}: {len(self.problems)} of {self.n_vectors} vectors are unusable: {shown}{more}."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class DimensionMismatch(RaystoreError, ValueError):
+    status = 422
+    call: str
+    expected: int
+    found: int
+
+    def __str__(self) -> str:
+        return f"{self.call}: expected vectors of {self.expected} numbers, found {self.found}."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class BodyTooLarge(RaystoreError, ValueError):
+    status = 413
+    what: str
+    found: int
+    limit: int
+    unit: str = "bytes"
+
+    def __str__(self) -> str:
+        return f"{self.what} has {self.found} {self.unit}, over the limit of {self.limit}."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class SqlRefused(RaystoreError, ValueError):
+    status = 422
+    reason: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"this SQL was not run: {self.reason}." + (f" {self.advice}" if self.advice else "")
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class SnapshotRefused(RaystoreError, ValueError):
+    status = 422
+    name: str
+    problems: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"snapshot '{self.name}' was not taken: " + "; ".join(self.problems) + "."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class PassportMismatch(RaystoreError, ValueError):
+    """`expected` and `found` are fingerprints, with the encoder's name where it is known."""
+
+    status = 409
+    asker: str
+    expected: str
+    found: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.asker} expects {self.expected}, but was given {self.found}. {self.advice}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class GoldenMoved(RaystoreError, ValueError):
+    status = 409
+    encoder: str
+    backend: str
+    worst_input: int
+    cosine: float
+    tolerance: float
+
+    def __str__(self) -> str:
+        return (
+            f"encoder {self.encoder} on backend {self.backend} no longer encodes its golden inputs: input "
+            f"{self.worst_input} came out at cosine {self.cosine:.6f}, at least {self.tolerance} is required. "
+            "It was not loaded. Register what this model has become under a name of its own, or use another backend."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class ModelUnusable(RaystoreError, ValueError):
+    status = 422
+    model: str
+    found: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"model '{self.model}' cannot be used: {self.found}. {self.advice}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class IdConflict(RaystoreError, ValueError):
+    status = 409
+    collection: str
+    ids: Sequence[str]
+
+    def __str__(self) -> str:
+        return (
+            f"collection '{self.collection}' already holds {listed(self.ids)} with another payload. A row never "
+            "changes: log the new content under a new id. Nothing was written."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class LeaseLost(RaystoreError, RuntimeError):
+    status = 503
+    folder: str
+    token: int
+    found: int
+
+    def __str__(self) -> str:
+        return (
+            f"the writer lease {self.token} on '{self.folder}' ran out and writer {self.found} took over; "
+            "nothing was committed. Repeat the call."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class WriterBlocked(RaystoreError, TimeoutError):
+    status = 503
+    folder: str
+    waited_s: float
+    holder: str
+
+    def __str__(self) -> str:
+        return (
+            f"waited {self.waited_s:.1f} s to write to '{self.folder}', held by {self.holder}. Nothing was written. "
+            "Repeat the call; if it stays so, end that process."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class ShardCorrupt(RaystoreError, ValueError):
+    path: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"index file '{self.path}' is unusable: {self.found}. It was not loaded; the shard is rebuilt."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class ShardsMissing(RaystoreError, RuntimeError):
+    status = 503
+    index: str
+    missing: Sequence[int]
+
+    def __str__(self) -> str:
+        return f"no shard of index {self.index} answered (missing: {list(self.missing)}). Try again; they restart by themselves."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class DiskFull(RaystoreError, OSError):
+    status = 507
+    folder: str
+    doing: str
+
+    def __str__(self) -> str:
+        return (
+            f"no space left on the disk of '{self.folder}' while {self.doing}. What was acknowledged before is safe, "
+            "the rest was not written. Free space and repeat the call; it goes on where it stopped."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class AddressInUse(RaystoreError, OSError):
+    status = 503
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port} is in use. Stop what listens there, or choose another port (port=, --port)."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class KeyRequired(RaystoreError, PermissionError):
+    status = 401
+    reason: str
+
+    def __str__(self) -> str:
+        return f"a key is required: {self.reason}. Make one with 'raystore key create NAME' and send it as 'Authorization: Bearer KEY'."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class JobFailed(RaystoreError, RuntimeError):
+    job: str
+    reason: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.job} failed: {self.reason}. {self.advice}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class ExtraNotInstalled(RaystoreError, ImportError):
+    status = 501
+    what: str
+    package: str
+    extra: str
+
+    def __str__(self) -> str:
+        return f"{self.what} need {self.package}. Install it: pip install 'raystore[{self.extra}]'"

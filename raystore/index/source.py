@@ -1,0 +1,98 @@
+"""What the index needs of a collection: a version, rows with stable row ids, and their vectors.
+
+Everything in this room is written against `VectorSource`; `raystore.data.collection.CollectionTable` is one.
+Ray workers and shard actors are handed a store root and a collection's name, never a source and never
+vectors: `open_source` opens the collection where the work is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from raystore.data.collection import CollectionTable
+from raystore.layout import Layout
+from raystore.vectors import Matrix, as_unit_rows
+
+RowIds = npt.NDArray[np.int64]
+
+ROW_ID_END = 2**62  # above every row id Lance gives out
+
+
+class Batch(Protocol):
+    """Some rows of a scan: `row_ids` (n,) int64 and `vectors` (n, d) float32, in one order."""
+
+    @property
+    def row_ids(self) -> RowIds: ...
+    @property
+    def vectors(self) -> Matrix: ...
+
+
+class VectorSource(Protocol):
+    """The collection as the index sees it. Row ids are stable: a row keeps its own until it is erased."""
+
+    @property
+    def version(self) -> int:
+        """Moves with every commit, deletes too; read anew at each call."""
+
+    def dim(self, fingerprint: str) -> int:
+        """Numbers in a vector of that encoder; PassportMismatch where the collection holds none of its vectors."""
+
+    def scan(
+        self,
+        fingerprint: str,
+        *,
+        columns: Sequence[str] = ("id",),
+        as_of: int | None = None,
+        row_ids: tuple[int, int] | None = None,
+    ) -> Iterator[Batch]:
+        """Batches of the rows that have a vector of that encoder; `row_ids` is a half-open range."""
+
+    def row_ids(self, where: str | None = None, as_of: int | None = None) -> RowIds:
+        """The rows a predicate selects, sorted."""
+
+    def rows_by_row_id(self, row_ids: RowIds, columns: Sequence[str]) -> Any:
+        """A pa.Table of the columns and `_rowid`, in no stated order; rows that are gone are left out."""
+
+
+def open_source(root: str, collection: str) -> VectorSource:
+    """The collection, opened in the process that reads it."""
+    source: VectorSource = CollectionTable.open(Layout(Path(root)), collection)
+    return source
+
+
+def read_vectors(
+    source: VectorSource,
+    fingerprint: str,
+    *,
+    row_ids: tuple[int, int] = (0, ROW_ID_END),
+    as_of: int | None = None,
+    rows_hint: int = 0,
+) -> tuple[RowIds, Matrix]:
+    """Row ids, ascending, and their unit vectors (n, d) float32, of one half-open range of row ids.
+
+    `rows_hint` is how many rows to expect: with it the block is filled in place, and memory peaks at one copy.
+    """
+    ids: list[RowIds] = []
+    block = np.empty((rows_hint, source.dim(fingerprint)), dtype=np.float32)
+    filled = 0
+    for batch in source.scan(fingerprint, columns=(), as_of=as_of, row_ids=row_ids):
+        unit = as_unit_rows(batch.vectors, block.shape[1], "index")
+        needed = filled + len(unit)
+        if needed > len(block):
+            grown = np.empty((max(needed, 2 * len(block)), block.shape[1]), dtype=np.float32)
+            grown[:filled] = block[:filled]
+            block = grown
+        block[filled:needed] = unit
+        filled = needed
+        ids.append(np.asarray(batch.row_ids, dtype=np.int64))
+    found = np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
+    vectors = block[:filled]
+    if (np.diff(found) < 0).any():  # fragments need not stand in row-id order
+        order = np.argsort(found, kind="stable")
+        found, vectors = found[order], vectors[order]
+    return found, vectors

@@ -1,0 +1,104 @@
+"""The one place that joins or starts Ray, and the table of what runs inline.
+
+`workers=0` is inline, `workers>=1` is Ray. Whoever passes nothing gets the choice of the table below, and
+the choice is said. Ray is imported only when a job needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raystore.errors import JobFailed, RaystoreError
+from raystore.settings import setting
+
+if TYPE_CHECKING:
+    import ray as _ray_types
+
+log = logging.getLogger("raystore")
+
+
+@dataclass(frozen=True)
+class InlineBelow:
+    """Sizes under which a job runs in the calling process, without a Ray start."""
+
+    embed_rows: int = 2_000
+    head_rows: int = 200_000
+    index_rows: int = 1_000_000
+
+
+INLINE_BELOW = InlineBelow()
+
+# What a local Ray may keep in shared memory. Jobs hand references and counts through it, never content,
+# and shards read their vectors from the collection, so a small store suffices.
+OBJECT_STORE_BYTES = 256 * 2**20
+
+
+def choose_workers(asked: int | None, size: int, inline_below: int, job: str) -> int:
+    """How many workers a job gets: what was asked, else 0 below the table's size and every core from it on."""
+    if asked is not None:
+        return asked
+    chosen = 0 if size < inline_below else max(1, os.cpu_count() or 1)
+    log.info("%s: %s items, %s", job, size, "inline" if chosen == 0 else f"{chosen} Ray workers")
+    return chosen
+
+
+def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> _ray_types:  # type: ignore[valid-type]
+    """The ray module, joined to `address`, to the cluster this process is in already, or to a new local one.
+
+    A new one listens on loopback only, sends no usage statistics, and starts no dashboard.
+    Cost: 3 to 9 s for a new local Ray, nothing when already joined.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    address = address or setting("RAYSTORE_RAY") or None
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        return ray
+    temp = setting("RAYSTORE_RAY_TMP") or os.path.join(tempfile.gettempdir(), "ray")  # short: sockets stand in it
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=temp,
+        _node_ip_address="127.0.0.1",
+    )
+    return ray
+
+
+def root_cause(error: BaseException, job: str, advice: str) -> RaystoreError:
+    """The raystore error a Ray worker raised, or a JobFailed that says what kind of failure it was.
+
+    The text of a foreign exception is not repeated: it may quote what the worker was reading.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None)
+        for candidate in (seen, cause):
+            if isinstance(candidate, RaystoreError) and type(candidate).__module__ == "raystore.errors":
+                return candidate
+        seen = cause if isinstance(cause, BaseException) and cause is not seen else seen.__cause__
+    return JobFailed(job=job, reason=f"a worker ended with {type(error).__name__}", advice=advice)
+
+
+def thread_count(workers: int) -> int:
+    """Threads each of `workers` processes may use so that together they fill the machine and no more."""
+    return max(1, (os.cpu_count() or 1) // max(1, workers))
+
+
+def shutdown_ray() -> None:
+    """End the Ray this process joined, if any; a cluster that was joined by address goes on without us."""
+    import sys
+
+    ray: Any = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
