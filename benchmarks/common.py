@@ -98,7 +98,12 @@ def interleaved(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int =
     ratios = [b / a for a, b in pairs]
     low, _, high = statistics.quantiles(ratios, n=4) if repeats > 1 else (ratios[0],) * 3
     return Ratio(
-        statistics.median(ratios), low, high, statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), repeats
+        statistics.median(ratios),
+        low,
+        high,
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+        repeats,
     )
 
 
@@ -112,7 +117,9 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu
+        )
     return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
 
 

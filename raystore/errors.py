@@ -21,10 +21,12 @@
     ├── LeaseLost (RuntimeError)            503  another writer took over before the commit
     ├── WriterBlocked (TimeoutError)        503  the writer before us cannot be waited out
     ├── ShardCorrupt (ValueError)           500  a shard file is not what its manifest says
+    ├── HeadCorrupt (ValueError)            500  a head's file is not what was published
     ├── ShardsMissing (RuntimeError)        503  no shard answered
     ├── DiskFull (OSError)                  507
     ├── AddressInUse (OSError)              503
     ├── KeyRequired (PermissionError)       401
+    ├── NotAllowed (PermissionError)        403  a valid key without this verb
     ├── JobFailed (RuntimeError)            500  a worker died or raised; says how to go on
     └── ExtraNotInstalled (ImportError)     501
 
@@ -193,7 +195,7 @@ class InvalidRows(RaystoreError, ValueError):
         )
         more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
         return (
-            f"{len(self.problems)} of {self.n_rows} rows for collection '{self.collection}' cannot be "
+            f"{len({row for row, _, _ in self.problems})} of {self.n_rows} rows for collection '{self.collection}' cannot be "
             f"written: {shown}{more}. Nothing was written."
         )
 
@@ -349,6 +351,15 @@ class ShardCorrupt(RaystoreError, ValueError):
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
+class HeadCorrupt(RaystoreError, ValueError):
+    path: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"head '{self.path}' is unusable: {self.found}. It was not loaded. Restore the folder, or train the head again."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
 class ShardsMissing(RaystoreError, RuntimeError):
     status = 503
     index: str
@@ -388,6 +399,16 @@ class KeyRequired(RaystoreError, PermissionError):
 
     def __str__(self) -> str:
         return f"a key is required: {self.reason}. Make one with 'raystore key create NAME' and send it as 'Authorization: Bearer KEY'."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class NotAllowed(RaystoreError, PermissionError):
+    status = 403
+    principal: str
+    verb: str
+
+    def __str__(self) -> str:
+        return f"key '{self.principal}' may not {self.verb}. Ask for a key with that verb."
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

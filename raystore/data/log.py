@@ -144,7 +144,7 @@ class RowLog:
 
     def _write(self, incoming: Incoming) -> LogResult:
         contents = [
-            text.encode("utf-8", "surrogatepass") if text is not None else np.asarray(vector, np.float32).tobytes()
+            text.encode() if text is not None else np.asarray(vector, np.float32).tobytes()
             for text, vector in zip(incoming.texts, incoming.vectors, strict=True)
         ]
         payloads = payload_digests(self._key, contents, incoming.subjects, incoming.tenants, incoming.kept)

@@ -32,7 +32,7 @@ def id_problem(value: object) -> str | None:
         return f"the id is {type(value).__name__}, expected a string"
     if not value or len(value) > MAX_ID_CHARS:
         return f"the id has {len(value)} characters, expected 1 to {MAX_ID_CHARS}"
-    if not _is_unicode(value):
+    if not is_unicode(value):
         return "the id is not valid Unicode"
     return None
 
@@ -47,10 +47,12 @@ def text_problem(value: object, max_chars: int) -> str | None:
         return "the text is empty"
     if len(value) > max_chars:
         return f"the text has {len(value)} characters, over the limit of {max_chars}"
+    if not is_unicode(value):
+        return "the text is not valid Unicode (files are read as UTF-8)"
     return None
 
 
-def _is_unicode(value: str) -> bool:
+def is_unicode(value: str) -> bool:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -116,6 +118,8 @@ def check_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], ma
         for key in ("subject", "tenant"):
             if row.get(key) is not None and not isinstance(row[key], str):
                 reasons.append(f"{key} is {type(row[key]).__name__}, expected a string")
+            elif row.get(key) is not None and not is_unicode(row[key]):
+                reasons.append(f"{key} is not valid Unicode")
         try:
             time = as_time(row.get("time"))
         except ValueError:
@@ -123,7 +127,7 @@ def check_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], ma
             reasons.append("time is neither a datetime nor an ISO 8601 string")
         for name in kept_names:
             try:
-                incoming.kept[name].append(_kept(row.get(name), incoming.kept_types[name]))
+                incoming.kept[name].append(kept_value(row.get(name), incoming.kept_types[name]))
             except ValueError as error:
                 incoming.kept[name].append(None)
                 reasons.append(f"column '{name}' {error}")
@@ -147,7 +151,7 @@ def _first_type(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     return next((kind for python, kind in kinds if values and isinstance(values[0], python)), "string")
 
 
-def _kept(value: Any, kind: str) -> Any:
+def kept_value(value: Any, kind: str) -> Any:
     """The value as the column's type. ValueError says what was found, never the value."""
     if value is None:
         return None
@@ -164,7 +168,7 @@ def _kept(value: Any, kind: str) -> Any:
     expected: tuple[type, ...] = {"string": (str,), "int64": (int,), "float64": (int, float), "bool": (bool,)}[kind]
     if not isinstance(value, expected) or (isinstance(value, bool) and kind != "bool"):
         raise ValueError(f"is {type(value).__name__}, expected {kind}")
-    if isinstance(value, str) and not _is_unicode(value):
+    if isinstance(value, str) and not is_unicode(value):
         raise ValueError("is not valid Unicode")
     if kind == "int64" and not -(2**63) <= value < 2**63:
         raise ValueError("is beyond 64 bits")

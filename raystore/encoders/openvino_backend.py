@@ -18,7 +18,7 @@ import numpy as np
 
 from raystore.encoders.passport import Passport
 from raystore.encoders.source import file_digest
-from raystore.encoders.text import TextModel
+from raystore.encoders.text import TextModel, quiet
 from raystore.encoders.tokens import BatchSize, Integers
 from raystore.encoders.torch_backend import unit_rows_module
 from raystore.layout import Layout, disk_full_is_said, read_json, staging, write_json
@@ -112,7 +112,7 @@ def _convert(module: Any, example: Mapping[str, Integers]) -> Any:
     import openvino
     import torch
 
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), quiet(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of every shape it reads
         return openvino.convert_model(module, example_input={k: torch.from_numpy(v) for k, v in example.items()})
 
@@ -122,13 +122,13 @@ def _replace(stage: Path, folder: Path, tmp: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(8):
         try:
-            os.rename(stage, folder)
+            stage.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
             old = tmp / uuid.uuid4().hex
             try:
-                os.rename(folder, old)
+                folder.rename(old)
             except FileNotFoundError:  # another writer moved it first
                 continue
             shutil.rmtree(old, ignore_errors=True)

@@ -97,7 +97,13 @@ def _from_hub(model: str, revision: str | None) -> Source:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    reasons = (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, *_http_errors())
+    reasons: tuple[type[Exception], ...] = (
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        OSError,
+        *_http_errors(),
+    )
     pinned = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE and not (pinned and _cached(model, revision)):
@@ -121,11 +127,8 @@ def _from_hub(model: str, revision: str | None) -> Source:
 
 def _http_errors() -> tuple[type[Exception], ...]:
     """The transport errors of whichever HTTP client huggingface_hub was built on."""
-    found: list[type[Exception]] = []
-    for name in ("httpx2", "httpx"):
-        if importlib.util.find_spec(name) is not None:
-            found.append(importlib.import_module(name).HTTPError)
-    return tuple(found)
+    installed = [name for name in ("httpx2", "httpx") if importlib.util.find_spec(name) is not None]
+    return tuple(importlib.import_module(name).HTTPError for name in installed)
 
 
 def _cached(model: str, revision: str | None) -> Path | None:
@@ -148,9 +151,8 @@ def _refuse_weights(model: str, *, pickled: bool) -> None:
     if pickled:
         raise ModelUnusable(
             model=model,
-            found="its weights are pickled (such a file can run any code when it is read) and raystore reads safetensors only",
-            advice="Convert it once, where you trust it: SentenceTransformer(path).save(new_path), "
-            "then register new_path.",
+            found="its weights are pickled, and such a file can run any code when it is read: raystore reads safetensors",
+            advice="Convert it once, where you trust it: SentenceTransformer(path).save(new_path), then register new_path.",
         )
     raise ModelUnusable(
         model=model,
@@ -172,12 +174,12 @@ def check_folder(source: Source) -> None:
             found="it is a folder without config.json or modules.json",
             advice="Give a folder made with save_pretrained() or SentenceTransformer.save().",
         )
-    for path in sorted(folder.rglob("*.json")):
-        about = _read_object(model, path) if path.name.endswith("config.json") else None
-        if about is not None and "auto_map" in about:
+    for path in sorted(folder.rglob("*config.json")):
+        about = _read(model, path)
+        if isinstance(about, dict) and "auto_map" in about:
             raise ModelUnusable(
                 model=model,
-                found=f"its {path.name} asks for code of its own (auto_map), and raystore runs no code that comes with a model",
+                found=f"its {path.name} asks for code of its own (auto_map), which raystore never runs",
                 advice="Use a model whose architecture is part of transformers.",
             )
     if (folder / "adapter_config.json").is_file():
@@ -199,9 +201,11 @@ def modules(source: Source) -> list[tuple[str, Path]]:
     if not path.is_file():
         return []
     found: list[tuple[str, Path]] = []
-    for entry in _read(source.model, path, list):
-        kind = str(entry.get("type", "")) if isinstance(entry, dict) else ""
-        part = (source.folder / str(entry.get("path", "") if isinstance(entry, dict) else "")).resolve()
+    listed = _read(source.model, path)
+    for entry in listed if isinstance(listed, list) else [listed]:
+        about = entry if isinstance(entry, dict) else {}
+        kind = str(about.get("type", ""))
+        part = (source.folder / str(about.get("path", ""))).resolve()
         name = kind.rpartition(".")[2]
         inside = part.is_relative_to(source.folder.resolve())
         if not kind.startswith("sentence_transformers.") or name not in MODULES or not inside:
@@ -222,18 +226,10 @@ def _parts(source: Source) -> Iterator[tuple[Path, bool]]:
         yield part, name in ("Transformer", "Dense", "LayerNorm")
 
 
-def _read_object(model: str, path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = _read(model, path, dict)
-    return value
-
-
-def _read(model: str, path: Path, kind: type) -> Any:
+def _read(model: str, path: Path) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        value = None
-    if not isinstance(value, kind):
         raise ModelUnusable(
             model=model, found=f"its {path.name} cannot be read", advice="Download or save the model again."
-        )
-    return value
+        ) from None

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from raystore.encoders.passport import Passport, Step, digest_of
 from raystore.encoders.source import Source, modules
@@ -32,10 +32,13 @@ _UNLIMITED = 10**6  # transformers writes 1e30 where a tokenizer names no limit
 
 # Configuration that changes no output: where it came from, training, bookkeeping of results.
 _VOLATILE = frozenset(
-    "_name_or_path name_or_path transformers_version dtype torch_dtype architectures output_hidden_states "
-    "output_attentions return_dict use_cache gradient_checkpointing initializer_range initializer_factor id2label "
-    "label2id num_labels problem_type chunk_size_feed_forward _attn_implementation tie_word_embeddings "
-    "finetuning_task task_specific_params pruned_heads".split()
+    {
+        *("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"),
+        *("output_hidden_states", "output_attentions", "return_dict", "use_cache", "gradient_checkpointing"),
+        *("initializer_range", "initializer_factor", "id2label", "label2id", "num_labels", "problem_type"),
+        *("chunk_size_feed_forward", "_attn_implementation", "tie_word_embeddings", "finetuning_task"),
+        *("task_specific_params", "pruned_heads"),
+    }
 )
 
 
@@ -66,9 +69,9 @@ def load_text_model(source: Source, options: Options) -> TextModel:
         ModelUnusable: transformers cannot load it, or it is no model that turns a text into one vector.
         InvalidArguments: an option that this model cannot take.
     """
-    with _quiet():
+    with quiet():
         chain, prompts, default_prompt = _load(source)
-    transformer = chain[0]
+    transformer: Any = chain[0]
     tokenizer = _fast_tokenizer(source, transformer)
     tokenizer_json = canonical_tokenizer(tokenizer.backend_tokenizer.to_str())
     steps = _steps(source, chain, options)
@@ -99,7 +102,7 @@ def load_text_model(source: Source, options: Options) -> TextModel:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Loading without progress bars and load reports; the settings are put back."""
     from transformers.utils import logging as hf_logging
 
@@ -204,9 +207,7 @@ def _steps(source: Source, chain: Any, options: Options) -> list[Step]:
 
 def _inputs(transformer: Any, tokenizer: Any) -> tuple[str, ...]:
     accepted = transformer.model_forward_params
-    takes_types = "token_type_ids" in tokenizer.model_input_names and (
-        accepted is None or "token_type_ids" in accepted
-    )
+    takes_types = "token_type_ids" in tokenizer.model_input_names and (accepted is None or "token_type_ids" in accepted)
     return ("input_ids", "attention_mask", *(("token_type_ids",) if takes_types else ()))
 
 

@@ -24,7 +24,9 @@ def merge(parts: Sequence[Answer], m: int, k: int) -> Answer:
     scores = np.concatenate([np.empty((m, 0), dtype=np.float32), *(part[1] for part in parts)], axis=1)
     rows, scores = best_first(rows, scores, max(k, rows.shape[1]))
     twice = np.zeros(rows.shape, dtype=bool)
-    twice[:, 1:] = (rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] >= 0)  # equal rows have equal scores, so they are neighbours
+    twice[:, 1:] = (rows[:, 1:] == rows[:, :-1]) & (
+        rows[:, 1:] >= 0
+    )  # equal rows have equal scores, so they are neighbours
     if twice.any():
         rows, scores = best_first(np.where(twice, -1, rows), np.where(twice, -np.inf, scores).astype(np.float32), k)
     return rows[:, :k], scores[:, :k]

@@ -14,8 +14,11 @@ l2=3): the directions with most variance separate the classes, and there the cur
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +39,16 @@ Reduce = Callable[[Floats], Floats]
 BLOCK_LOGITS = 2**22
 
 
+@dataclass
+class _BlasLimit:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    holders: int = 0
+    lift: Callable[[], None] = lambda: None
+
+
+_limit = _BlasLimit()
+
+
 def alone(array: Floats) -> Floats:
     """The `reduce` of one worker: its sum is the sum."""
     return array
@@ -49,7 +62,7 @@ def fit_linear(
     weights: npt.NDArray[np.float32] | None = None,
     l2: float = 10.0,
     max_iter: int = 500,
-    tol: float = 1e-4,
+    tol: float = 5e-5,
     reduce: Reduce | None = None,
 ) -> tuple[Matrix, Matrix]:
     """The weights and intercepts that minimise the regularised log loss.
@@ -71,7 +84,6 @@ def fit_linear(
     """
     import torch
     from scipy.optimize import minimize
-    from threadpoolctl import threadpool_limits
 
     total = reduce or alone
     d = vectors.shape[1]
@@ -98,7 +110,7 @@ def fit_linear(
         gradient[:, d] = G[:, d] / mass
         return float(loss / mass + 0.5 * np.vdot(W, W) / (l2 * mass)), gradient.ravel()
 
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _one_blas_thread():
         found = minimize(
             loss_and_gradient,
             np.zeros(n_classes * (d + 1)),
@@ -120,6 +132,27 @@ def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(array).view(np.ndarray))
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """NumPy's and SciPy's BLAS on one thread, until the last fit that runs in this process has ended.
+
+    The limit belongs to the process, so fits in several threads share one: the first sets, the last lifts it.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with _limit.lock:
+        _limit.holders += 1
+        if _limit.holders == 1:
+            _limit.lift = threadpool_limits(limits=1, user_api="blas").restore_original_limits
+    try:
+        yield
+    finally:
+        with _limit.lock:
+            _limit.holders -= 1
+            if _limit.holders == 0:
+                _limit.lift()
 
 
 def _weighted_sum(X: torch.Tensor, weight: torch.Tensor) -> Floats:

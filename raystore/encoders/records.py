@@ -1,0 +1,167 @@
+"""What a store keeps of an encoder: its folder (passport and golden vectors) and the records that name it.
+
+    encoders/<fp12>/passport.json, golden.safetensors, exports/
+    aliases/encoder/<name>/<n>.json      fingerprint, and the source its weights came from
+
+The source stands outside the fingerprint: the same encoder may come from a folder here and a hub name there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raystore.catalog import Catalog, Record
+from raystore.encoders import golden
+from raystore.encoders.passport import Passport
+from raystore.encoders.source import Source, find_source
+from raystore.encoders.text import Options
+from raystore.errors import EncoderNotFound, ModelUnusable
+from raystore.layout import FP12, Layout, disk_full_is_said, names, read_json, staging, write_json
+from raystore.vectors import Matrix
+
+KIND = "encoder"
+_HEX = re.compile(r"[0-9a-f]{12,64}")
+
+
+@dataclass(frozen=True)
+class StoredEncoder:
+    """A passport, its golden vectors' digest and where they lie."""
+
+    passport: Passport
+    golden_sha256: str
+    folder: Path
+
+    def golden(self, label: str) -> Matrix:
+        return golden.read(self.folder / "golden.safetensors", self.golden_sha256, self.passport, label)
+
+
+def publish_encoder(layout: Layout, passport: Passport, vectors: Matrix) -> bool:
+    """Put the encoder's folder in place, whole; False where it stands there already, which is left as it is."""
+    folder = layout.encoder(passport.fingerprint)
+    if (folder / "passport.json").is_file():
+        return False
+    data = golden.pack(vectors, passport.fingerprint)
+    with disk_full_is_said(folder, "registering an encoder"), staging(layout.tmp) as stage:
+        with (stage / "golden.safetensors").open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        about = {
+            "fingerprint": passport.fingerprint,
+            "golden_sha256": hashlib.sha256(data).hexdigest(),
+            "passport": passport.model_dump(mode="json"),
+        }
+        write_json(stage / "passport.json", about, layout.tmp)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stage.rename(folder)
+        except OSError:
+            if not (folder / "passport.json").is_file():
+                raise
+            return False  # another process registered the same encoder first
+    return True
+
+
+def read_encoder(layout: Layout, fingerprint: str) -> StoredEncoder:
+    """The stored encoder of a full fingerprint.
+
+    Raises:
+        EncoderNotFound: the store has none.
+        ModelUnusable: its passport.json is damaged, or is the passport of another fingerprint.
+    """
+    folder = layout.encoder(fingerprint)
+    path = folder / "passport.json"
+    if not path.is_file():
+        raise not_found(layout, fingerprint)
+    try:
+        about = read_json(path)
+        passport = Passport.model_validate(about["passport"])
+        sha256 = str(about["golden_sha256"])
+    except (ValueError, KeyError, TypeError):
+        passport, sha256 = None, ""
+    if passport is None or passport.fingerprint != fingerprint:
+        raise ModelUnusable(
+            model=fingerprint[:FP12],
+            found=f"'{path}' is not the passport that was registered",
+            advice="Restore that folder from a backup, or remove it and register the model again.",
+        )
+    return StoredEncoder(passport=passport, golden_sha256=sha256, folder=folder)
+
+
+def not_found(layout: Layout, name: str) -> EncoderNotFound:
+    return EncoderNotFound(name=name[:80], where=f"store '{layout.root}'", existing=names(layout.aliases(KIND)))
+
+
+def find_fingerprint(catalog: Catalog, name_or_fingerprint: str) -> str:
+    """The full fingerprint of a name, a label 'name@fp12', a fingerprint or its first 12 or more hex digits.
+
+    Raises:
+        EncoderNotFound: with the names there are.
+    """
+    layout = catalog.layout
+    asked = str(name_or_fingerprint)
+    if asked in catalog.alias_names(KIND):
+        record = catalog.alias(KIND, asked)
+        if record is not None:
+            return str(record["fingerprint"])
+    prefix = asked.rpartition("@")[2]
+    if _HEX.fullmatch(prefix):
+        path = layout.encoder(prefix) / "passport.json"
+        if path.is_file():
+            full = str(read_json(path).get("fingerprint", ""))
+            if full.startswith(prefix):
+                return full
+    raise not_found(layout, asked)
+
+
+def name_of(catalog: Catalog, fingerprint: str) -> str:
+    """The first name that means this encoder now, or the fingerprint's first digits."""
+    for name in catalog.alias_names(KIND):
+        record = catalog.alias(KIND, name)
+        if record is not None and record.get("fingerprint") == fingerprint:
+            return name
+    return fingerprint[:FP12]
+
+
+def source_record(source: Source, options: Options) -> Record:
+    return {
+        "model": source.model,
+        "revision": source.revision,
+        "content": source.content_digest(),
+        "options": options.model_dump(),
+    }
+
+
+def sources_of(catalog: Catalog, fingerprint: str, name: str | None = None) -> list[dict[str, Any]]:
+    """Every source this encoder was registered from, newest record first, those under `name` before others."""
+    found: list[dict[str, Any]] = []
+    known = catalog.alias_names(KIND)
+    for each in ([name] if name in known else []) + [n for n in known if n != name]:
+        latest = catalog.latest(catalog.layout.aliases(KIND, str(each)))
+        for number in range(latest[0] if latest else 0, 0, -1):
+            record = catalog.record(catalog.layout.aliases(KIND, str(each)), number)
+            if record is not None and record.get("fingerprint") == fingerprint and "source" in record:
+                found.append(record["source"])
+    return found
+
+
+def open_source(catalog: Catalog, fingerprint: str, label: str, name: str | None = None) -> tuple[Source, Options]:
+    """The first of the encoder's sources that can be had here.
+
+    Raises:
+        ModelUnusable: none can; the first one's reason is given.
+    """
+    first: ModelUnusable | None = None
+    for about in sources_of(catalog, fingerprint, name):
+        try:
+            return find_source(about["model"], about.get("revision")), Options.model_validate(about["options"])
+        except ModelUnusable as error:
+            first = first or error
+    if first is not None:
+        raise first
+    raise ModelUnusable(model=label, found="no record says where its weights came from", advice="Register the model again.")

@@ -1,0 +1,147 @@
+"""From a store's root to an orchestrator: what a replica opens, and what it keeps in memory.
+
+Opens the catalog and the rooms, never the facade. Costs what loading the encoders costs (about a second each from
+an export, 3 to 6 s through torch); heads are small. Knows no HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raystore.access import ApiKeys, is_loopback
+from raystore.catalog import Catalog, open_root
+from raystore.data.collection import CollectionTable, collection_names
+from raystore.data.log import LogResult, RowLog
+from raystore.encoders import Encoders, LoadedEncoder, open_encoder
+from raystore.errors import KeyRequired
+from raystore.index.search import IndexSearcher
+from raystore.layout import Layout
+from raystore.secret import load_store_key
+from raystore.serve.auth import Door
+from raystore.serve.batching import BatchingEncoder
+from raystore.serve.orchestrator import Found, Live, Orchestrator
+from raystore.serve.spec import AppSpec, DeploymentRecord, deployment_records, record_deployment
+from raystore.train.heads import Heads
+from raystore.vectors import Vectors
+
+
+class Rooms:
+    """A store as serving needs it: catalog, key, encoders, heads."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.layout, about = open_root(root, create=False)
+        self.catalog = Catalog(self.layout)
+        self.store_key = load_store_key(self.layout, about["key_id"])
+        self.encoders = Encoders(self.catalog)
+        self.heads = Heads(self.catalog)
+
+    def door(self, spec: AppSpec) -> Door:
+        """Who may come in at the spec's address. KeyRequired where it is no loopback address and the store has no key."""
+        if is_loopback(spec.host):
+            return Door(None)
+        keys = ApiKeys(self.layout, self.store_key)
+        if not keys.names():
+            raise KeyRequired(reason=f"{spec.host} can be reached from other machines, and this store has no key yet")
+        return Door(keys)
+
+    def records(self, spec: AppSpec) -> dict[str, DeploymentRecord]:
+        """What the spec serves, recorded; without deployments in it, every deployment of the store.
+
+        Raises:
+            HeadNotFound, CollectionNotFound, PassportMismatch: the spec names what is not there or does not fit.
+        """
+        if not spec.deployments:
+            return deployment_records(self.catalog)
+        return {name: self.record(name, wanted.head, log=wanted.log) for name, wanted in spec.deployments.items()}
+
+    def record(self, name: str, head: str, *, encoder: str | None = None, log: str | None = None) -> DeploymentRecord:
+        """The published record of one deployment; see `record_deployment`. `encoder` and `log` are names."""
+        asked = self.encoders.get(encoder) if encoder is not None else None
+        return record_deployment(
+            self.catalog,
+            name,
+            self.heads.get(head),
+            encoder=(asked.label, asked.fingerprint) if asked else None,
+            log=(log, CollectionTable.open(self.layout, log).fingerprints) if log is not None else None,
+        )
+
+    def live(self, records: Mapping[str, DeploymentRecord]) -> dict[str, Live]:
+        """The records with their heads in memory."""
+        return {name: Live(record, self.heads.get(record.head)) for name, record in records.items()}
+
+    def orchestrator(self, spec: AppSpec, *, threads: int | None = None) -> Orchestrator:
+        """An orchestrator over this store that serves nothing yet; `update` it. `threads` are the encoder's."""
+
+        def load(fingerprint: str) -> LoadedText:
+            name = self.encoders.get(fingerprint).name
+            return LoadedText(open_encoder(self.layout, fingerprint, threads=threads, name=name))
+
+        return Orchestrator(
+            load_encoder=load,
+            resolve_encoder=lambda model: self.encoders.resolve(model).fingerprint,
+            open_collection=lambda name: OpenCollection(self.layout, name, self.store_key),
+            collection_names=lambda: [n for n in collection_names(self.layout) if spec.serves(n)],
+        )
+
+
+class LoadedText:
+    """A loaded encoder that also counts the tokens it reads."""
+
+    def __init__(self, encoder: LoadedEncoder) -> None:
+        self._encoder = encoder
+        self.fingerprint = encoder.fingerprint
+        self.label = encoder.label
+        self.dim = encoder.dim
+        self.max_chars = encoder.max_chars
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        return self._encoder.encode(texts)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Special tokens and the encoder's prompt count, what is cut off does not."""
+        reader, size = self._encoder._reader, self._encoder._backend.batch_size
+        return sum(int(batch.inputs["attention_mask"].sum()) for batch in reader.batches(texts, size))
+
+
+class OpenCollection:
+    """A collection with its log and its searches, opened as they are needed."""
+
+    def __init__(self, layout: Layout, name: str, store_key: bytes) -> None:
+        self._layout = layout
+        self._table = CollectionTable.open(layout, name)
+        self._store_key = store_key
+        self._logs: dict[str, RowLog] = {}
+        self._searchers: dict[str, IndexSearcher] = {}
+
+    @property
+    def fingerprints(self) -> list[str]:
+        return self._table.fingerprints
+
+    def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors:
+        return self._table.vectors_of(ids, fingerprint)
+
+    def log(self, rows: Sequence[Mapping[str, Any]], encoder: BatchingEncoder, fingerprint: str | None) -> LogResult:
+        log = self._logs.get(encoder.fingerprint)
+        if log is None:  # two threads may make two; commits are safe either way, only grouped apart
+            log = self._logs.setdefault(encoder.fingerprint, RowLog(self._table, encoder, self._store_key))
+        return log.log(rows, fingerprint=fingerprint)
+
+    def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found:
+        fingerprint = query.fingerprint or ""
+        searcher = self._searchers.get(fingerprint)
+        if searcher is None:
+            fresh = IndexSearcher(self._table, self._layout, self._table.name, fingerprint)
+            searcher = self._searchers.setdefault(fingerprint, fresh)
+        result = searcher.search(query, k, where=where, columns=list(columns))
+        kept = result.rows.select(list(columns)).to_pylist() if result.rows is not None else [{} for _ in result.ids[0]]
+        return Found(
+            ids=list(result.ids[0]),
+            scores=[float(score) for score in result.scores[0]],
+            columns=kept,
+            coverage=result.coverage,
+            missing=list(result.missing),
+            exact=result.exact,
+            version=result.collection_version,
+        )

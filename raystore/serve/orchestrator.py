@@ -1,0 +1,317 @@
+"""Answers: encoder -> head -> lineage, and a collection's log and search. Pure: no HTTP, no Ray, no file.
+
+It holds the deployments' records and heads, and is handed three ways in: how an encoder is loaded, how a
+collection is opened, what encoders there are. What it was handed is kept, so a request loads nothing that an
+earlier one did. Safe in many threads: a change of deployments swaps one dictionary.
+
+It holds texts only while it encodes them and never puts one into an error.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from raystore.data.log import LogResult
+from raystore.errors import CollectionNotFound, DeploymentNotFound, InvalidArguments, PassportMismatch
+from raystore.serve.batching import BatchingEncoder
+from raystore.serve.spec import DeploymentRecord
+from raystore.vectors import Vectors, as_unit_rows, mark
+
+
+class ServedEncoder(Protocol):
+    """An encoder with its model in memory."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_chars(self) -> int: ...
+    def encode(self, texts: Sequence[str]) -> Vectors: ...
+    def count_tokens(self, texts: Sequence[str]) -> int: ...
+
+
+class Predicted(Protocol):
+    """(n, c) probabilities, columns as in the head's `classes`."""
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def confidence(self) -> npt.NDArray[np.float32]: ...
+
+
+class ServedHead(Protocol):
+    @property
+    def classes(self) -> Sequence[str]: ...
+    def predict(self, vectors: Vectors) -> Predicted: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """One query's hits, best first, and what the search covered."""
+
+    ids: list[str]
+    scores: list[float]
+    columns: list[dict[str, Any]]
+    coverage: float
+    missing: list[int]
+    exact: bool
+    version: int
+
+
+class ServedCollection(Protocol):
+    @property
+    def fingerprints(self) -> list[str]: ...
+    def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors: ...
+    def log(self, rows: Sequence[Mapping[str, Any]], encoder: BatchingEncoder, fingerprint: str | None) -> LogResult: ...
+    def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found: ...
+
+
+@dataclass(frozen=True)
+class Live:
+    """A deployment as it answers: its record and its head in memory."""
+
+    record: DeploymentRecord
+    head: ServedHead
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        record = self.record
+        return {
+            "deployment": record.name,
+            "number": record.number,
+            "head": record.head,
+            "snapshot": record.snapshot.model_dump(),
+            "encoder": record.encoder,
+            "fingerprint": record.fingerprint,
+        }
+
+
+@dataclass
+class Timer:
+    """Milliseconds by stage; `total` since it was made."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+    _start: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[name] = round(1e3 * (time.perf_counter() - before), 3)
+
+    def done(self) -> dict[str, float]:
+        return {**self.stages, "total": round(1e3 * (time.perf_counter() - self._start), 3)}
+
+
+class Orchestrator:
+    """What stands behind the routes. Every answer is a plain dictionary that carries the fingerprint."""
+
+    def __init__(
+        self,
+        *,
+        load_encoder: Callable[[str], ServedEncoder],
+        resolve_encoder: Callable[[str], str],
+        open_collection: Callable[[str], ServedCollection],
+        collection_names: Callable[[], Sequence[str]],
+        where: str = "this service",
+    ) -> None:
+        """
+        Args:
+            load_encoder: the encoder of a fingerprint, in memory and golden-checked; slow, called once each.
+            resolve_encoder: the fingerprint of a name, label or fingerprint; EncoderNotFound.
+            open_collection: a collection by name; called once each.
+            collection_names: those this service serves.
+            where: what error sentences call this service.
+        """
+        self._load_encoder = load_encoder
+        self._resolve_encoder = resolve_encoder
+        self._open_collection = open_collection
+        self._collection_names = collection_names
+        self._where = where
+        self._live: dict[str, Live] = {}
+        self._encoders: dict[str, tuple[ServedEncoder, BatchingEncoder]] = {}
+        self._collections: dict[str, ServedCollection] = {}
+        self._loading = threading.Lock()
+
+    @property
+    def live(self) -> Mapping[str, Live]:
+        return self._live
+
+    def update(self, deployments: Mapping[str, Live]) -> None:
+        """Serve these from now on. Their encoders are loaded first; requests under way end with what they began with."""
+        for deployment in deployments.values():
+            self.encoder(deployment.record.fingerprint)
+        self._live = dict(deployments)
+
+    def encoder(self, fingerprint: str) -> tuple[ServedEncoder, BatchingEncoder]:
+        found = self._encoders.get(fingerprint)
+        if found is None:
+            with self._loading:
+                found = self._encoders.get(fingerprint)
+                if found is None:
+                    loaded = self._load_encoder(fingerprint)
+                    found = self._encoders[fingerprint] = (loaded, BatchingEncoder(loaded))
+        return found
+
+    def collection(self, name: str) -> ServedCollection:
+        """Raises CollectionNotFound with the names that are served."""
+        existing = self._collection_names()
+        if name not in existing:
+            raise CollectionNotFound(name=name, where=self._where, existing=sorted(existing))
+        if name not in self._collections:
+            self._collections[name] = self._open_collection(name)
+        return self._collections[name]
+
+    def predict(self, name: str, texts: Sequence[str], *, top: int, request_id: str) -> dict[str, Any]:
+        """A prediction per text, in order; durable in the log's collection, where there is one, before it returns.
+
+        Raises:
+            DeploymentNotFound: with the names there are.
+            And what a log raises: nothing was answered then.
+        """
+        live = self._live.get(name)
+        if live is None:
+            raise DeploymentNotFound(name=name, where=self._where, existing=sorted(self._live))
+        timer = Timer()
+        with timer.stage("encode"):
+            vectors = self.encoder(live.record.fingerprint)[1].encode(texts)
+        with timer.stage("head"):
+            predicted = live.head.predict(vectors)
+        logged = None
+        if live.record.log is not None:
+            with timer.stage("log"):
+                logged = self._keep(live.record, live.record.log, vectors, request_id)
+        return {
+            "predictions": [
+                {
+                    "label": str(predicted.labels[i]),
+                    "confidence": float(predicted.confidence[i]),
+                    "probabilities": _top(live.head.classes, predicted.probabilities[i], top),
+                }
+                for i in range(len(texts))
+            ],
+            "lineage": live.lineage,
+            "fingerprint": live.record.fingerprint,
+            "logged": logged,
+            "request_id": request_id,
+            "timings_ms": timer.done(),
+        }
+
+    def _keep(self, record: DeploymentRecord, collection: str, vectors: Vectors, request_id: str) -> list[str]:
+        ids = [request_id] if len(vectors) == 1 else [f"{request_id}-{i}" for i in range(len(vectors))]
+        rows = [{"id": id_, "vector": vector} for id_, vector in zip(ids, vectors, strict=True)]
+        batching = self.encoder(record.fingerprint)[1]
+        self._opened(collection).log(rows, batching, record.fingerprint)
+        return ids
+
+    def _opened(self, name: str) -> ServedCollection:
+        """A collection a deployment logs to; it need not be among those that are served."""
+        if name not in self._collections:
+            self._collections[name] = self._open_collection(name)
+        return self._collections[name]
+
+    def log(
+        self, name: str, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None, request_id: str
+    ) -> dict[str, Any]:
+        """What was added; durable when it returns. Raises what `RowLog.log` raises."""
+        collection = self.collection(name)
+        timer = Timer()
+        encoder = self.encoder(self._encoder_of(name, collection, fingerprint))[1]
+        result = collection.log(rows, encoder, fingerprint)
+        return {
+            "added": result.added,
+            "known": result.known,
+            "version": result.version,
+            "fingerprint": result.fingerprint,
+            "request_id": request_id,
+            "timings_ms": timer.done(),
+        }
+
+    def search(
+        self,
+        name: str,
+        *,
+        text: str | None = None,
+        id: str | None = None,
+        vector: Sequence[float] | None = None,
+        fingerprint: str | None = None,
+        k: int = 10,
+        where: str | None = None,
+        columns: Sequence[str] = (),
+        request_id: str,
+    ) -> dict[str, Any]:
+        """The k rows nearest to a text, an item of the collection (itself among them) or a vector.
+
+        Raises:
+            CollectionNotFound, ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused (`where`),
+            ColumnNotFound, ShardsMissing.
+        """
+        collection = self.collection(name)
+        timer = Timer()
+        chosen = self._encoder_of(name, collection, fingerprint)
+        with timer.stage("encode"):
+            if text is not None:
+                query = self.encoder(chosen)[1].encode([text])
+            elif id is not None:
+                query = collection.vectors_of([id], chosen)
+            else:
+                query = mark(as_unit_rows(vector, self.encoder(chosen)[0].dim, "search"), chosen)
+        with timer.stage("search"):
+            found = collection.search(query, k, where, columns)
+        return {
+            "hits": [
+                {"id": i, "score": s, "columns": c} for i, s, c in zip(found.ids, found.scores, found.columns, strict=True)
+            ],
+            "coverage": found.coverage,
+            "missing": found.missing,
+            "exact": found.exact,
+            "version": found.version,
+            "fingerprint": chosen,
+            "request_id": request_id,
+            "timings_ms": timer.done(),
+        }
+
+    def embed(
+        self, texts: Sequence[str], model: str, *, dimensions: int | None = None
+    ) -> tuple[Vectors, ServedEncoder, int]:
+        """The vectors of the texts, the encoder that made them, and how many tokens it read."""
+        encoder, batching = self.encoder(self._resolve_encoder(model))
+        if dimensions not in (None, encoder.dim):
+            problem = f"dimensions is {dimensions}, and this encoder has {encoder.dim} only"
+            raise InvalidArguments(call="embeddings", problems=[problem])
+        return batching.encode(texts), encoder, encoder.count_tokens(texts)
+
+    def _encoder_of(self, name: str, collection: ServedCollection, fingerprint: str | None) -> str:
+        """The encoder to use on a collection: the one asked for, else its first. PassportMismatch where it does not fit."""
+        held = collection.fingerprints
+        if fingerprint is not None and fingerprint in held:
+            return fingerprint
+        if fingerprint is not None or not held:
+            raise PassportMismatch(
+                asker=f"collection '{name}'",
+                expected=" or ".join(held) or "no encoder",
+                found=fingerprint or "no fingerprint",
+                advice="Encode with the collection's encoder, or use a collection made for this one.",
+            )
+        return held[0]
+
+
+def _top(classes: Sequence[str], probabilities: npt.NDArray[np.float32], n: int) -> list[dict[str, Any]]:
+    """The n most likely labels, highest first; ties keep the order of the classes."""
+    best = np.argsort(-probabilities, kind="stable")[:n]
+    return [{"label": str(classes[i]), "probability": float(probabilities[i])} for i in best]

@@ -1,0 +1,305 @@
+"""Requests and answers, as they stand on the wire and in the OpenAPI document. The examples are invented.
+
+Pure models. Unknown fields are refused, except in a logged row, whose further fields are kept columns.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Kept = str | int | float | bool | None
+
+_FINGERPRINT = "5f3c1a2b9d0e" + "0" * 52
+_REQUEST_ID = "0b6e7c1c9f3b4a6f9d8e2a1b3c4d5e6f"
+_TIMINGS = {"encode": 6.1, "head": 0.1, "total": 6.4}
+
+
+def _with_example(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
+
+
+class PredictRequest(BaseModel):
+    """Exactly one of `text` and `texts`; an answer per text, in order."""
+
+    model_config = _with_example({"text": "My card never arrived", "top": 3})
+
+    text: Text | None = None
+    texts: list[Text] | None = Field(default=None, min_length=1)
+    top: int = Field(default=5, ge=1, le=1000, description="How many labels to name with their probabilities.")
+
+    @model_validator(mode="after")
+    def _has_one(self) -> PredictRequest:
+        if (self.text is None) == (self.texts is None):
+            raise ValueError("expected exactly one of text and texts")
+        return self
+
+    @property
+    def items(self) -> list[str]:
+        return [self.text] if self.text is not None else self.texts or []
+
+
+class SnapshotLineage(BaseModel):
+    name: str
+    number: int
+    hash: str
+
+
+class Lineage(BaseModel):
+    """Where a prediction comes from: deployment, head, the snapshot it learned from, and the encoder."""
+
+    deployment: str
+    number: int
+    head: str
+    snapshot: SnapshotLineage
+    encoder: str
+    fingerprint: Fingerprint
+
+
+class Probability(BaseModel):
+    label: str
+    probability: float
+
+
+class Prediction(BaseModel):
+    label: str
+    confidence: float
+    probabilities: list[Probability] = Field(description="The most likely labels, highest first.")
+
+
+_LINEAGE = {
+    "deployment": "triage",
+    "number": 1,
+    "head": "refunds@2",
+    "snapshot": {"name": "refunds", "number": 1, "hash": "9a1c" + "0" * 60},
+    "encoder": "minilm@5f3c1a2b9d0e",
+    "fingerprint": _FINGERPRINT,
+}
+
+
+class PredictAnswer(BaseModel):
+    model_config = _with_example(
+        {
+            "predictions": [
+                {
+                    "label": "card_arrival",
+                    "confidence": 0.94,
+                    "probabilities": [
+                        {"label": "card_arrival", "probability": 0.94},
+                        {"label": "lost_card", "probability": 0.03},
+                    ],
+                }
+            ],
+            "lineage": _LINEAGE,
+            "fingerprint": _FINGERPRINT,
+            "logged": None,
+            "request_id": _REQUEST_ID,
+            "timings_ms": _TIMINGS,
+        }
+    )
+
+    predictions: list[Prediction]
+    lineage: Lineage
+    fingerprint: Fingerprint
+    logged: list[str] | None = Field(
+        default=None, description="Ids of the rows that keep the embeddings, where the deployment logs."
+    )
+    request_id: str
+    timings_ms: dict[str, float]
+
+
+class LogRow(BaseModel):
+    """One event. Further fields are kept columns: texts, numbers, booleans or null. The text itself is never kept."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[ColumnName, Kept] = Field(init=False)
+
+    id: Annotated[str, StringConstraints(min_length=1)]
+    text: Text | None = None
+    vector: list[float] | None = None
+    subject: str | None = None
+    tenant: str | None = None
+    time: datetime | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The row as `RowLog.log` takes it: only the fields that were sent."""
+        return {**self.model_dump(exclude_unset=True, exclude={"__pydantic_extra__"}), **(self.model_extra or {})}
+
+
+class LogRequest(BaseModel):
+    model_config = _with_example(
+        {"rows": [{"id": "t-1", "subject": "c-9", "text": "My card never arrived", "product": "card"}]}
+    )
+
+    rows: list[LogRow] = Field(min_length=1)
+    fingerprint: Fingerprint | None = Field(default=None, description="The encoder of the vectors, where rows carry them.")
+
+
+class LogAnswer(BaseModel):
+    model_config = _with_example(
+        {
+            "added": 1,
+            "known": 0,
+            "version": 7,
+            "fingerprint": _FINGERPRINT,
+            "request_id": _REQUEST_ID,
+            "timings_ms": {"total": 14.2},
+        }
+    )
+
+    added: int
+    known: int = Field(description="Rows that were there already, with the same payload.")
+    version: int
+    fingerprint: Fingerprint
+    request_id: str
+    timings_ms: dict[str, float]
+
+
+class SearchRequest(BaseModel):
+    """Exactly one of `text`, `id` and `vector`; a vector comes with the fingerprint of its encoder."""
+
+    model_config = _with_example(
+        {"text": "card never arrived", "k": 3, "where": "product = 'card'", "columns": ["product"]}
+    )
+
+    text: Text | None = None
+    id: Annotated[str, StringConstraints(min_length=1)] | None = None
+    vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536)
+    fingerprint: Fingerprint | None = Field(
+        default=None, description="The encoder to search by; needed with a vector, else the collection's first."
+    )
+    k: int = Field(default=10, ge=1, le=1000)
+    where: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    columns: list[ColumnName] = Field(default_factory=list, max_length=64)
+
+    @model_validator(mode="after")
+    def _has_one(self) -> SearchRequest:
+        if sum(query is not None for query in (self.text, self.id, self.vector)) != 1:
+            raise ValueError("expected exactly one of text, id and vector")
+        if self.vector is not None and self.fingerprint is None:
+            raise ValueError("expected fingerprint with vector, so that it is clear which encoder made it")
+        return self
+
+
+class Hit(BaseModel):
+    id: str
+    score: float = Field(description="Cosine, highest first.")
+    columns: dict[str, Any] = Field(default_factory=dict)
+
+
+class SearchAnswer(BaseModel):
+    model_config = _with_example(
+        {
+            "hits": [{"id": "t-1", "score": 0.87, "columns": {"product": "card"}}],
+            "coverage": 1.0,
+            "missing": [],
+            "exact": True,
+            "version": 7,
+            "fingerprint": _FINGERPRINT,
+            "request_id": _REQUEST_ID,
+            "timings_ms": {"encode": 6.0, "search": 0.8, "total": 7.1},
+        }
+    )
+
+    hits: list[Hit]
+    coverage: float = Field(description="The part of the rows that was searched.")
+    missing: list[int] = Field(description="Shards that did not answer.")
+    exact: bool
+    version: int = Field(description="The version of the collection that was searched.")
+    fingerprint: Fingerprint
+    request_id: str
+    timings_ms: dict[str, float]
+
+
+class EmbeddingsRequest(BaseModel):
+    """OpenAI's shape. `model` is an encoder's name, its label (`minilm@5f3c1a2b9d0e`) or its fingerprint."""
+
+    model_config = _with_example({"model": "minilm", "input": ["card never arrived", "top up failed"]})
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    input: Text | Annotated[list[Text], Field(min_length=1)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(default=None, description="Accepted where it is the encoder's own dimension.")
+    user: str | None = Field(default=None, description="Accepted and ignored.")
+
+    @property
+    def items(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    model_config = _with_example(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
+            "model": "minilm@5f3c1a2b9d0e",
+            "usage": {"prompt_tokens": 5, "total_tokens": 5},
+            "fingerprint": _FINGERPRINT,
+            "request_id": _REQUEST_ID,
+        }
+    )
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    fingerprint: Fingerprint
+    request_id: str
+
+
+class Health(BaseModel):
+    status: Literal["ok", "starting"]
+
+
+class Readiness(BaseModel):
+    model_config = _with_example(
+        {"status": "ok", "deployments": {"triage": {"number": 1, "head": "refunds@2", "fingerprint": _FINGERPRINT}}}
+    )
+
+    status: Literal["ok", "starting"]
+    deployments: dict[str, dict[str, str | int]]
+
+
+class ErrorBody(BaseModel):
+    """`type` and `message` are for the reader, the further fields are the error's facts; the input is never among them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    message: str
+    request_id: str
+
+
+class ErrorAnswer(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "type": "InvalidRequest",
+                        "message": "1 field of this request is wrong: body.text: string should have at least 1 character.",
+                        "request_id": _REQUEST_ID,
+                        "problems": [{"field": "body.text", "reason": "string should have at least 1 character"}],
+                    }
+                }
+            ]
+        }
+    )
+
+    error: ErrorBody

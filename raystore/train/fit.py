@@ -1,0 +1,175 @@
+"""Train a head and publish it: inline, or on Ray Train workers. The Ray shell around recipe.py.
+
+Each worker loads its own slice of the training rows through the source, so neither vectors nor labels pass
+through Ray's object store, and raw content is never near. Cost on Ray: 13 to 23 s before the first step.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from raystore.errors import JobFailed, RaystoreError
+from raystore.layout import Layout, check_name, staging
+from raystore.session import root_cause, start_ray, thread_count
+from raystore.train.heads import Head, HeadRecord, Kind
+from raystore.train.linear import Floats
+from raystore.train.recipe import KNN_TRAIN_ROWS, Recipe, check_arguments, finish, fit_arrays
+from raystore.train.source import VectorSource
+from raystore.vectors import Matrix
+
+log = logging.getLogger("raystore")
+
+_GLOO_TIMEOUT_S = 600  # a worker that waits longer for the others has lost them
+_ADVICE = "Run it again; if it stays so, train with workers=0 to see the error in this process."
+
+
+class _Fit(NamedTuple):
+    arrays: dict[str, Matrix]
+    n_train: int
+    seconds: float
+
+
+def train_head(
+    layout: Layout,
+    *,
+    name: str,
+    kind: Kind,
+    classes: Sequence[str],
+    source: VectorSource,
+    fingerprint: str,
+    encoder_label: str,
+    snapshot: Mapping[str, Any],
+    workers: int = 0,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Head:
+    """The published head: fitted on train, its temperature on val, its report on test (else val, else train).
+
+    Args:
+        name: `heads/<name>/<n>` is written, n the next number.
+        kind: "linear" (logistic regression) or "mlp".
+        classes: label i of the source is `classes[i]`.
+        source: picklable where workers >= 1.
+        fingerprint: the encoder's, whose vectors the source gives; `encoder_label` is its readable form.
+        snapshot: {"name", "number", "hash"}.
+        workers: 0 fits in this process, 1 or more on as many Ray Train workers.
+        seed: fixes an MLP's initial weights, batches and dropout; a linear head has no chance in it.
+        options: of `fit_linear` (l2, max_iter, tol) or `fit_mlp` (hidden, dropout, learning_rate, weight_decay,
+            batch_rows, max_epochs, patience).
+
+    Raises:
+        InvalidName, InvalidArguments: everything that is wrong with the call, at once; nothing was run.
+        JobFailed: a worker failed three times.
+    """
+    check_name("a head", name, dashes=True)
+    chosen = dict(options or {})
+    check_arguments(kind, classes, source, workers, chosen)
+    recipe = Recipe(kind=kind, n_classes=len(classes), source=source, seed=seed, options=chosen)
+    n_train = len(source.labels("train"))
+    val, test = source.load("val", 0, 1), source.load("test", 0, 1)
+    if workers == 0:
+        train = source.load("train", 0, 1)
+        start = time.perf_counter()
+        fit = _Fit(fit_arrays(recipe, train, val), len(train.labels), time.perf_counter() - start)
+    else:
+        fit = _fit_on_ray(layout, name, recipe, workers)
+        train = source.load("train", 0, -(-n_train // KNN_TRAIN_ROWS))
+    report = finish(name, recipe, fit.arrays, list(classes), train, fit.n_train, val, test, fit.seconds)
+    record = HeadRecord(
+        name=name,
+        kind=kind,
+        classes=tuple(classes),
+        fingerprint=fingerprint,
+        encoder=encoder_label,
+        snapshot=dict(snapshot),
+        temperature=report.temperature,
+        settings={**chosen, "seed": seed, "workers": workers},
+    )
+    head = Head(record=record, arrays=fit.arrays, report=report).save(layout)
+    log.info("%s: accuracy %.1f%% on %s", head.label, 100 * report.accuracy, report.split)
+    return head
+
+
+def _fit_on_ray(layout: Layout, name: str, recipe: Recipe, workers: int) -> _Fit:
+    """The same fit on Ray Train workers; what they write lies under the store's tmp and is removed."""
+    ray: Any = start_ray()
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+    from safetensors.numpy import load_file
+
+    # A share of a core each where there are fewer cores than workers, so that the group can always start.
+    cores = ray.cluster_resources().get("CPU", 1.0)
+    share = min(1.0, int(100 * cores / workers) / 100) or 0.01
+    with staging(layout.tmp) as stage:
+        trainer = TorchTrainer(
+            _train_loop,
+            train_loop_config={"recipe": recipe, "threads": thread_count(workers)},
+            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": share}),
+            torch_config=TorchConfig(backend="gloo", timeout_s=_GLOO_TIMEOUT_S),
+            run_config=RunConfig(name=name, storage_path=str(stage), failure_config=FailureConfig(max_failures=2)),
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise _cause(error, f"training head '{name}' on {workers} workers") from None
+        arrays = load_file(Path(result.checkpoint.path) / "head.safetensors")
+    return _Fit(arrays, int(result.metrics["n_train"]), float(result.metrics["seconds"]))
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """One worker: its slice, the pure fit with sums over the group, and from rank 0 the arrays as a checkpoint."""
+    import torch
+    import torch.distributed as dist
+    from ray import train
+    from ray.train import Checkpoint
+    from safetensors.numpy import save_file
+
+    recipe: Recipe = config["recipe"]
+    torch.set_num_threads(config["threads"])
+    context = train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+
+    def sum_over_workers(array: Floats) -> Floats:
+        shared = torch.from_numpy(np.array(array, dtype=np.float64))
+        dist.all_reduce(shared)
+        summed: Floats = shared.numpy()
+        return summed
+
+    own, val = (recipe.source.load(split, rank, world) for split in ("train", "val"))
+    start = time.perf_counter()
+    arrays = fit_arrays(recipe, own, val, rank=rank, reduce=sum_over_workers)
+    n_train = int(sum_over_workers(np.array([len(own.labels)]))[0])
+    metrics = {"n_train": n_train, "seconds": time.perf_counter() - start}
+    with tempfile.TemporaryDirectory() as folder:
+        if rank == 0:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, f"{folder}/head.safetensors")
+        train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None)
+
+
+def _cause(error: BaseException, job: str) -> RaystoreError:
+    """The raystore error behind a failed training, or a JobFailed that names the kind of the worker's own."""
+    first: RaystoreError | None = None
+    for candidate in _inner_errors(error):
+        cause = root_cause(candidate, job, _ADVICE)
+        if not isinstance(cause, JobFailed):
+            return cause
+        first = first or cause
+    return first or root_cause(error, job, _ADVICE)
+
+
+def _inner_errors(error: BaseException) -> Iterator[BaseException]:
+    """What the workers raised, out of Ray Train's wrappers, by rank."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    for _, failure in sorted(failures.items()):
+        inner = getattr(failure, "_base_exc", None)
+        yield inner if isinstance(inner, BaseException) else failure
+    if isinstance(controller := getattr(error, "controller_failure", None), BaseException):
+        yield controller

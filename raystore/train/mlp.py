@@ -1,0 +1,148 @@
+"""A small multi-layer perceptron on vectors: one hidden layer, GELU, dropout, AdamW, early stopping. Pure torch.
+
+Knows no store, no Ray, no file; what it returns is NumPy. The rows may stand on several workers: each step
+takes its share of one global batch, the gradients' sums are added up by `reduce`, and all workers make the same
+step. Batches then hold other rows than on one worker, so results agree in accuracy, not bit for bit.
+
+Cost: an epoch of 10,003 x 384 with 256 hidden and 77 classes takes about 0.3 s on 2 cores.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from raystore.train.linear import Floats, Reduce, alone, as_tensor
+from raystore.train.source import Examples
+from raystore.vectors import Matrix
+
+if TYPE_CHECKING:
+    import torch
+
+
+class MlpWeights(NamedTuple):
+    """logits = gelu(x @ W1.T + b1) @ W2.T + b2, GELU in its tanh form; W1 (h, d), b1 (h,), W2 (c, h), b2 (c,)."""
+
+    W1: Matrix
+    b1: Matrix
+    W2: Matrix
+    b2: Matrix
+
+
+def fit_mlp(
+    train: Examples,
+    val: Examples | None,
+    n_classes: int,
+    *,
+    seed: int = 0,
+    hidden: int = 256,
+    dropout: float = 0.2,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.05,
+    batch_rows: int = 256,
+    max_epochs: int = 60,
+    patience: int = 6,
+    rank: int = 0,
+    reduce: Reduce | None = None,
+) -> MlpWeights:
+    """The weights of the epoch whose validation loss was lowest; of the last epoch where there is no validation row.
+
+    Args:
+        train: this worker's rows; n may be 0 when other workers have rows.
+        val: this worker's validation rows.
+        seed: with `rank`, fixes initial weights, batches and dropout: same seed and rows, same result.
+        batch_rows: rows of one step, over all workers together.
+        patience: epochs without a better validation loss before it stops.
+        rank: this worker's number; shuffling and dropout differ by it, initial weights do not.
+        reduce: adds an array up over the workers and gives every worker the same bits; identity where absent.
+
+    Source: AdamW, Loshchilov and Hutter 2019; GELU, Hendrycks and Gimpel 2016; the rate falls by a cosine to 0.
+    """
+    import torch
+    from torch.nn import functional
+
+    total = reduce or alone
+    d = train.vectors.shape[1]
+    X, target, weight = (as_tensor(array) for array in train)
+    parameters = _initial(d, hidden, n_classes, seed)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+    n_rows, n_val = total(np.array([len(X), 0 if val is None else len(val.labels)], dtype=np.float64)).tolist()
+    steps = max(1, math.ceil(n_rows / batch_rows))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * max_epochs)
+    chance = torch.Generator().manual_seed(seed * 1_000_003 + rank)
+
+    best = [p.detach().clone() for p in parameters]
+    best_loss, waited = math.inf, 0
+    for _ in range(max_epochs):
+        order = torch.randperm(len(X), generator=chance)
+        for rows in torch.tensor_split(order, steps):
+            h = functional.gelu(functional.linear(X[rows] * math.sqrt(d), parameters[0], parameters[1]), approximate="tanh")
+            kept = torch.rand(h.shape, generator=chance) >= dropout
+            logits = functional.linear(h * kept / (1 - dropout), parameters[2], parameters[3])
+            loss = (functional.cross_entropy(logits, target[rows], reduction="none") * weight[rows]).sum()
+            gradients = torch.autograd.grad(loss, parameters)
+            _set_gradients(parameters, gradients, float(weight[rows].sum()), total)
+            optimizer.step()
+            schedule.step()
+        if n_val:
+            loss_now = _mean_loss(parameters, val, total)
+            if loss_now < best_loss:
+                best_loss, waited = loss_now, 0
+                best = [p.detach().clone() for p in parameters]
+            elif (waited := waited + 1) >= patience:
+                break
+        else:
+            best = parameters
+    W1, b1, W2, b2 = (p.detach().numpy().copy() for p in best)
+    return MlpWeights(W1 * np.float32(math.sqrt(d)), b1, W2, b2)  # the scale of the inputs goes into W1
+
+
+def _initial(d: int, hidden: int, n_classes: int, seed: int) -> list[torch.Tensor]:
+    """torch.nn.Linear's own initial weights (uniform by fan-in), from the seed alone."""
+    import torch
+
+    chance = torch.Generator().manual_seed(seed)
+    made = []
+    for rows, columns in ((hidden, d), (n_classes, hidden)):
+        bound = 1 / math.sqrt(columns)
+        made.append((torch.rand(rows, columns, generator=chance) * 2 - 1) * bound)
+        made.append((torch.rand(rows, generator=chance) * 2 - 1) * bound)
+    return [p.requires_grad_() for p in made]
+
+
+def _set_gradients(parameters: list[torch.Tensor], gradients: tuple[torch.Tensor, ...], mass: float, total: Reduce) -> None:
+    """Each parameter's gradient becomes the weighted mean over the global batch."""
+    import torch
+
+    if total is alone:
+        summed: list[torch.Tensor] = list(gradients)
+    else:
+        packed: Floats = np.concatenate([[mass], *(g.numpy().ravel() for g in gradients)]).astype(np.float64)
+        packed = total(packed)
+        mass = float(packed[0])
+        pieces = np.split(packed[1:], np.cumsum([g.numel() for g in gradients])[:-1])
+        summed = [
+            torch.from_numpy(piece.astype(np.float32)).view(g.shape) for piece, g in zip(pieces, gradients, strict=True)
+        ]
+    for parameter, gradient in zip(parameters, summed, strict=True):
+        parameter.grad = gradient / mass if mass > 0 else torch.zeros_like(parameter)
+
+
+def _mean_loss(parameters: list[torch.Tensor], val: Examples | None, total: Reduce) -> float:
+    """The weighted log loss over all workers' validation rows."""
+    import torch
+    from torch.nn import functional
+
+    sums = np.zeros(2)
+    if val is not None and len(val.labels):
+        X, target, weight = (as_tensor(array) for array in val)
+        with torch.no_grad():
+            h = functional.gelu(
+                functional.linear(X * math.sqrt(X.shape[1]), parameters[0], parameters[1]), approximate="tanh"
+            )
+            losses = functional.cross_entropy(functional.linear(h, parameters[2], parameters[3]), target, reduction="none")
+        sums = np.array([float((losses * weight).sum(dtype=torch.float64)), float(weight.sum(dtype=torch.float64))])
+    loss, mass = total(sums).tolist()
+    return float(loss / mass) if mass > 0 else 0.0

@@ -1,0 +1,35 @@
+"""Fixtures that several rooms use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real BERT (2 layers, 32 wide, random weights of one seed) and a WordPiece tokenizer of its own."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = "the card never arrived hello world a of and is long text sentence limit mean return money blue red".split()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab = [*special, *letters, *(f"##{letter}" for letter in letters), *(w for w in words if len(w) > 1), *".,!?"]
+    with torch.random.fork_rng():
+        torch.manual_seed(20261120)
+        config = BertConfig(
+            vocab_size=len(vocab),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            initializer_range=0.2,  # so that different texts get clearly different vectors
+        )
+        BertModel(config, add_pooling_layer=False).eval().save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocab), encoding="utf-8")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    return folder

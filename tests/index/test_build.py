@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from index.conftest import FINGERPRINT, OTHER, World, clustered
+from raystore.errors import IndexNotFound, InvalidArguments, PassportMismatch
+from raystore.index.build import build_index, split_row_ids
+from raystore.index.manifest import latest, read_manifest
+from raystore.index.source import ROW_ID_END
+from raystore.layout import numbers
+
+
+def build(world: World, **options: object):
+    return build_index(world.table, world.layout, "tickets", FINGERPRINT, **options)
+
+
+def test_shards_are_even_ranges_that_hold_any_row_id() -> None:
+    ranges = split_row_ids(np.array([3, 4, 5, 90, 91, 92, 1000]), 3)
+    assert ranges == [(0, 90), (90, 92), (92, ROW_ID_END)]
+
+
+def test_the_manifest_says_what_was_built(world: World) -> None:
+    seen: list[tuple[int, int]] = []
+    number, manifest = build(world, shards=4, progress=lambda done, rows: seen.append((done, rows)))
+    assert number == 1
+    assert [shard.rows for shard in manifest.shards] == [150, 150, 150, 150]
+    assert (manifest.version, manifest.dim, manifest.kind, manifest.metric) == (world.table.version, 16, "exact", "cosine")
+    assert seen == [(150, 600), (300, 600), (450, 600), (600, 600)]
+    assert latest(world.layout, "tickets", FINGERPRINT) == (1, manifest)
+    assert not list(world.layout.tmp.iterdir())
+
+
+def test_an_ivf_states_its_probes_and_their_recall(world: World) -> None:
+    _, manifest = build(world, shards=2, kind="ivf")
+    for shard in manifest.shards:
+        assert shard.nlist is not None
+        assert shard.nprobe is not None
+        assert 1 <= shard.nprobe <= shard.nlist
+        assert shard.recall is not None
+        assert shard.recall >= 0.95
+
+
+def test_every_bad_argument_is_named_in_one_sentence(empty_world: World) -> None:
+    with pytest.raises(InvalidArguments) as bad:
+        build(empty_world, shards=0, kind="hnsw", workers=-1, served="cloud")
+    assert str(bad.value) == (
+        "build_index of collection 'tickets': shards is 0, expected a number from 1; kind is 'hnsw', expected 'exact' or 'ivf'; "
+        "workers is -1, expected a number from 0 (0 is this process); served is 'cloud', expected 'inline' or 'actors'; "
+        "collection 'tickets' has no rows yet, embed some first."
+    )
+    empty_world.add(clustered(3))
+    with pytest.raises(InvalidArguments) as many:
+        build(empty_world, shards=4)
+    assert str(many.value) == "build_index of collection 'tickets': shards is 4, more than the collection's 3 rows."
+    assert numbers(empty_world.layout.indexes("tickets", FINGERPRINT)) == []
+
+
+def test_rows_without_vectors_are_no_rows_to_index(empty_world: World) -> None:
+    empty_world.add(clustered(4), fingerprint=None)
+    with pytest.raises(InvalidArguments, match="has no vectors of encoder 5f3c1a2b9d0e yet"):
+        build(empty_world)
+
+
+def test_an_index_of_another_encoder_is_refused(world: World) -> None:
+    with pytest.raises(PassportMismatch):
+        build_index(world.table, world.layout, "tickets", OTHER)
+    build(world)
+    twin = FINGERPRINT[:12] + "f" * 52
+    with pytest.raises(PassportMismatch) as foreign:
+        latest(world.layout, "tickets", twin)
+    assert str(foreign.value) == (
+        f"index 1 over collection 'tickets' expects {FINGERPRINT}, but was given {twin}. "
+        "Build an index for this encoder: collection.build_index()."
+    )
+
+
+def test_a_number_that_is_not_there_is_said(world: World) -> None:
+    with pytest.raises(IndexNotFound):
+        read_manifest(world.layout, "tickets", FINGERPRINT, 7)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_ray_workers_build_what_this_process_builds(world: World, ray_session, queries, kind: str) -> None:
+    _, inline = build(world, shards=3, kind=kind)
+    here = world.searcher().search(queries, 10)
+    _, spread = build(world, shards=3, kind=kind, workers=2)
+    there = world.searcher().search(queries, 10)
+    assert (here.index_version, there.index_version) == (1, 2)
+    assert here.ids == there.ids
+    if kind == "exact":
+        assert inline.shards == spread.shards

@@ -1,0 +1,199 @@
+"""One behaviour suite over every way a collection is searched."""
+
+from __future__ import annotations
+
+import gc
+import logging
+
+import numpy as np
+import pytest
+
+from index.conftest import DIM, FINGERPRINT, OTHER, ROWS, World, clustered, unit
+from raystore.errors import ColumnNotFound, DimensionMismatch, InvalidArguments, InvalidVectors, PassportMismatch, SqlRefused
+from raystore.index.build import build_index
+from raystore.index.manifest import latest
+from raystore.index.search import IndexSearcher
+from raystore.vectors import mark
+
+Served = tuple[World, IndexSearcher, bool]
+
+
+def recall(found: list[list[str]], truth: list[list[str]]) -> float:
+    return float(np.mean([len(set(f) & set(t)) / len(t) for f, t in zip(found, truth, strict=True)]))
+
+
+def test_finds_the_nearest_rows_in_order(served: Served, queries: np.ndarray) -> None:
+    world, searcher, exact = served
+    result = searcher.search(queries, 10)
+    truth = world.truth(queries, 10)
+    assert result.ids == truth if exact else recall(result.ids, truth) >= 0.8
+    assert result.exact is exact
+    assert (result.coverage, result.missing, result.fingerprint) == (1.0, [], FINGERPRINT)
+    assert all((np.diff(scores) <= 0).all() and scores.dtype == np.float32 for scores in result.scores)
+
+
+def test_filter_then_search_is_search_then_filter(served: Served, queries: np.ndarray) -> None:
+    world, searcher, exact = served
+    result = searcher.search(queries, 7, where="product = 'card'", columns=("product",))
+    truth = world.truth(queries, 7, lambda i: world.products[i] == "card")
+    assert result.ids == truth if exact else recall(result.ids, truth) >= 0.8
+    assert result.rows is not None
+    assert set(result.rows.column("product").to_pylist()) == {"card"}
+    assert result.rows.column("id").to_pylist() == [id_ for ids in result.ids for id_ in ids]
+
+
+def test_k_beyond_the_rows_gives_every_row_once(served: Served, queries: np.ndarray) -> None:
+    world, searcher, _ = served
+    result = searcher.search(queries[0], 10 * ROWS)
+    assert sorted(result.ids[0]) == sorted(world.ids)
+
+
+def test_a_filter_that_selects_nothing_gives_nothing(served: Served, queries: np.ndarray) -> None:
+    _, searcher, _ = served
+    result = searcher.search(queries, 3, where="product = 'none'", columns=("product",))
+    assert result.ids == [[]] * len(queries)
+    assert result.to_dicts() == []
+
+
+def test_rows_added_later_are_found_at_once(served: Served, queries: np.ndarray) -> None:
+    world, searcher, exact = served
+    searcher.search(queries, 5)
+    added = world.add(unit(np.asarray(queries[:1]) + 1e-4))
+    world.add(clustered(30, 8))
+    result = searcher.search(queries, 5)
+    if exact:
+        assert result.ids == world.truth(queries, 5)
+    assert searcher.search(world.vectors[-31], 1).ids == [added]
+    assert result.collection_version == world.table.version
+
+
+def test_erased_rows_do_not_come_back_and_others_take_their_place(served: Served, queries: np.ndarray) -> None:
+    world, searcher, exact = served
+    gone = searcher.search(queries[:1], 1).ids[0][0]
+    world.delete(gone)
+    result = searcher.search(queries[:1], 5)
+    assert gone not in result.ids[0]
+    assert len(result.ids[0]) == 5
+    if exact:
+        assert result.ids == world.truth(queries[:1], 5, lambda i: world.ids[i] != gone)
+
+
+def test_one_query_answers_as_it_does_among_many(served: Served, queries: np.ndarray) -> None:
+    _, searcher, _ = served
+    many = np.repeat(np.asarray(queries), 5, axis=0)
+    together = searcher.search(many, 6)
+    for i, query in enumerate(many):
+        alone = searcher.search(query, 6)
+        assert alone.ids[0] == together.ids[i]
+        assert alone.scores[0].tobytes() == together.scores[i].tobytes()
+
+
+def test_bad_input_gets_a_sentence(served: Served, queries: np.ndarray) -> None:
+    _, searcher, _ = served
+    with pytest.raises(InvalidArguments) as both:
+        searcher.search(queries, 0, probes=0)
+    assert str(both.value) == (
+        "search of collection 'tickets': k is 0, expected a number from 1; probes is 0, expected a number from 1, or None."
+    )
+    with pytest.raises(InvalidVectors) as nan:
+        searcher.search(np.full((2, DIM), np.nan))
+    assert str(nan.value) == (
+        "search of collection 'tickets': 2 of 2 vectors are unusable: "
+        "vector 0 holds NaN or infinity; vector 1 holds NaN or infinity."
+    )
+    with pytest.raises(DimensionMismatch) as wrong:
+        searcher.search(np.ones(3))
+    assert str(wrong.value) == "search of collection 'tickets': expected vectors of 16 numbers, found 3."
+    with pytest.raises(PassportMismatch) as foreign:
+        searcher.search(mark(np.asarray(queries), OTHER))
+    assert str(foreign.value) == (
+        f"collection 'tickets' expects {FINGERPRINT}, but was given {OTHER}. Encode the query with the collection's encoder."
+    )
+    with pytest.raises(SqlRefused):
+        searcher.search(queries, where="product = 'card' OR 1 IN (SELECT 1)")
+    with pytest.raises(ColumnNotFound):
+        searcher.search(queries, columns=("no_such",))
+    assert len(searcher.search(queries, 1).ids) == len(queries)
+
+
+def test_an_empty_collection_answers_with_nothing(empty_world: World, queries: np.ndarray) -> None:
+    result = empty_world.searcher().search(queries, 3, columns=("product",))
+    assert result.ids == [[]] * len(queries)
+    assert (result.coverage, result.index_version, result.exact) == (1.0, None, True)
+
+
+def test_a_row_without_a_vector_is_left_out_and_not_fatal(world: World, queries: np.ndarray) -> None:
+    before = world.truth(queries, 4)
+    build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=2)
+    world.add(clustered(3), fingerprint=None)
+    assert world.searcher().search(queries, 4).ids == before
+    build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=2)
+    assert world.searcher().search(queries, 4).ids == before
+
+
+def test_a_searcher_follows_the_newest_index(world: World, queries: np.ndarray) -> None:
+    searcher = world.searcher()
+    assert searcher.search(queries).index_version is None
+    build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=1)
+    assert searcher.search(queries).index_version == 1
+    build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=4)
+    assert searcher.search(queries).index_version == 2
+    assert searcher.search(queries, 10).ids == world.truth(queries, 10)
+
+
+def test_a_long_tail_without_an_index_becomes_the_new_base(world: World, queries: np.ndarray, monkeypatch) -> None:
+    monkeypatch.setattr("raystore.index.search._TAIL_ROWS", 50)
+    searcher = world.searcher()
+    searcher.search(queries)
+    world.add(clustered(400, 7))
+    assert searcher.search(queries, 10).ids == world.truth(queries, 10)
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "rows"])
+def test_a_bad_shard_file_is_rebuilt_and_said(world: World, queries: np.ndarray, kind: str, harm: str, caplog) -> None:
+    number, manifest = build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=3, kind=kind)
+    good = world.searcher().search(queries, 10).ids
+    folder = world.layout.indexes("tickets", FINGERPRINT) / str(number)
+    file = folder / ("shard-0001.rows.npy" if harm == "rows" else "shard-0001.faiss")
+    content = bytearray(file.read_bytes())
+    if harm == "remove":
+        file.unlink()
+    elif harm == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[-20] ^= 1
+        file.write_bytes(content)
+    world.add(clustered(5, 6)[:0])
+    with caplog.at_level(logging.WARNING, "raystore"):
+        result = world.searcher().search(queries, 10)
+    assert result.ids == good
+    assert (result.coverage, result.index_version) == (1.0, 2)
+    assert "shard 1 of index 1 was rebuilt from the collection and published as index 2" in caplog.text
+    caplog.clear()
+    assert world.searcher().search(queries, 10).ids == good
+    assert not caplog.records
+    newest = latest(world.layout, "tickets", FINGERPRINT)
+    assert newest is not None
+    assert newest[1].repaired_from == 1
+    assert newest[1].shards[0] == manifest.shards[0]
+
+
+def test_a_result_shows_itself_and_escapes(world: World, queries: np.ndarray) -> None:
+    result = world.searcher().search(queries[:1], 2, columns=("product",))
+    assert repr(result).splitlines()[0] == (
+        "SearchResult: 1 query against the collection itself, exact, coverage 1, encoder 5f3c1a2b9d0e, version 3"
+    ) or "SearchResult: 1 query against the collection itself, exact, coverage 1, encoder 5f3c1a2b9d0e" in repr(result)
+    assert "&#x27;" in result._repr_html_()
+    first = result.to_dicts()[0]
+    assert list(first) == ["query", "rank", "id", "score", "product"]
+    assert first["id"] == result.ids[0][0]
+    assert list(result.to_pandas()["id"]) == result.ids[0]
+
+
+def test_close_lets_go_and_a_later_search_loads_anew(world: World, queries: np.ndarray) -> None:
+    searcher = world.searcher()
+    before = searcher.search(queries, 3).ids
+    searcher.close()
+    gc.collect()
+    assert searcher.search(queries, 3).ids == before

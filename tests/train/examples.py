@@ -1,0 +1,75 @@
+"""Small clustered data on the unit sphere, and a stand-in for a group of workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from raystore.train.source import ArraySource, Examples
+
+CLASSES = ["card lost", "naïve 'quote'", "退款"]
+
+
+def clusters(n: int, n_classes: int = 3, dim: int = 16, seed: int = 0, spread: float = 0.35) -> Examples:
+    """Unit rows around one centre a class; classes overlap, so that no score is perfect."""
+    centres = np.random.default_rng(99).normal(size=(n_classes, dim))
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_classes, n)
+    rows = centres[labels] / np.sqrt(dim) + spread * rng.normal(size=(n, dim))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return Examples(rows.astype(np.float32), labels.astype(np.int64), np.ones(n, dtype=np.float32))
+
+
+def source(n: int = 600, dim: int = 16) -> ArraySource:
+    return ArraySource(
+        {
+            "train": clusters(n, dim=dim),
+            "val": clusters(200, dim=dim, seed=1),
+            "test": clusters(200, dim=dim, seed=2),
+        }
+    )
+
+
+class ThreadGroup:
+    """`size` threads as workers: `reduce` is a barrier, a sum in rank order, a barrier.
+
+    It stands for gloo's all_reduce, of which a fit needs no more than that all get the same sum.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._slots: list[np.ndarray | None] = [None] * size
+        self._barrier = threading.Barrier(size, timeout=60)
+
+    def reduce(self, rank: int) -> Callable[[np.ndarray], np.ndarray]:
+        def summed(array: np.ndarray) -> np.ndarray:
+            self._slots[rank] = np.array(array)
+            self._barrier.wait()
+            result = np.sum(self._slots, axis=0)
+            self._barrier.wait()
+            return result
+
+        return summed
+
+    def run(self, work: Callable[[int, Callable[[np.ndarray], np.ndarray]], Any]) -> list[Any]:
+        results: list[Any] = [None] * self.size
+        failures: list[BaseException] = []
+
+        def worker(rank: int) -> None:
+            try:
+                results[rank] = work(rank, self.reduce(rank))
+            except BaseException as error:
+                failures.append(error)
+                self._barrier.abort()
+
+        threads = [threading.Thread(target=worker, args=(rank,)) for rank in range(self.size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        return results
