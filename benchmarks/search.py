@@ -53,16 +53,12 @@ def fill(layout: Layout, vectors: np.ndarray) -> CollectionTable:
 
 
 def bare_index(kind: str, vectors: np.ndarray, nprobe: int) -> faiss.Index:
-    flat = faiss.IndexFlatIP(DIM)
-    if kind == "exact":
-        flat.add(vectors)
-        return flat
-    index = faiss.IndexIVFFlat(flat, DIM, int(4 * np.sqrt(len(vectors))), faiss.METRIC_INNER_PRODUCT)
+    plan = "Flat" if kind == "exact" else f"IVF{int(4 * np.sqrt(len(vectors)))},Flat"
+    index = faiss.index_factory(DIM, plan, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
     index.add(vectors)
-    index.nprobe = nprobe
-    index.own_fields = False
-    index.kept = flat
+    if kind == "ivf":
+        index.nprobe = nprobe
     return index
 
 

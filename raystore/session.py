@@ -10,13 +10,10 @@ import logging
 import os
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raystore.errors import JobFailed, RaystoreError
 from raystore.settings import setting
-
-if TYPE_CHECKING:
-    import ray as _ray_types
 
 log = logging.getLogger("raystore")
 
@@ -36,6 +33,14 @@ INLINE_BELOW = InlineBelow()
 # and shards read their vectors from the collection, so a small store suffices.
 OBJECT_STORE_BYTES = 256 * 2**20
 
+_address: str | None = None
+
+
+def use_cluster(address: str) -> None:
+    """Run this process's jobs on the Ray cluster at `address` from now on (`raystore.open(..., ray=address)`)."""
+    global _address  # one process joins one Ray
+    _address = address
+
 
 def choose_workers(asked: int | None, size: int, inline_below: int, job: str) -> int:
     """How many workers a job gets: what was asked, else 0 below the table's size and every core from it on."""
@@ -46,8 +51,8 @@ def choose_workers(asked: int | None, size: int, inline_below: int, job: str) ->
     return chosen
 
 
-def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> _ray_types:  # type: ignore[valid-type]
-    """The ray module, joined to `address`, to the cluster this process is in already, or to a new local one.
+def start_ray(*, num_cpus: int | None = None) -> Any:
+    """The ray module, joined to the cluster this process is in already, the one it was told of, or a new local one.
 
     A new one listens on loopback only, sends no usage statistics, and starts no dashboard.
     Cost: 3 to 9 s for a new local Ray, nothing when already joined.
@@ -57,7 +62,7 @@ def start_ray(address: str | None = None, *, num_cpus: int | None = None) -> _ra
 
     if ray.is_initialized():
         return ray
-    address = address or setting("RAYSTORE_RAY") or None
+    address = _address or setting("RAYSTORE_RAY") or None
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return ray

@@ -158,6 +158,10 @@ class Orchestrator:
             self.encoder(deployment.record.fingerprint)
         self._live = dict(deployments)
 
+    def adopt(self, other: Orchestrator) -> None:
+        """Take over the encoders another orchestrator of this store has in memory."""
+        self._encoders.update(other._encoders)
+
     def encoder(self, fingerprint: str) -> tuple[ServedEncoder, BatchingEncoder]:
         found = self._encoders.get(fingerprint)
         if found is None:

@@ -26,6 +26,7 @@ OPTIONS: dict[Kind, tuple[str, ...]] = {
     "mlp": ("hidden", "dropout", "learning_rate", "weight_decay", "batch_rows", "max_epochs", "patience"),
 }
 _MAY_BE_ZERO = ("dropout", "weight_decay")
+_WHOLE = ("max_iter", "hidden", "batch_rows", "max_epochs", "patience")
 
 # The neighbours' baseline is a product of two row counts; beyond these it is taken on a slice, and the report says so.
 KNN_TRAIN_ROWS = 200_000
@@ -138,6 +139,8 @@ def _option_problems(kind: Kind, options: Mapping[str, Any]) -> list[str]:
             problems.append(f"{option} must be a number, found {type(value).__name__}")
         elif not (np.isfinite(value) and (value > 0 or (value == 0 and option in _MAY_BE_ZERO))):
             problems.append(f"{option} must be positive, found {value}")
+        elif option in _WHOLE and not isinstance(value, int):
+            problems.append(f"{option} must be a whole number, found {value}")
         elif option == "dropout" and value >= 1:
             problems.append(f"dropout must be below 1, found {value}")
     return problems

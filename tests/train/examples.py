@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -55,21 +56,9 @@ class ThreadGroup:
         return summed
 
     def run(self, work: Callable[[int, Callable[[np.ndarray], np.ndarray]], Any]) -> list[Any]:
-        results: list[Any] = [None] * self.size
-        failures: list[BaseException] = []
-
-        def worker(rank: int) -> None:
-            try:
-                results[rank] = work(rank, self.reduce(rank))
-            except BaseException as error:
-                failures.append(error)
-                self._barrier.abort()
-
-        threads = [threading.Thread(target=worker, args=(rank,)) for rank in range(self.size)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
-        return results
+        """What each rank's work returned; the first failure is raised and ends the others' waiting."""
+        with ThreadPoolExecutor(self.size) as pool:
+            running = [pool.submit(work, rank, self.reduce(rank)) for rank in range(self.size)]
+            for future in running:
+                future.add_done_callback(lambda done: self._barrier.abort() if done.exception() else None)
+            return [future.result() for future in running]

@@ -1,0 +1,251 @@
+"""The collection a user meets: write, read, search. The work stands in the rooms `data` and `index`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from raystore.data.collection import CollectionTable
+from raystore.data.embed import set_aside_table
+from raystore.data.keyed import quoted
+from raystore.data.log import LogResult, RowLog
+from raystore.encoders.registry import Encoder
+from raystore.errors import InvalidArguments, ItemNotFound
+from raystore.index.build import build_index
+from raystore.index.manifest import IndexManifest, latest
+from raystore.index.result import SearchResult
+from raystore.index.search import IndexSearcher
+from raystore.session import INLINE_BELOW, choose_workers
+
+if TYPE_CHECKING:
+    from raystore.data.ingest import EmbedReport, Progress
+    from raystore.store import Store
+
+
+class Collection:
+    """One collection of a store; get it from `store.collection(name)` or `store.create_collection(name, ...)`.
+
+    Every call reads the newest version. `len(collection)` is its number of rows.
+    """
+
+    def __init__(self, store: Store, table: CollectionTable) -> None:
+        self._store = store
+        self._table = table
+        self._logs: dict[str, RowLog] = {}
+        self._searchers: dict[str, IndexSearcher] = {}
+
+    @property
+    def name(self) -> str:
+        return self._table.name
+
+    @property
+    def version(self) -> int:
+        """Grows with every commit."""
+        return self._table.version
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The kept columns and their types, beside id, subject, tenant and time."""
+        return self._table.columns
+
+    @cached_property
+    def encoders(self) -> list[Encoder]:
+        """The encoders whose vectors it holds, the first one first."""
+        return [self._store.encoder(fingerprint) for fingerprint in self._table.fingerprints]
+
+    def __len__(self) -> int:
+        return self._table.count()
+
+    def __repr__(self) -> str:
+        encoders = ", ".join(e.label for e in self.encoders)
+        return f"<collection {self.name}: {len(self):,} rows, encoder {encoders}, version {self.version}>"
+
+    def log(self, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None) -> LogResult:
+        """What was written: version, rows added, rows known before. Committed when this returns.
+
+        Args:
+            rows: mappings with `id` and `text` (or `vector`), optionally `subject`, `tenant`, `time`, kept columns.
+            fingerprint: the encoder of the vectors, needed where vectors are given.
+
+        Raises:
+            InvalidRows, PassportMismatch, IdConflict, DiskFull, WriterBlocked: nothing was written.
+
+        Cost: the encoding, then about 6 ms; calls of many threads share a commit.
+        """
+        encoder = self.encoder()
+        if encoder.fingerprint not in self._logs:
+            self._logs[encoder.fingerprint] = RowLog(self._table, encoder.load(), self._store.key)
+        return self._logs[encoder.fingerprint].log(rows, fingerprint=fingerprint)
+
+    def embed(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        text: str,
+        id: str | None = None,
+        subject: str | None = None,
+        tenant: str | None = None,
+        time: str | None = None,
+        keep: Sequence[str] = (),
+        id_prefix: str = "",
+        check: bool = False,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> EmbedReport:
+        """What became of the rows of the files: embedded, known already, or set aside with a reason.
+
+        Run it again after a kill at any point: it goes on where it stopped. Known ids are skipped without reading
+        their content, unless `check=True`, which reads it and sets rows with another content aside.
+
+        Args:
+            paths: Parquet, CSV, TSV or JSONL files, folders or patterns; CSV and JSONL as UTF-8.
+            text: the column to embed. It is never kept.
+            id: the column of ids, strings or integers; without it, ids are file name and row number.
+            subject, tenant, time, keep: columns kept beside the vector.
+            id_prefix: put before every id, for files whose ids are unique only within them.
+            workers: 0 embeds in this process, more on so many Ray workers; by default inline below 2,000 rows.
+            progress: called with rows done and rows in all.
+
+        Raises:
+            InvalidArguments: files or columns that are not there; all are named, nothing was written.
+            DiskFull, JobFailed: what is committed is safe; run the same call again.
+        """
+        from raystore.data.ingest import SourceColumns, embed_files
+
+        return embed_files(
+            self._store.layout,
+            self._table,
+            self.encoder(),
+            self._store.key,
+            paths,
+            SourceColumns(text, id, subject, tenant, time, tuple(keep)),
+            id_prefix=id_prefix,
+            check=check,
+            workers=workers,
+            progress=progress,
+        )
+
+    def set_aside(self) -> pa.Table:
+        """The rows that could not be embedded: id (where it could be read), source file, row number, reason."""
+        table: pa.Table = (
+            set_aside_table(self._store.layout, self.name).dataset().to_table(columns=["id", "source", "row", "reason"])
+        )
+        return table
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, *, where: str | None = None, as_of: int | None = None
+    ) -> pa.Table:
+        """The rows, without vectors unless their column is named."""
+        return self._table.to_arrow(columns, where, as_of)
+
+    def get(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows with these ids, in their order. ItemNotFound names the first that is not there."""
+        wanted = list(ids)
+        if not wanted:
+            return []
+        table = self._table.rows.dataset().to_table(
+            columns=self._table.visible, filter=f"id IN ({', '.join(quoted(str(i)) for i in wanted)})"
+        )
+        found = {row["id"]: row for row in table.to_pylist()}
+        missing = next((i for i in wanted if i not in found), None)
+        if missing is not None:
+            raise ItemNotFound(name=str(missing), where=f"collection '{self.name}'")
+        return [found[i] for i in wanted]
+
+    def build_index(
+        self,
+        *,
+        shards: int = 1,
+        kind: str = "exact",
+        workers: int | None = None,
+        served: str | None = None,
+        encoder: str | None = None,
+        progress: Progress | None = None,
+    ) -> IndexManifest:
+        """The new index over the collection's vectors; searches use it from now on.
+
+        Args:
+            shards: parts it is cut into; each may live on another node.
+            kind: "exact", or "ivf" (approximate, faster: probes are chosen for a recall of 0.95 at 10).
+            workers: 0 builds in this process, more on so many Ray workers; by default inline below 1,000,000 rows.
+            served: "inline" (in the searching process) or "actors" (one Ray actor a shard); by default actors where
+                Ray workers built it.
+
+        Raises:
+            InvalidArguments: no rows, or arguments that cannot be.
+        """
+        chosen = choose_workers(workers, len(self), INLINE_BELOW.index_rows, f"index over '{self.name}'")
+        _, manifest = build_index(
+            self._table,
+            self._store.layout,
+            self.name,
+            self.encoder(encoder).fingerprint,
+            shards=shards,
+            kind=kind,
+            workers=chosen,
+            served=served or ("actors" if chosen else "inline"),
+            progress=progress,
+        )
+        return manifest
+
+    def index(self, encoder: str | None = None) -> IndexManifest | None:
+        """The index searches use, or None where they read the collection itself."""
+        found = latest(self._store.layout, self.name, self.encoder(encoder).fingerprint)
+        return found[1] if found else None
+
+    def search(
+        self,
+        text: str | Sequence[str] | None = None,
+        *,
+        item: str | None = None,
+        vector: object = None,
+        k: int = 10,
+        where: str | None = None,
+        columns: Sequence[str] = (),
+        probes: int | None = None,
+        encoder: str | None = None,
+    ) -> SearchResult:
+        """The k rows nearest to a text (or several), an item of the collection, or a vector, by cosine.
+
+        Args:
+            where: only rows that this predicate selects, e.g. "product = 'card'".
+            columns: kept columns to return with each hit.
+            probes: lists of an ivf index to visit.
+
+        Raises:
+            InvalidArguments: none or several of text, item and vector; k below 1.
+            ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused, ShardsMissing.
+        """
+        asked = self.encoder(encoder)
+        given = [name for name, value in (("text", text), ("item", item), ("vector", vector)) if value is not None]
+        if len(given) != 1:
+            problem = f"expected exactly one of text, item and vector, found {' and '.join(given) or 'none'}"
+            raise InvalidArguments(call=f"search in '{self.name}'", problems=[problem])
+        query: object = vector
+        if text is not None:
+            query = asked.encode([text] if isinstance(text, str) else list(text))
+        elif item is not None:
+            query = self._table.vectors_of([item], asked.fingerprint)
+        if asked.fingerprint not in self._searchers:
+            self._searchers[asked.fingerprint] = IndexSearcher(
+                self._table, self._store.layout, self.name, asked.fingerprint
+            )
+        return self._searchers[asked.fingerprint].search(query, k, where=where, columns=columns, probes=probes)
+
+    def encoder(self, name: str | None = None) -> Encoder:
+        """The named encoder, or the collection's first; PassportMismatch if it holds no vectors of it."""
+        if name is None:
+            return self.encoders[0]
+        encoder = self._store.encoder(name)
+        self._table.check_encoder(encoder.fingerprint, encoder.label)
+        return encoder
+
+    def close(self) -> None:
+        """Let go of the vectors and shards this object holds in memory."""
+        for searcher in self._searchers.values():
+            searcher.close(stop_actors=True)
+        self._searchers.clear()

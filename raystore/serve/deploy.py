@@ -1,0 +1,312 @@
+"""Starts, refreshes and stops the store's one Serve application.
+
+The ingress is the orchestrator, with its encoder inside: one hop less than a deployment of its own. What is served
+and the limits travel as `user_config`, so they change in place; only another root, thread count or version of
+raystore replaces the replicas. Cost: 5 to 9 s to start on a running Ray, a second to refresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from raystore import __version__
+from raystore.access import is_loopback
+from raystore.errors import InvalidArguments, JobFailed
+from raystore.serve.app import make_app
+from raystore.serve.loading import Rooms
+from raystore.serve.orchestrator import Orchestrator
+from raystore.serve.proxy import (
+    INLINE_BYTES,
+    REPLICA_ENV,
+    ProxyFolder,
+    check_port_free,
+    haproxy_binary,
+    no_core_files,
+)
+from raystore.serve.spec import AppSpec, DeploymentRecord
+from raystore.session import start_ray, thread_count
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+log = logging.getLogger("raystore")
+
+APPLICATION = "raystore"
+INGRESS = "orchestrator"
+_READY_S = 180.0
+_MAX_ONGOING = 64
+_MAX_QUEUED = 256
+_folder: ProxyFolder | None = None  # of the Serve that this process started
+
+
+class Ingress:
+    """One replica: the application over an orchestrator. `reconfigure` swaps both without closing a connection."""
+
+    def __init__(self, root: str, threads: int) -> None:
+        no_core_files()
+        _keep_calls_on_loopback()
+        self._rooms = Rooms(root)
+        self._threads = threads
+        self._orchestrator: Orchestrator | None = None
+        self._app: ASGIApp | None = None
+        self._collections: object = None
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Serve what the configuration says; called once before the first request and at each change."""
+        spec = AppSpec.model_validate(config["spec"])
+        records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
+        orchestrator = await asyncio.to_thread(self._updated, spec, records)  # requests are answered meanwhile
+        self._orchestrator, self._collections = orchestrator, spec.collections
+        self._app = make_app(lambda: self._orchestrator, spec, self._rooms.door(spec))
+
+    def _updated(self, spec: AppSpec, records: Mapping[str, DeploymentRecord]) -> Orchestrator:
+        orchestrator = self._orchestrator
+        if orchestrator is None or spec.collections != self._collections:
+            fresh = self._rooms.orchestrator(spec, threads=self._threads)
+            if orchestrator is not None:
+                fresh.adopt(orchestrator)
+            orchestrator = fresh
+        orchestrator.update(self._rooms.live(records))
+        return orchestrator
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self.front
+
+    async def front(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                kind = (await receive())["type"]
+                await send({"type": f"{kind}.complete"})
+                if kind == "lifespan.shutdown":
+                    return
+        assert self._app is not None
+        await self._app(scope, receive, send)
+
+
+def _keep_calls_on_loopback() -> None:
+    """Let the replica's server for calls between deployments, which unpickles what it is sent, listen where its node does.
+
+    Serve 2.60 opens it on every network, on a loopback node too; nothing here calls it.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    opened = getattr(replica, "add_port_to_grpc_server", None)
+    if opened is not None and is_loopback(ray.util.get_node_ip_address()):
+        replica.add_port_to_grpc_server = lambda server, address: opened(server, address.replace("[::]", "127.0.0.1"))
+
+
+class Running:
+    """A deployed application."""
+
+    def __init__(self, url: str, *, owns_serve: bool) -> None:
+        self.url = url
+        self._owns_serve = owns_serve
+        self._stopped = threading.Event()
+
+    def __repr__(self) -> str:
+        return f"Running({self.url!r})"
+
+    def wait(self) -> None:
+        """Block until `stop` is called from another thread, or a signal interrupts."""
+        while not self._stopped.wait(0.5):
+            pass
+
+    def stop(self) -> None:
+        """End the application; the Serve that deploying started ends too, and its proxy with it."""
+        global _folder
+        import ray
+
+        self._stopped.set()
+        if not ray.is_initialized():
+            return
+        from ray import serve
+
+        if self._owns_serve:
+            serve.shutdown()
+        else:
+            serve.delete(APPLICATION)
+        if _folder is not None and self._owns_serve:
+            _folder.remove()
+            _folder = None
+
+
+def deploy(
+    root: str | Path,
+    spec: AppSpec,
+    *,
+    address: str | None = None,
+    threads: int | None = None,
+    ready_s: float = _READY_S,
+) -> Running:
+    """The store's application, ready: started on the joined or a local Ray, or brought up to date in place.
+
+    Args:
+        root: the store.
+        spec: address, limits, and what is served; without deployments, every deployment of the store.
+        address: of a Ray cluster; None takes the one this process has, or starts one.
+        threads: the encoder's, in each replica; None shares the cores among the replicas.
+        ready_s: how long to wait for /readyz.
+
+    Raises:
+        KeyRequired: another address than loopback, and the store has no key.
+        AddressInUse: something else listens there.
+        HeadNotFound, CollectionNotFound, PassportMismatch: the spec names what is not there or does not fit.
+        InvalidArguments: this Ray would keep request bodies in its object store, or serves at another address already.
+        JobFailed: the replicas did not become ready; says why.
+    """
+    rooms = Rooms(root)
+    rooms.door(spec)
+    records = rooms.records(spec)
+    owns = _start_serve(spec, address)
+    from ray import serve
+
+    threads = threads or thread_count(spec.replicas)
+    env = {**(REPLICA_ENV if _folder is not None else {}), "OMP_NUM_THREADS": str(threads)}
+    config = {
+        "spec": spec.model_dump(mode="json"),
+        "records": {name: record.model_dump(mode="json") for name, record in records.items()},
+    }
+    deployment = serve.deployment(
+        name=INGRESS,
+        num_replicas=spec.replicas,
+        max_ongoing_requests=_MAX_ONGOING,
+        max_queued_requests=_MAX_QUEUED,
+        user_config=config,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": env}},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    )(serve.ingress()(Ingress))
+    code = hashlib.sha256(f"{__version__} {rooms.layout.root} {threads}".encode()).hexdigest()
+    deployment = deployment.options(version=code, _internal=True)  # else every deploy would replace the replicas
+    running = Running(_url(spec), owns_serve=owns)
+    try:
+        serve.run(deployment.bind(str(rooms.layout.root), threads), name=APPLICATION, route_prefix="/")
+        _wait_ready(running.url, records, ready_s)
+    except RuntimeError as error:
+        reason = _why(serve) or f"Serve gave up with {type(error).__name__}"
+        running.stop()
+        raise JobFailed(job="deploy", reason=reason, advice="Check the store with 'raystore doctor'.") from None
+    except BaseException:
+        if owns:
+            running.stop()
+        raise
+    return running
+
+
+def serve_app(root: str | Path, spec: AppSpec, *, address: str | None = None, started: Any = None) -> None:
+    """Deploy and block until SIGTERM or SIGINT, then end Serve. `started` is called with the Running. Main thread only."""
+
+    def interrupt(_signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    start_ray(address)  # Ray puts its own handler on SIGTERM, which would leave the proxy running
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
+    running: Running | None = None
+    try:
+        running = deploy(root, spec, address=address)
+        if started is not None:
+            started(running)
+        running.wait()
+    except KeyboardInterrupt:
+        log.info("stopping")
+    finally:
+        if running is not None:
+            running.stop()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _start_serve(spec: AppSpec, address: str | None) -> bool:
+    """Join or start Ray, and Serve on it where none runs. True where Serve is this process's to end."""
+    global _folder
+    if "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ and haproxy_binary() is not None and address is None:
+        os.environ.update(REPLICA_ENV)  # read when ray.serve is imported, here and in every process Ray starts
+    ray: Any = start_ray(address)
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        at = client.http_config
+        if (at.host, at.port) != (spec.host, spec.port):
+            problem = f"this Ray serves at {at.host}:{at.port} already, and one Ray serves at one address"
+            raise InvalidArguments(call="deploy", problems=[f"{problem}: stop that first, or use it (host=, port=)"])
+        return _folder is not None
+    check_port_free(spec.host, spec.port)
+    binary = haproxy_binary() if _alone(ray) else None
+    _check_inline_limit(binary)
+    options: dict[str, Any] = {}
+    if binary is not None:
+        _folder = ProxyFolder(binary)
+        options["controller_options"] = {"runtime_env": {"env_vars": _folder.env}}
+    serve.start(
+        http_options={"host": spec.host, "port": spec.port},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+        **options,
+    )
+    return address is None
+
+
+def _alone(ray: Any) -> bool:
+    """True where this machine is the whole cluster: only then can files here tell Serve what to do."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return len(alive) == 1 and alive[0]["NodeManagerAddress"] == ray.util.get_node_ip_address()
+
+
+def _check_inline_limit(binary: str | None) -> None:
+    from ray._private.state import state
+
+    limit = int(state.get_system_config().get("max_direct_call_object_size", 0))
+    if binary is None and limit < INLINE_BYTES:
+        problem = (
+            f"this Ray puts what is over {limit} bytes of a call into its object store, where request bodies must not be: "
+            f"start it with --system-config='{{\"max_direct_call_object_size\": {INLINE_BYTES}}}'"
+        )
+        raise InvalidArguments(call="deploy", problems=[problem])
+
+
+def _url(spec: AppSpec) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(spec.host, spec.host)  # noqa: S104 - asked of, not bound to
+    return f"http://[{host}]:{spec.port}" if ":" in host else f"http://{host}:{spec.port}"
+
+
+def _wait_ready(url: str, records: Mapping[str, DeploymentRecord], ready_s: float) -> None:
+    """Return when /readyz answers 200 and names these deployments."""
+    wanted = {name: record.number for name, record in records.items()}
+    deadline = time.monotonic() + ready_s
+    with httpx.Client(timeout=5, trust_env=False) as client:
+        while time.monotonic() < deadline:
+            try:
+                answer = client.get(f"{url}/readyz")
+                if answer.status_code == 200:
+                    found = {name: facts["number"] for name, facts in answer.json()["deployments"].items()}
+                    if found == wanted:
+                        return
+            except (httpx.HTTPError, ValueError, KeyError):
+                pass
+            time.sleep(0.1)
+    raise RuntimeError("not ready")
+
+
+def _why(serve: Any) -> str | None:
+    """The sentence of the raystore error that kept a replica from starting. Such sentences hold no content."""
+    application = serve.status().applications.get(APPLICATION)
+    messages = [d.message for d in application.deployments.values()] if application is not None else []
+    for message in messages:
+        match = re.search(r"raystore\.errors\.(\w+): (.+)", message or "")
+        if match:
+            return f"{match[1]}: {match[2]}"
+    return None
