@@ -19,6 +19,7 @@ from raystore.secret import load_store_key
 from raystore.session import INLINE_BELOW, choose_workers, use_cluster
 
 if TYPE_CHECKING:
+    from raystore.lineage import Lineage
     from raystore.serve.deploy import Running
     from raystore.train.heads import Head, Heads
 
@@ -241,3 +242,42 @@ class Store:
             seed=seed,
             options=options,
         )
+
+    def deploy(
+        self,
+        name: str,
+        *,
+        head: str | Head,
+        log: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        replicas: int = 1,
+    ) -> Running:
+        """The running deployment, ready: `.url`, `.wait()`, `.stop()`; `POST {url}/v1/predict/{name}`.
+
+        The store has one Serve application with all its deployments; deploying again changes it in place.
+
+        Args:
+            head: `refunds` (its newest), `refunds@2`, or a Head.
+            log: a collection that keeps an embedding of each prediction.
+            host: beyond loopback every request needs a key (`store.keys.create`).
+
+        Raises:
+            HeadNotFound, CollectionNotFound, PassportMismatch, KeyRequired, AddressInUse, JobFailed.
+        """
+        from raystore.serve.deploy import deploy
+        from raystore.serve.loading import Rooms
+        from raystore.serve.spec import AppSpec
+
+        Rooms(self.root).record(name, head if isinstance(head, str) else head.label, log=log)
+        return deploy(self.root, AppSpec(host=host, port=port, replicas=replicas))
+
+    def lineage(self, thing: Any) -> Lineage:
+        """Where a prediction, deployment, head or snapshot comes from: head, snapshot, SQL and versions, encoder.
+
+        Args:
+            thing: a /v1/predict answer, a Head, a SnapshotRecord, or the name of a deployment, head or snapshot.
+        """
+        from raystore.lineage import trace
+
+        return trace(self.catalog, thing)

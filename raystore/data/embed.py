@@ -99,14 +99,14 @@ def set_aside_table(layout: Layout, name: str) -> KeyedTable:
     return table
 
 
-def row_ids_of(block: Block, plan: EmbedPlan, path: str) -> list[Any]:
+def row_ids_of(block: Block, path: str, id_column: str | None, id_prefix: str) -> list[Any]:
     """The id of each row: its column, integers in decimal digits; or file name and row number where there is none."""
-    if plan.id is None:
+    if id_column is None:
         stem = Path(path).stem
-        return [f"{plan.id_prefix}{stem}:{block.first_row + i}" for i in range(block.n_rows)]
+        return [f"{id_prefix}{stem}:{block.first_row + i}" for i in range(block.n_rows)]
     return [
-        f"{plan.id_prefix}{v}" if isinstance(v, str) and v else str(v) if isinstance(v, int) and not isinstance(v, bool) else v
-        for v in block.columns[plan.id]
+        f"{id_prefix}{v}" if (isinstance(v, str) and v) or (isinstance(v, int) and not isinstance(v, bool)) else v
+        for v in block.columns[id_column]
     ]
 
 
@@ -116,7 +116,7 @@ def is_done(reference: Reference, plan: EmbedPlan, table: KeyedTable) -> bool:
         return False
     dataset = table.dataset()
     for block in read(reference, plan.id_columns or [plan.text], 16_384):
-        ids = row_ids_of(block, plan, reference.path)
+        ids = row_ids_of(block, reference.path, plan.id, plan.id_prefix)
         usable = [i for i in ids if isinstance(i, str)]
         if len(usable) < len(ids) or len(table.known(usable, dataset)) < len(set(usable)):
             return False
@@ -150,7 +150,7 @@ class Embedder:
         return total
 
     def _embed_rows(self, reference: Reference, block: Block, start: int, stop: int) -> EmbedCounts:
-        ids = row_ids_of(block, self._plan, reference.path)[start:stop]
+        ids = row_ids_of(block, reference.path, self._plan.id, self._plan.id_prefix)[start:stop]
         rows, bad = self._usable(block, ids, start)
         known = self._table.rows.known([r.id for r in rows])
         payloads = self._payloads(rows)

@@ -75,22 +75,33 @@ def read_encoder(layout: Layout, fingerprint: str) -> StoredEncoder:
         ModelUnusable: its passport.json is damaged, or is the passport of another fingerprint.
     """
     folder = layout.encoder(fingerprint)
-    path = folder / "passport.json"
-    if not path.is_file():
-        raise not_found(layout, fingerprint)
+    about, passport = _read_passport(layout, fingerprint)
+    if passport.fingerprint != fingerprint:
+        raise _damaged(folder)
+    return StoredEncoder(passport=passport, golden_sha256=str(about.get("golden_sha256")), folder=folder)
+
+
+def _read_passport(layout: Layout, fingerprint: str) -> tuple[Record, Passport]:
+    """The passport in the folder of this fingerprint or prefix, sound in itself."""
+    folder = layout.encoder(fingerprint)
     try:
-        about = read_json(path)
+        about = read_json(folder / "passport.json")
         passport = Passport.model_validate(about["passport"])
-        sha256 = str(about["golden_sha256"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise not_found(layout, fingerprint) from None
     except (ValueError, KeyError, TypeError):
-        passport, sha256 = None, ""
-    if passport is None or passport.fingerprint != fingerprint:
-        raise ModelUnusable(
-            model=fingerprint[:FP12],
-            found=f"'{path}' is not the passport that was registered",
-            advice="Restore that folder from a backup, or remove it and register the model again.",
-        )
-    return StoredEncoder(passport=passport, golden_sha256=sha256, folder=folder)
+        raise _damaged(folder) from None
+    if passport.fingerprint != about.get("fingerprint"):
+        raise _damaged(folder)
+    return about, passport
+
+
+def _damaged(folder: Path) -> ModelUnusable:
+    return ModelUnusable(
+        model=folder.name,
+        found=f"'{folder / 'passport.json'}' is not the passport that was registered",
+        advice="Restore that folder from a backup, or remove it and register the model again.",
+    )
 
 
 def not_found(layout: Layout, name: str) -> EncoderNotFound:
@@ -110,12 +121,10 @@ def find_fingerprint(catalog: Catalog, name_or_fingerprint: str) -> str:
         if record is not None:
             return str(record["fingerprint"])
     prefix = asked.rpartition("@")[2]
-    if _HEX.fullmatch(prefix):
-        path = layout.encoder(prefix) / "passport.json"
-        if path.is_file():
-            full = str(read_json(path).get("fingerprint", ""))
-            if full.startswith(prefix):
-                return full
+    if _HEX.fullmatch(prefix) and (layout.encoder(prefix) / "passport.json").is_file():
+        full = _read_passport(layout, prefix)[1].fingerprint
+        if full.startswith(prefix):
+            return full
     raise not_found(layout, asked)
 
 

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 
 from raystore.errors import ShardsMissing
 from raystore.index.build import open_shard
-from raystore.index.manifest import IndexManifest, read_manifest
+from raystore.index.manifest import IndexManifest, newest_number, read_manifest
 from raystore.index.merge import Answer
 from raystore.index.source import RowIds, VectorSource, open_source
 from raystore.layout import FP12, Layout
@@ -39,14 +39,19 @@ DEADLINE_S = 5.0  # of one query; a killed actor serves again after 1.7 to 3.6 s
 
 @dataclass(frozen=True)
 class Gathered:
-    """The answers of the shards that answered, and the numbers of those that did not."""
+    """The answers of the shards that answered, the ids of their rows, and the numbers of those that did not."""
 
     answers: Sequence[Answer]
+    names: Mapping[int, str]
     missing: Sequence[int]
 
 
+class Replaced(Exception):  # noqa: N818 (no failure: the searcher goes on with the newer index)
+    """A newer index was published and whoever switched to it first ended these actors."""
+
+
 class ShardActor:
-    """One shard in a process of its own. Holds vectors and row ids, no ids and no content."""
+    """One shard in a process of its own. Holds vectors, row ids and ids; no columns and no content."""
 
     def __init__(self, root: str, collection: str, fingerprint: str, number: int, shard: int, threads: int) -> None:
         layout = Layout(Path(root))
@@ -58,8 +63,11 @@ class ShardActor:
         if problem is not None:
             log.warning("shard %s: %s", shard, problem)
 
-    def search(self, queries: Matrix, k: int, allowed: RowIds | None, without: RowIds | None, probes: int | None) -> Answer:
-        return self._shard.search(queries, k, allowed=allowed, without=without, probes=probes, threads=self._threads)
+    def search(
+        self, queries: Matrix, k: int, allowed: RowIds | None, without: RowIds | None, probes: int | None
+    ) -> tuple[Answer, dict[int, str]]:
+        answer = self._shard.search(queries, k, allowed=allowed, without=without, probes=probes, threads=self._threads)
+        return answer, self._shard.names_of(answer[0])
 
     def row_ids(self) -> RowIds:
         return self._shard.row_ids
@@ -96,17 +104,19 @@ class ActorShards:
         self.deadline_s = deadline_s
         self._layout = layout
         self._ray: Any = start_ray()
+        self._job = self._ray.get_runtime_context().get_job_id()
         self._actors = [self._actor(shard) for shard in range(len(manifest.shards))]
         found = self._ask_all("row_ids", START_DEADLINE_S)
         if not found:
             raise ShardsMissing(index=self._label, missing=list(range(len(manifest.shards))))
-        if len(found) < len(
-            manifest.shards
-        ):  # their rows are theirs all the same: reported missing, not searched elsewhere
+        if len(found) < len(manifest.shards):
+            # The rows of a shard that could not start are its own all the same: reported missing, not searched elsewhere.
             known = source.row_ids(as_of=manifest.version)
             found |= {r.number: _within(known, r.row_id_lo, r.row_id_hi) for r in manifest.shards if r.number not in found}
         self.row_ids: RowIds = np.concatenate([found[shard] for shard in sorted(found)])  # ranges ascend with the number
-        self.problems = {s["shard"]: s["problem"] for s in self.status() if s["rebuilt"]}
+        self.problems = {
+            s: said["problem"] for s, said in self._ask_all("status", START_DEADLINE_S).items() if said["rebuilt"]
+        }
 
     def search(
         self,
@@ -121,6 +131,7 @@ class ActorShards:
 
         Raises:
             ShardsMissing: not one shard answered before the deadline.
+            Replaced: a newer index took over and these actors are gone.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32).view(np.ndarray)
         shared = self._ray.put(queries) if queries.nbytes > 2**16 else queries  # once, not once a shard
@@ -132,11 +143,17 @@ class ActorShards:
         missing = [shard for shard in range(len(self._actors)) if shard not in found]
         if not found:
             raise ShardsMissing(index=self._label, missing=missing)
-        return Gathered([found[shard] for shard in sorted(found)], missing)
+        names = {row_id: id_ for _, part in found.values() for row_id, id_ in part.items()}
+        return Gathered([found[shard][0] for shard in sorted(found)], names, missing)
 
     def status(self) -> list[dict[str, Any]]:
         """One line a shard that answers: rows, pid, threads, and whether it was rebuilt."""
         return list(self._ask_all("status", self.deadline_s).values())
+
+    @property
+    def connected(self) -> bool:
+        """Whether this process is still in the Ray these actors were found in."""
+        return bool(self._ray.is_initialized()) and self._ray.get_runtime_context().get_job_id() == self._job
 
     def stop(self) -> None:
         """End the actors, for every process that uses them."""
@@ -146,6 +163,10 @@ class ActorShards:
     @property
     def _label(self) -> str:
         return f"{self.manifest.collection}/{self.manifest.fingerprint[:FP12]}/{self.number}"
+
+    def _replaced(self) -> bool:
+        manifest = self.manifest
+        return newest_number(self._layout, manifest.collection, manifest.fingerprint) != self.number
 
     def _actor(self, shard: int) -> Any:
         """The shard's actor, started where there is none."""
@@ -192,6 +213,8 @@ class ActorShards:
                 try:
                     found[shard] = self._ray.get(ref)
                 except errors.ActorDiedError:
+                    if self._replaced():
+                        raise Replaced from None
                     if shard not in again:
                         again.add(shard)
                         self._actors[shard] = self._actor(shard)

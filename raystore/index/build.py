@@ -18,7 +18,7 @@ import numpy as np
 from raystore.errors import InvalidArguments, ShardCorrupt
 from raystore.index.manifest import IndexManifest, ShardRecord, index_folder, publish_index
 from raystore.index.shard import KINDS, Shard
-from raystore.index.source import ROW_ID_END, RowIds, VectorSource, open_source, read_vectors
+from raystore.index.source import ROW_ID_END, RowIds, VectorSource, open_source, read_rows
 from raystore.layout import FP12, Layout, staging
 from raystore.session import root_cause, start_ray, thread_count
 
@@ -46,8 +46,8 @@ def build_shard(
     threads: int | None = None,
 ) -> Shard:
     """The shard of one range of row ids, as the collection was at version `as_of`, less what was erased since."""
-    found, vectors = read_vectors(source, fingerprint, row_ids=row_ids, as_of=as_of, rows_hint=rows_hint)
-    return Shard.build(found, vectors, kind, threads=threads)
+    rows = read_rows(source, fingerprint, row_ids=row_ids, as_of=as_of, rows_hint=rows_hint)
+    return Shard.build(rows.row_ids, rows.vectors, kind, ids=rows.ids, threads=threads)
 
 
 def open_shard(

@@ -1,6 +1,6 @@
 """What an index is: one manifest beside its shard files, numbered, written last, never edited.
 
-    indexes/<collection>/<fp12>/<n>/   manifest.json, shard-0000.faiss, shard-0000.rows.npy, ...
+    indexes/<collection>/<fp12>/<n>/   manifest.json, shard-0000.faiss, shard-0000.rows.arrow, ...
 
 The highest number is the index in use. The files are a cache of the collection, which is the truth: a shard whose
 file is not what the manifest says is built again and published, with the good files linked, under the next number.

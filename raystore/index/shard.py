@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import faiss as _faiss
 import numpy as np
+import pyarrow as pa
 
 from raystore.errors import ShardCorrupt
 from raystore.index.exact import OVERFETCH, Positions, Scores, best_first, flat_top_k, score_candidates
@@ -60,12 +61,15 @@ class Shard:
     kind: str
     row_ids: RowIds
     index: Any
+    ids: Any = None  # pa.ChunkedArray of n strings, so that an answer needs no look-up in the collection
     nlist: int | None = None
     nprobe: int | None = None
     recall: float | None = None
 
     @classmethod
-    def build(cls, row_ids: RowIds, vectors: Matrix, kind: str = "exact", *, threads: int | None = None) -> Shard:
+    def build(
+        cls, row_ids: RowIds, vectors: Matrix, kind: str = "exact", *, ids: Any = None, threads: int | None = None
+    ) -> Shard:
         """The shard over unit rows `vectors` (n, d) float32, which it copies; `row_ids` must ascend.
 
         Cost: exact one copy; ivf a k-means of 4*sqrt(n) lists, then an exact search for 256 rows to choose nprobe.
@@ -75,7 +79,7 @@ class Shard:
             flat = faiss.IndexFlatIP(vectors.shape[1])
             if kind == "exact":
                 flat.add(vectors)
-                return cls("exact", row_ids, flat)
+                return cls("exact", row_ids, flat, ids)
             nlist = max(1, min(int(4 * np.sqrt(len(row_ids))), len(row_ids) // _ROWS_PER_LIST))
             index = faiss.IndexIVFFlat(flat, vectors.shape[1], nlist, faiss.METRIC_INNER_PRODUCT)
             index.cp.max_points_per_centroid = 128
@@ -84,9 +88,9 @@ class Shard:
                 index.train(vectors)
                 index.add(vectors)
             index.make_direct_map()  # positions -> vectors, for canonical scores
-            shard = cls("ivf", row_ids, index, nlist, nlist, 1.0)
+            shard = cls("ivf", row_ids, index, ids, nlist, nlist, 1.0)
             nprobe, recall = _choose_nprobe(shard, vectors)
-            return cls("ivf", row_ids, index, nlist, nprobe, recall)
+            return cls("ivf", row_ids, index, ids, nlist, nprobe, recall)
 
     @property
     def rows(self) -> int:
@@ -143,6 +147,12 @@ class Shard:
         if without is not None and len(without):
             chosen = np.setdiff1d(chosen, self.positions_of(without), assume_unique=True)
         return None if len(chosen) == self.rows else chosen
+
+    def names_of(self, row_ids: RowIds) -> dict[int, str]:
+        """The ids of those row ids that are in this shard."""
+        wanted = np.unique(row_ids)
+        at = self.positions_of(wanted)
+        return dict(zip(self.row_ids[at].tolist(), self.ids.take(at).to_pylist(), strict=True))
 
     def positions_of(self, row_ids: RowIds) -> Positions:
         """Where those of the (ascending) row ids stand that are in this shard."""
@@ -206,7 +216,7 @@ class Shard:
         index_name, rows_name = file_names(number)
         with disk_full_is_said(folder, f"writing {index_name}"):
             faiss.write_index(self.index, str(folder / index_name))
-            np.save(folder / rows_name, self.row_ids, allow_pickle=False)
+            _write_rows(folder / rows_name, self.row_ids, self.ids)
         return {name: digest(folder / name) for name in (index_name, rows_name)}
 
     @classmethod
@@ -229,12 +239,24 @@ class Shard:
         for name in (index_name, rows_name):
             _check(folder / name, files.get(name, ""))
         index = faiss.read_index(str(folder / index_name))
-        row_ids = np.load(folder / rows_name, allow_pickle=False)
-        return cls(kind, row_ids, index, index.nlist if kind == "ivf" else None, nprobe, recall)
+        row_ids, ids = _read_rows(folder / rows_name)
+        return cls(kind, row_ids, index, ids, index.nlist if kind == "ivf" else None, nprobe, recall)
 
 
 def file_names(number: int) -> tuple[str, str]:
-    return f"shard-{number:04d}.faiss", f"shard-{number:04d}.rows.npy"
+    return f"shard-{number:04d}.faiss", f"shard-{number:04d}.rows.arrow"
+
+
+def _write_rows(path: Path, row_ids: RowIds, ids: Any) -> None:
+    table = pa.table({"row_id": row_ids, "id": ids if ids is not None else pa.nulls(len(row_ids), pa.string())})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_rows(path: Path) -> tuple[RowIds, Any]:
+    with pa.OSFile(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    return table.column("row_id").to_numpy(), table.column("id")
 
 
 def digest(path: Path) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from raystore.data.collection import CollectionTable
 from raystore.layout import Layout
@@ -24,8 +25,10 @@ ROW_ID_END = 2**62  # above every row id Lance gives out
 
 
 class Batch(Protocol):
-    """Some rows of a scan: `row_ids` (n,) int64 and `vectors` (n, d) float32, in one order."""
+    """Some rows of a scan: `ids` (n strings), `row_ids` (n,) int64 and `vectors` (n, d) float32, in one order."""
 
+    @property
+    def ids(self) -> pa.Array: ...
     @property
     def row_ids(self) -> RowIds: ...
     @property
@@ -65,19 +68,32 @@ def open_source(root: str, collection: str) -> VectorSource:
     return source
 
 
-def read_vectors(
+class Rows(NamedTuple):
+    """n rows by ascending row id: row_ids (n,) int64, their ids (a pa.ChunkedArray), unit vectors (n, d) float32."""
+
+    row_ids: RowIds
+    ids: Any
+    vectors: Matrix
+
+    def where(self, chosen: npt.NDArray[Any]) -> Rows:
+        """Those rows, by mask or position."""
+        return Rows(self.row_ids[chosen], self.ids.take(np.arange(len(self.row_ids))[chosen]), self.vectors[chosen])
+
+
+def read_rows(
     source: VectorSource,
     fingerprint: str,
     *,
     row_ids: tuple[int, int] = (0, ROW_ID_END),
     as_of: int | None = None,
     rows_hint: int = 0,
-) -> tuple[RowIds, Matrix]:
-    """Row ids, ascending, and their unit vectors (n, d) float32, of one half-open range of row ids.
+) -> Rows:
+    """The rows of one half-open range of row ids that have a vector of that encoder.
 
     `rows_hint` is how many rows to expect: with it the block is filled in place, and memory peaks at one copy.
     """
-    ids: list[RowIds] = []
+    row_numbers: list[RowIds] = []
+    ids: list[pa.Array] = []
     block = np.empty((rows_hint, source.dim(fingerprint)), dtype=np.float32)
     filled = 0
     for batch in source.scan(fingerprint, columns=(), as_of=as_of, row_ids=row_ids):
@@ -89,10 +105,10 @@ def read_vectors(
             block = grown
         block[filled:needed] = unit
         filled = needed
-        ids.append(np.asarray(batch.row_ids, dtype=np.int64))
-    found = np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
-    vectors = block[:filled]
+        row_numbers.append(np.asarray(batch.row_ids, dtype=np.int64))
+        ids.append(batch.ids)
+    found = np.concatenate([np.empty(0, dtype=np.int64), *row_numbers])
+    rows = Rows(found, pa.chunked_array(ids, pa.string()), block[:filled])
     if (np.diff(found) < 0).any():  # fragments need not stand in row-id order
-        order = np.argsort(found, kind="stable")
-        found, vectors = found[order], vectors[order]
-    return found, vectors
+        return rows.where(np.argsort(found, kind="stable"))
+    return rows

@@ -15,7 +15,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,8 @@ INGRESS = "orchestrator"
 _READY_S = 180.0
 _MAX_ONGOING = 64
 _MAX_QUEUED = 256
-_folder: ProxyFolder | None = None  # of the Serve that this process started
+_started = False  # Serve, by this process: then it ends it, and otherwise only its application
+_folder: ProxyFolder | None = None  # of the proxy of that Serve
 
 
 class Ingress:
@@ -83,17 +84,29 @@ class Ingress:
         return orchestrator
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self.front
+        return _Front(lambda: self._app)
 
-    async def front(self, scope: Scope, receive: Receive, send: Send) -> None:
+
+class _Front:
+    """The application of the moment. Serve asks for one before it configures the replica, and never again."""
+
+    def __init__(self, present: Callable[[], ASGIApp | None]) -> None:
+        self._present = present
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            while True:
-                kind = (await receive())["type"]
-                await send({"type": f"{kind}.complete"})
-                if kind == "lifespan.shutdown":
-                    return
-        assert self._app is not None
-        await self._app(scope, receive, send)
+            await _live(receive, send)
+            return
+        app = self._present()
+        assert app is not None  # a replica is configured before it is sent requests
+        await app(scope, receive, send)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    kind = ""
+    while kind != "lifespan.shutdown":
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
 
 
 def _keep_calls_on_loopback() -> None:
@@ -127,7 +140,7 @@ class Running:
 
     def stop(self) -> None:
         """End the application; the Serve that deploying started ends too, and its proxy with it."""
-        global _folder
+        global _folder, _started
         import ray
 
         self._stopped.set()
@@ -137,6 +150,7 @@ class Running:
 
         if self._owns_serve:
             serve.shutdown()
+            _started = False
         else:
             serve.delete(APPLICATION)
         if _folder is not None and self._owns_serve:
@@ -148,7 +162,6 @@ def deploy(
     root: str | Path,
     spec: AppSpec,
     *,
-    address: str | None = None,
     threads: int | None = None,
     ready_s: float = _READY_S,
 ) -> Running:
@@ -157,7 +170,6 @@ def deploy(
     Args:
         root: the store.
         spec: address, limits, and what is served; without deployments, every deployment of the store.
-        address: of a Ray cluster; None takes the one this process has, or starts one.
         threads: the encoder's, in each replica; None shares the cores among the replicas.
         ready_s: how long to wait for /readyz.
 
@@ -171,7 +183,7 @@ def deploy(
     rooms = Rooms(root)
     rooms.door(spec)
     records = rooms.records(spec)
-    owns = _start_serve(spec, address)
+    owns = _start_serve(spec)
     from ray import serve
 
     threads = threads or thread_count(spec.replicas)
@@ -196,9 +208,10 @@ def deploy(
         serve.run(deployment.bind(str(rooms.layout.root), threads), name=APPLICATION, route_prefix="/")
         _wait_ready(running.url, records, ready_s)
     except RuntimeError as error:
-        reason = _why(serve) or f"Serve gave up with {type(error).__name__}"
+        reason = _why(serve) or f"no replica became ready ({type(error).__name__})"
         running.stop()
-        raise JobFailed(job="deploy", reason=reason, advice="Check the store with 'raystore doctor'.") from None
+        advice = f"Check the store with 'raystore doctor'; the replicas' logs are in {_log_folder()}."
+        raise JobFailed(job="deploy", reason=reason, advice=advice) from None
     except BaseException:
         if owns:
             running.stop()
@@ -206,17 +219,17 @@ def deploy(
     return running
 
 
-def serve_app(root: str | Path, spec: AppSpec, *, address: str | None = None, started: Any = None) -> None:
+def serve_app(root: str | Path, spec: AppSpec, *, started: Callable[[Running], None] | None = None) -> None:
     """Deploy and block until SIGTERM or SIGINT, then end Serve. `started` is called with the Running. Main thread only."""
 
     def interrupt(_signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    start_ray(address)  # Ray puts its own handler on SIGTERM, which would leave the proxy running
+    start_ray()  # Ray puts its own handler on SIGTERM, which would leave the proxy running
     before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
     running: Running | None = None
     try:
-        running = deploy(root, spec, address=address)
+        running = deploy(root, spec)
         if started is not None:
             started(running)
         running.wait()
@@ -229,12 +242,12 @@ def serve_app(root: str | Path, spec: AppSpec, *, address: str | None = None, st
             signal.signal(signum, handler)
 
 
-def _start_serve(spec: AppSpec, address: str | None) -> bool:
+def _start_serve(spec: AppSpec) -> bool:
     """Join or start Ray, and Serve on it where none runs. True where Serve is this process's to end."""
-    global _folder
-    if "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ and haproxy_binary() is not None and address is None:
+    global _folder, _started
+    if "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ and haproxy_binary() is not None:
         os.environ.update(REPLICA_ENV)  # read when ray.serve is imported, here and in every process Ray starts
-    ray: Any = start_ray(address)
+    ray: Any = start_ray()
     from ray import serve
     from ray.serve.context import _get_global_client
 
@@ -244,7 +257,7 @@ def _start_serve(spec: AppSpec, address: str | None) -> bool:
         if (at.host, at.port) != (spec.host, spec.port):
             problem = f"this Ray serves at {at.host}:{at.port} already, and one Ray serves at one address"
             raise InvalidArguments(call="deploy", problems=[f"{problem}: stop that first, or use it (host=, port=)"])
-        return _folder is not None
+        return _started
     check_port_free(spec.host, spec.port)
     binary = haproxy_binary() if _alone(ray) else None
     _check_inline_limit(binary)
@@ -257,7 +270,8 @@ def _start_serve(spec: AppSpec, address: str | None) -> bool:
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
         **options,
     )
-    return address is None
+    _started = True
+    return True
 
 
 def _alone(ray: Any) -> bool:
@@ -299,6 +313,14 @@ def _wait_ready(url: str, records: Mapping[str, DeploymentRecord], ready_s: floa
                 pass
             time.sleep(0.1)
     raise RuntimeError("not ready")
+
+
+def _log_folder() -> str:
+    from ray._private.worker import _global_node
+
+    return (
+        f"{_global_node.get_session_dir_path()}/logs/serve" if _global_node is not None else "the Ray session's logs/serve"
+    )
 
 
 def _why(serve: Any) -> str | None:

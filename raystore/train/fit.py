@@ -118,7 +118,7 @@ def _fit_on_ray(layout: Layout, name: str, recipe: Recipe, workers: int) -> _Fit
         )
         try:
             result = trainer.fit()
-        except TrainingFailedError as error:
+        except (TrainingFailedError, ray.exceptions.RayError) as error:
             raise _cause(error, f"training head '{name}' on {workers} workers") from None
         arrays = load_file(Path(result.checkpoint.path) / "head.safetensors")
     return _Fit(arrays, int(result.metrics["n_train"]), float(result.metrics["seconds"]))

@@ -207,7 +207,7 @@ def loaded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory):
     return Encoders(Catalog(layout)).register("tiny", tiny_model).load(backend="torch")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(codec=None), max_size=80), max_size=12))
 def test_any_text_has_a_unit_vector_whatever_it_is_batched_with(loaded, texts: list[str]) -> None:
     together = loaded.encode(texts)

@@ -36,7 +36,11 @@ class World:
         n = len(self.ids)
         ids = [f"t '{i}' ä" for i in range(n, n + len(vectors))]
         products = ["card" if i % 5 == 0 else "loan" for i in range(n, n + len(vectors))]
-        rows = {"id": pa.array(ids), "product": pa.array(products), "_payload": pa.array([b"x" * 32] * len(ids), pa.binary(32))}
+        rows = {
+            "id": pa.array(ids),
+            "product": pa.array(products),
+            "_payload": pa.array([b"x" * 32] * len(ids), pa.binary(32)),
+        }
         if fingerprint:
             rows[vector_column(fingerprint)] = vector_array(vectors)
         self.table.rows.commit([pa.table(rows)], refuse_differing=True)

@@ -49,7 +49,9 @@ def test_a_killed_actor_is_asked_again_when_it_is_back(world: World, searcher: I
     assert ray_session.get(actor(world, ray_session, 1).status.remote())["pid"] != pid
 
 
-def test_an_actor_that_is_gone_for_good_is_started_again(world: World, searcher: IndexSearcher, ray_session, queries) -> None:
+def test_an_actor_that_is_gone_for_good_is_started_again(
+    world: World, searcher: IndexSearcher, ray_session, queries
+) -> None:
     searcher.search(queries, 10)
     ray_session.kill(actor(world, ray_session, 0))
     deadline = time.monotonic() + 60
@@ -58,7 +60,9 @@ def test_an_actor_that_is_gone_for_good_is_started_again(world: World, searcher:
     assert result.ids == world.truth(queries, 10)
 
 
-def test_a_shard_that_does_not_answer_in_time_is_missing(world: World, searcher: IndexSearcher, ray_session, queries) -> None:
+def test_a_shard_that_does_not_answer_in_time_is_missing(
+    world: World, searcher: IndexSearcher, ray_session, queries
+) -> None:
     searcher.search(queries, 10)
     hurried = world.searcher(deadline_s=1.5)
     hurried.search(queries, 10)
@@ -90,7 +94,9 @@ def test_no_shard_at_all_is_an_error(world: World, searcher: IndexSearcher, ray_
         subprocess.run(["kill", "-CONT", *map(str, pids)], check=True)
 
 
-def test_a_second_searcher_finds_the_actors_that_are_there(world: World, searcher: IndexSearcher, ray_session, queries) -> None:
+def test_a_second_searcher_finds_the_actors_that_are_there(
+    world: World, searcher: IndexSearcher, ray_session, queries
+) -> None:
     searcher.search(queries, 3)
     pids = {s["pid"] for s in shards_of(searcher).status()}
     other = world.searcher()
@@ -106,7 +112,8 @@ def test_a_second_process_finds_them_too(world: World, searcher: IndexSearcher, 
     script = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-print(sorted(ray.get(ray.get_actor(f"{sys.argv[3]}/shard-{i}", namespace=sys.argv[2]).status.remote())["pid"] for i in (0, 1)))
+actors = [ray.get_actor(f"{sys.argv[3]}/shard-{i}", namespace=sys.argv[2]) for i in (0, 1)]
+print(sorted(status["pid"] for status in ray.get([actor.status.remote() for actor in actors])))
 """
     address = ray_session.get_runtime_context().gcs_address
     label = f"tickets/{FINGERPRINT[:12]}/1"
@@ -151,7 +158,9 @@ def test_many_threads_search_through_the_same_actors(world: World, searcher: Ind
     truth = world.truth(queries, 5)
     before = threading.active_count()
     answers: list[list[list[str]]] = []
-    threads = [threading.Thread(target=lambda: answers.append(searcher.search(np.asarray(queries), 5).ids)) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(searcher.search(np.asarray(queries), 5).ids)) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -164,3 +173,31 @@ def shards_of(searcher: IndexSearcher) -> ActorShards:
     view = searcher._current()
     assert isinstance(view.base.shards, ActorShards)
     return view.base.shards
+
+
+def test_searches_go_on_while_indexes_are_replaced(world: World, searcher: IndexSearcher, ray_session, queries) -> None:
+    truth = world.truth(queries, 5)
+    searcher.search(queries, 5)
+    problems: list[object] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            result = searcher.search(queries, 5)
+            if result.ids != truth or result.missing:
+                problems.append(result)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for shards in (1, 3):
+        build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=shards, served="actors")
+        while searcher.search(queries, 5).index_version != {1: 2, 3: 3}[shards]:
+            pass
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    for shard in (0, 1):
+        with pytest.raises(ValueError):
+            actor(world, ray_session, shard)

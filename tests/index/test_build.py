@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from index.conftest import FINGERPRINT, OTHER, World, clustered
-from raystore.errors import IndexNotFound, InvalidArguments, PassportMismatch
+from raystore.errors import IndexNotFound, InvalidArguments, JobFailed, PassportMismatch
 from raystore.index.build import build_index, split_row_ids
 from raystore.index.manifest import latest, read_manifest
 from raystore.index.source import ROW_ID_END
@@ -45,7 +45,8 @@ def test_every_bad_argument_is_named_in_one_sentence(empty_world: World) -> None
     with pytest.raises(InvalidArguments) as bad:
         build(empty_world, shards=0, kind="hnsw", workers=-1, served="cloud")
     assert str(bad.value) == (
-        "build_index of collection 'tickets': shards is 0, expected a number from 1; kind is 'hnsw', expected 'exact' or 'ivf'; "
+        "build_index of collection 'tickets': shards is 0, expected a number from 1; "
+        "kind is 'hnsw', expected 'exact' or 'ivf'; "
         "workers is -1, expected a number from 0 (0 is this process); served is 'cloud', expected 'inline' or 'actors'; "
         "collection 'tickets' has no rows yet, embed some first."
     )
@@ -91,3 +92,14 @@ def test_ray_workers_build_what_this_process_builds(world: World, ray_session, q
     assert here.ids == there.ids
     if kind == "exact":
         assert inline.shards == spread.shards
+
+
+@pytest.mark.ray
+def test_a_failing_worker_says_so_and_publishes_nothing(world: World, ray_session) -> None:
+    for file in (world.layout.rows("tickets") / "data").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(JobFailed) as failed:
+        build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=2, workers=1)
+    assert str(failed.value).endswith("Nothing was published; build it again.")
+    assert numbers(world.layout.indexes("tickets", FINGERPRINT)) == []
+    assert not list(world.layout.tmp.iterdir())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import faiss
@@ -43,10 +44,7 @@ def test_sharding_never_changes_an_exact_answer(seed: int, n: int, d: int, m: in
     row_ids = np.cumsum(np.random.default_rng(seed).integers(1, 5, n)).astype(np.int64)
     queries = np.concatenate([vectors[: m // 2], unit(np.random.default_rng(seed + 1).normal(size=(m, d)))])[:m]
     edges = sorted({0, n, *(min(c, n) for c in cuts)})
-    parts = [
-        Shard.build(row_ids[a:b], np.ascontiguousarray(vectors[a:b])).search(queries, k)
-        for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    parts = [Shard.build(row_ids[a:b], np.ascontiguousarray(vectors[a:b])).search(queries, k) for a, b in pairwise(edges)]
     rows, scores = merge(parts, m, k)
     expected_rows, expected_scores = brute(row_ids, vectors, queries, k)
     assert np.array_equal(rows, expected_rows)
@@ -54,7 +52,13 @@ def test_sharding_never_changes_an_exact_answer(seed: int, n: int, d: int, m: in
 
 
 @COMMON
-@given(seed=st.integers(0, 10_000), n=st.integers(1, 200), m=st.sampled_from([1, 3, 25]), share=st.floats(0, 1), k=st.integers(1, 20))
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 200),
+    m=st.sampled_from([1, 3, 25]),
+    share=st.floats(0, 1),
+    k=st.integers(1, 20),
+)
 def test_filter_then_search_is_search_then_filter(seed: int, n: int, m: int, share: float, k: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = hard_vectors(seed, n, 8)
@@ -86,7 +90,9 @@ def test_a_filter_is_right_at_both_ends(share: float, m: int) -> None:
     ivf = Shard.build(row_ids, vectors, "ivf")
     found = ivf.search(queries, 10, allowed=allowed)
     assert set(found[0].ravel()) - {-1} <= set(allowed)
-    overlap = np.mean([len(np.intersect1d(a[a >= 0], b)) / max(1, (a >= 0).sum()) for a, b in zip(expected[0], found[0], strict=True)])
+    overlap = np.mean(
+        [len(np.intersect1d(a[a >= 0], b)) / max(1, (a >= 0).sum()) for a, b in zip(expected[0], found[0], strict=True)]
+    )
     assert overlap >= (1.0 if share < 0.01 else 0.7)  # among so many duplicates any of them is as near
 
 
@@ -159,7 +165,7 @@ def test_a_saved_shard_answers_as_before(tmp_path: Path, kind: str) -> None:
     vectors = clustered(500, 1)
     shard = Shard.build(np.arange(500, dtype=np.int64) * 3, vectors, kind)
     files = shard.save(tmp_path, 0)
-    assert sorted(files) == ["shard-0000.faiss", "shard-0000.rows.npy"]
+    assert sorted(files) == ["shard-0000.faiss", "shard-0000.rows.arrow"]
     loaded = Shard.load(tmp_path, 0, files, kind=kind, nprobe=shard.nprobe, recall=shard.recall)
     before, after = shard.search(vectors[:5], 10), loaded.search(vectors[:5], 10)
     assert np.array_equal(before[0], after[0])
@@ -188,6 +194,8 @@ def test_thread_counts_are_put_back() -> None:
 def test_tiny_shards_of_either_kind_answer(n: int) -> None:
     vectors = clustered(100)[:n]
     for kind in ("exact", "ivf"):
-        rows, scores = Shard.build(np.arange(n, dtype=np.int64), np.ascontiguousarray(vectors), kind).search(clustered(3)[:2], 5)
+        rows, scores = Shard.build(np.arange(n, dtype=np.int64), np.ascontiguousarray(vectors), kind).search(
+            clustered(3)[:2], 5
+        )
         assert rows.shape == scores.shape == (2, 5)
         assert (rows >= 0).sum() == 2 * min(5, n)

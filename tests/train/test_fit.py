@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,40 +129,46 @@ def test_a_foreign_error_is_named_by_its_kind_and_not_quoted() -> None:
 
 
 @pytest.fixture
-def ray_here(request: pytest.FixtureRequest) -> Iterator[None]:
+def ray_here(request: pytest.FixtureRequest) -> None:
     """The suite's one Ray."""
     try:
         request.getfixturevalue("ray_session")
     except pytest.FixtureLookupError:
         start_ray(num_cpus=4)
-    yield
 
 
-@dataclass(frozen=True)
-class Uneven:
-    """Rank 0 gets the first 50 training rows, the others the rest: a slice is whatever the source says it is."""
-
-    whole: ArraySource
-
-    def labels(self, split: str) -> np.ndarray:
-        return self.whole.labels(split)
-
-    def load(self, split: str, rank: int, world: int) -> Examples:
-        everything = self.whole.load(split, 0, 1)
-        if world == 1:
-            return everything
-        return Examples(*(np.array_split(array, [50])[rank] for array in everything))
+def assert_same_fit(spread: Head, inline: Head) -> None:
+    for name, array in inline.arrays.items():
+        np.testing.assert_allclose(spread.arrays[name], array, atol=2e-3)
+    assert spread.report.n == inline.report.n
+    assert spread.report.accuracy == pytest.approx(inline.report.accuracy, abs=0.005)
+    assert spread.temperature == pytest.approx(inline.temperature, rel=0.01)
+    assert spread.report.baselines == inline.report.baselines
 
 
 @pytest.mark.ray
 def test_two_ray_workers_fit_what_one_process_fits(tmp_path: Path, ray_here: None) -> None:
     inline = train(tmp_path)
-    spread = train(tmp_path, Uneven(source()), workers=2)  # type: ignore[arg-type]
-    for name, array in inline.arrays.items():
-        np.testing.assert_allclose(spread.arrays[name], array, atol=2e-3)
+    spread = train(tmp_path, workers=2)
+    assert_same_fit(spread, inline)
     assert spread.label == "refunds@2"
-    assert spread.report.n == inline.report.n
-    assert spread.report.accuracy == pytest.approx(inline.report.accuracy, abs=0.005)
-    assert spread.temperature == pytest.approx(inline.temperature, rel=0.01)
-    assert spread.report.baselines == inline.report.baselines
     assert not list((tmp_path / "store" / "tmp").iterdir())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_the_head_is_the_same(tmp_path: Path, ray_here: None) -> None:
+    died = tmp_path / "died"
+
+    # Local, so that it travels to the workers by value: they cannot import this file.
+    @dataclass(frozen=True)
+    class DiesOnce(ArraySource):
+        def load(self, split: str, rank: int, world: int) -> Examples:
+            if rank == 1 and not died.exists():
+                died.touch()
+                os._exit(1)
+            return super().load(split, rank, world)
+
+    spread = train(tmp_path, DiesOnce(source().splits), workers=2)
+    assert died.exists()
+    assert_same_fit(spread, train(tmp_path))

@@ -1,0 +1,161 @@
+"""Verbs on models: encoder, head, index, search, lineage."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from raystore.cli.data import Workers
+from raystore.cli.state import STATE
+
+encoder = typer.Typer(help="Encoders: models with a passport.", no_args_is_help=True, rich_markup_mode=None)
+head = typer.Typer(help="Heads: shallow models on an encoder's vectors.", no_args_is_help=True, rich_markup_mode=None)
+index = typer.Typer(help="Indexes: sharded FAISS over a collection.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@encoder.command("register")
+def encoder_register(
+    name: str,
+    model: Annotated[str, typer.Option(help="'minilm' (packaged), a folder, or a hub name.")],
+    max_length: Annotated[int | None, typer.Option(help="Tokens read of a text.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, cls, max ...; by default the model's own.")] = None,
+) -> None:
+    """Register a model under a name; the same model again changes nothing."""
+    found = STATE.open(create=True).encoders.register(name, model, max_length=max_length, pooling=pooling)
+    STATE.out.emit({"encoder": found.name, "fingerprint": found.fingerprint, "dim": found.dim}, lambda: STATE.out.say(repr(found)))
+
+
+@encoder.command("list")
+def encoder_list() -> None:
+    """Encoders with fingerprint and dimension."""
+    store = STATE.open()
+    rows = [{"encoder": e.name, "fingerprint": e.fingerprint, "dim": e.dim, "model": e.passport.architecture} for e in (store.encoders[n] for n in store.encoders)]
+    STATE.out.emit(rows, lambda: STATE.out.table(rows, ["encoder", "fingerprint", "dim", "model"]))
+
+
+@encoder.command("show")
+def encoder_show(name: str) -> None:
+    """The passport: everything that decides what the encoder puts out."""
+    found = STATE.open().encoders[name]
+    facts = {"encoder": found.name, "fingerprint": found.fingerprint, **found.passport.model_dump(mode="json")}
+    STATE.out.emit(facts, lambda: STATE.out.table([{"field": k, "value": str(v)} for k, v in facts.items()]))
+
+
+@encoder.command("verify")
+def encoder_verify(name: str) -> None:
+    """Digest the weights and re-encode the golden inputs."""
+    found = STATE.open().encoders[name]
+    worst = found.verify()
+    STATE.out.emit({"encoder": found.label, "worst_cosine": worst}, lambda: STATE.out.say(f"{found.label} holds; worst golden cosine {worst:.6f}"))
+
+
+@head.command("train")
+def head_train(
+    name: str,
+    snapshot: Annotated[str, typer.Option(help="NAME or NAME@NUMBER of the training set.")],
+    kind: Annotated[str, typer.Option(help="linear or mlp")] = "linear",
+    encoder: Annotated[str | None, typer.Option(help="Needed where the collection has several.")] = None,
+    seed: int = 0,
+    workers: Workers = None,
+) -> None:
+    """Train a head and print its report."""
+    made = STATE.open().train_head(name, snapshot=snapshot, kind=kind, encoder=encoder, seed=seed, workers=workers)
+    STATE.out.emit(_head_facts(made), lambda: STATE.out.say(f"{made!r}\n\n{made.report}"))
+
+
+@head.command("list")
+def head_list() -> None:
+    """Heads with accuracy."""
+    rows = [
+        {"head": h.label, "kind": h.kind, "classes": len(h.classes), "accuracy": h.report.accuracy, "encoder": h.encoder}
+        for h in STATE.open().heads
+    ]
+    STATE.out.emit(rows, lambda: STATE.out.table(rows, ["head", "kind", "classes", "accuracy", "encoder"]))
+
+
+@head.command("show")
+def head_show(reference: Annotated[str, typer.Argument(help="NAME or NAME@NUMBER")]) -> None:
+    """A head's report and where it comes from."""
+    found = STATE.open().heads.get(reference)
+    STATE.out.emit(_head_facts(found), lambda: STATE.out.say(f"{found!r}\n\n{found.report}"))
+
+
+@head.command("predict")
+def head_predict(
+    reference: Annotated[str, typer.Argument(help="NAME or NAME@NUMBER")],
+    text: Annotated[list[str], typer.Argument(help="Texts; none reads one a line from standard input.")] = [],  # noqa: B006
+) -> None:
+    """Predict labels of texts in this process."""
+    store = STATE.open()
+    found = store.heads.get(reference)
+    texts = text or [line for line in sys.stdin.read().splitlines() if line.strip()]
+    predicted = found.predict(store.encoder(found.fingerprint).encode(texts))
+    rows = [{"label": label, "confidence": float(c)} for label, c in zip(predicted.labels, predicted.confidence, strict=True)]
+    STATE.out.emit(rows, lambda: STATE.out.table(rows))
+
+
+def _head_facts(found: Any) -> dict[str, Any]:
+    return {
+        "head": found.label,
+        "kind": found.kind,
+        "classes": found.classes,
+        "encoder": found.encoder,
+        "fingerprint": found.fingerprint,
+        "snapshot": found.snapshot,
+        "report": found.report.model_dump(mode="json"),
+    }
+
+
+@index.command("build")
+def index_build(
+    collection: str,
+    shards: int = 1,
+    kind: Annotated[str, typer.Option(help="exact or ivf")] = "exact",
+    encoder: str | None = None,
+    workers: Workers = None,
+) -> None:
+    """Build the index that searches use from now on."""
+    with STATE.out.progress(f"indexing {collection}") as progress:
+        made = STATE.open().collection(collection).build_index(
+            shards=shards, kind=kind, encoder=encoder, workers=workers, served="inline", progress=progress
+        )  # fmt: skip
+    facts = made.model_dump(mode="json")
+    STATE.out.emit(facts, lambda: STATE.out.say(f"{made.rows:,} rows in {len(made.shards)} shards ({made.kind}), {made.build_s:.1f} s"))
+
+
+@index.command("show")
+def index_show(collection: str, encoder: str | None = None) -> None:
+    """The index in use."""
+    found = STATE.open().collection(collection).index(encoder)
+    facts = found.model_dump(mode="json") if found else None
+    STATE.out.emit(facts, lambda: STATE.out.table([{"field": k, "value": str(v)} for k, v in (facts or {"index": "none; searches read the collection"}).items()]))
+
+
+def search(
+    collection: str,
+    text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    item: Annotated[str | None, typer.Option(help="Look for neighbours of this id instead.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    where: Annotated[str | None, typer.Option(help="Only rows this predicate selects: \"product = 'card'\".")] = None,
+    column: Annotated[list[str], typer.Option(help="A kept column to show; may be repeated.")] = [],  # noqa: B006
+) -> None:
+    """The rows nearest to a text or an item."""
+    result = STATE.open().collection(collection).search(text, item=item, k=k, where=where, columns=column)
+    facts = {
+        "hits": [{key: v for key, v in hit.items() if key != "query"} for hit in result.to_dicts()],
+        "fingerprint": result.fingerprint,
+        "index_version": result.index_version,
+        "collection_version": result.collection_version,
+        "coverage": result.coverage,
+        "missing": result.missing,
+        "exact": result.exact,
+    }
+    STATE.out.emit(facts, lambda: STATE.out.table(facts["hits"], ["rank", "score", "id", *column]))
+
+
+def lineage(reference: Annotated[str, typer.Argument(help="A deployment, head or snapshot: NAME or NAME@NUMBER")]) -> None:
+    """Where a thing comes from, back to the SQL, its versions and the encoder."""
+    found = STATE.open().lineage(reference)
+    STATE.out.emit(found.facts, lambda: STATE.out.say(str(found)))

@@ -1,0 +1,109 @@
+"""What the command line shows: tables and progress for people, one JSON document with --json, and exit codes.
+
+    0  done           2  the call was wrong (arguments, SQL, rows)      4  conflict (known id, other passport)
+    1  it failed      3  something named is not there                 130  interrupted; what was committed is safe
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from raystore.errors import RaystoreError
+
+EXIT_CODES = {404: 3, 409: 4}
+
+
+def exit_code(error: RaystoreError) -> int:
+    """2 for what the caller can mend, 1 for what failed; not-found and conflict have codes of their own."""
+    return EXIT_CODES.get(error.status, 2 if 400 <= error.status < 500 else 1)
+
+
+class RateColumn(ProgressColumn):
+    """Rows a second, over the whole task."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} rows/s" if speed else "", style="cyan")
+
+
+@dataclass
+class Output:
+    """One per process. `emit` takes the same facts both ways: an object for --json, a function that draws for people."""
+
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=False)
+        self.errors = Console(stderr=True, highlight=False)
+
+    def emit(self, facts: Any, draw: Callable[[], None] | None = None) -> None:
+        if self.as_json:
+            sys.stdout.write(json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+        elif draw is not None:
+            draw()
+        else:
+            self.say(str(facts))
+
+    def say(self, text: str = "") -> None:
+        """A line for people; nothing with --json."""
+        if not self.as_json:
+            self.console.print(text, markup=False)
+
+    def heading(self, text: str) -> None:
+        if not self.as_json:
+            self.console.print()
+            self.console.print(Text(text, style="bold"))
+
+    def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, title: str | None = None) -> None:
+        if self.as_json:
+            return
+        names = list(columns) if columns is not None else list(rows[0]) if rows else []
+        table = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
+        for name in names:
+            numeric = bool(rows) and all(isinstance(r.get(name), (int, float)) for r in rows)
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_shown(row.get(name))) for name in names))
+        self.console.print(table)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar with rows/s and time left, on a terminal; a `progress(done, total)` callback."""
+        bar = Progress(
+            TextColumn(what), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn(),
+            console=self.errors, disable=self.as_json, transient=False,
+        )  # fmt: skip
+        with bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def fail(self, error: RaystoreError) -> int:
+        """Say the error where scripts and people look for it; the exit code."""
+        if self.as_json:
+            facts = {"error": {"type": type(error).__name__, "message": str(error), "facts": error.facts}}
+            sys.stderr.write(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
+        else:
+            self.errors.print(Text.assemble((type(error).__name__, "bold red"), ": ", str(error)))
+        return exit_code(error)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)

@@ -1,0 +1,87 @@
+"""Where a thing comes from: prediction -> deployment -> head -> snapshot -> SQL and versions -> encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raystore.catalog import Catalog
+from raystore.data.snapshot import SnapshotRecord, open_snapshot, snapshot_names
+from raystore.encoders.registry import Encoders
+from raystore.errors import DeploymentNotFound, InvalidArguments
+from raystore.serve.spec import deployment_records
+from raystore.train.heads import Head, Heads
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The chain, nearest first: `facts[0]` is what was asked about. Each link has `noun`, `name`, and its own facts."""
+
+    facts: list[dict[str, Any]]
+
+    def __getitem__(self, noun: str) -> dict[str, Any]:
+        """The link of that noun: deployment, head, snapshot, collection or encoder."""
+        return next(link for link in self.facts if link["noun"] == noun)
+
+    def __str__(self) -> str:
+        lines = []
+        for depth, link in enumerate(self.facts):
+            rest = "; ".join(f"{k} {' '.join(str(v).split())}" for k, v in link.items() if k not in ("noun", "name"))
+            lines.append(f"{'   ' * depth}{'└─ ' if depth else ''}{link['noun']} {link['name']}" + (f"  ({rest})" if rest else ""))
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def trace(catalog: Catalog, thing: Any) -> Lineage:
+    """See `Store.lineage`."""
+    if isinstance(thing, Mapping) and "lineage" in thing:
+        return Lineage(_deployment(catalog, thing["lineage"]["deployment"], thing["lineage"]))
+    if isinstance(thing, Head):
+        return Lineage(_head(catalog, thing))
+    if isinstance(thing, SnapshotRecord):
+        return Lineage(_snapshot(thing))
+    if isinstance(thing, str):
+        return Lineage(_named(catalog, thing))
+    problem = f"{type(thing).__name__} has no lineage, expected a prediction, a head, a snapshot, or a name"
+    raise InvalidArguments(call="lineage", problems=[problem])
+
+
+def _named(catalog: Catalog, reference: str) -> list[dict[str, Any]]:
+    name = reference.partition("@")[0]
+    heads = Heads(catalog)
+    if reference in deployment_records(catalog):
+        return _deployment(catalog, reference, None)
+    if name in heads.names():
+        return _head(catalog, heads.get(reference))
+    if name in snapshot_names(catalog):
+        return _snapshot(open_snapshot(reference))
+    existing = [*deployment_records(catalog), *heads.names(), *snapshot_names(catalog)]
+    raise DeploymentNotFound(name=reference, where="the deployments, heads and snapshots", existing=existing)
+
+
+def _deployment(catalog: Catalog, name: str, answer: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The deployment as a prediction names it, or as it is now."""
+    if answer is not None:
+        head, number = answer["head"], answer["number"]
+    else:
+        record = deployment_records(catalog)[name]
+        head, number = record.head, record.number
+    return [{"noun": "deployment", "name": f"{name}@{number}"}, *_head(catalog, Heads(catalog).get(head))]
+
+
+def _head(catalog: Catalog, head: Head) -> list[dict[str, Any]]:
+    link = {"noun": "head", "name": head.label, "kind": head.kind, "accuracy": round(head.report.accuracy, 4)}
+    snapshot = open_snapshot(f"{head.snapshot['name']}@{head.snapshot['number']}")
+    passport = Encoders(catalog).resolve(head.fingerprint)
+    encoder = {"noun": "encoder", "name": head.encoder, "fingerprint": head.fingerprint, "model": passport.architecture}
+    return [link, *_snapshot(snapshot), encoder]
+
+
+def _snapshot(record: SnapshotRecord) -> list[dict[str, Any]]:
+    versions = ", ".join(f"{name} version {number}" for name, number in record.spec["versions"].items())
+    return [
+        {"noun": "snapshot", "name": f"{record.name}@{record.number}", "hash": record.hash[:12], "rows": sum(record.spec["counts"].values()), "versions": versions, "sql": record.spec["sql"]},
+        {"noun": "collection", "name": record.collection},
+    ]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from raystore.errors import AddressInUse
+from raystore.serve.haproxy_door import narrowed
+from raystore.serve.proxy import ProxyFolder, check_port_free, free_port
+
+CONFIG = """defaults
+    mode http
+frontend prometheus
+    bind :9101
+    mode http
+frontend http_frontend
+    bind 127.0.0.1:8000
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+def test_the_wide_listeners_move_into_the_folder_and_the_front_stays() -> None:
+    assert narrowed(CONFIG, "/tmp/rs-x/n") == (
+        """defaults
+    mode http
+frontend prometheus
+    bind unix@/tmp/rs-x/n/prometheus.sock mode 600
+    mode http
+frontend http_frontend
+    bind 127.0.0.1:8000
+listen stats
+  bind unix@/tmp/rs-x/n/stats.sock mode 600
+  stats enable
+"""
+    )
+
+
+def test_the_template_of_this_ray_has_the_listeners_that_are_moved() -> None:
+    templates = pytest.importorskip("ray.serve._private.haproxy_templates").HAPROXY_CONFIG_TEMPLATE
+    config = templates.replace("{{ config.metrics_port }}", "9101").replace("{{ config.stats_port }}", "8404")
+    assert narrowed(config, "/x").count("bind unix@/x/") == 2
+
+
+def test_the_proxys_folder_is_private_and_short_enough_for_sockets() -> None:
+    folder = ProxyFolder("/bin/true")
+    try:
+        assert folder.path.stat().st_mode & 0o777 == 0o700
+        assert (folder.path / "haproxy").stat().st_mode & 0o777 == 0o700
+        node_id, temporary = "0" * 56, ".1234567.tmp"
+        assert len(f"{folder.path}/{node_id}/prometheus.sock{temporary}") < 108
+    finally:
+        folder.remove()
+    assert not folder.path.exists()
+
+
+def test_a_port_in_use_is_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressInUse) as raised:
+            check_port_free("127.0.0.1", port)
+    expected = f"127.0.0.1:{port} is in use. Stop what listens there, or choose another port (port=, --port)."
+    assert str(raised.value) == expected
+    check_port_free("127.0.0.1", free_port())
+
+
+def test_the_door_is_no_module_that_needs_the_package() -> None:
+    from raystore.serve import haproxy_door
+
+    source = Path(haproxy_door.__file__).read_text(encoding="utf-8")
+    assert "import raystore" not in source
+    assert "from raystore" not in source

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raystore.errors import InvalidArguments, PassportMismatch
+from raystore.serve.spec import AppSpec, deployment_records, load_spec, parse_spec
+from tests.serve.conftest import Served
+
+
+def problems(value: object) -> list[str]:
+    with pytest.raises(InvalidArguments) as raised:
+        parse_spec(value, "serve 'app.yaml'")
+    return list(raised.value.problems)
+
+
+def test_a_file_with_a_deployment_alone_has_every_default(tmp_path: Path) -> None:
+    path = tmp_path / "app.yaml"
+    path.write_text("deployments:\n  triage: {head: refunds@2}\n", encoding="utf-8")
+    spec = load_spec(path)
+    assert (spec.host, spec.port, spec.replicas, spec.collections) == ("127.0.0.1", 8000, 1, "all")
+    assert (spec.limits.max_body_bytes, spec.limits.max_items, spec.limits.max_chars) == (2**20, 256, 100_000)
+    assert spec.deployments["triage"].head == "refunds@2"
+    assert spec.serves("tickets")
+
+
+def test_an_empty_file_is_a_spec(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text("", encoding="utf-8")
+    assert load_spec(tmp_path / "app.yaml") == AppSpec()
+
+
+def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
+    assert problems({"prot": 1, "limits": {"max_item": 1}, "deployments": {"triage": {"heat": "a", "head": "a"}}}) == [
+        "limits has the unknown key 'max_item': did you mean 'max_items'?",
+        "deployments.triage has the unknown key 'heat': did you mean 'head'?",
+        "the file has the unknown key 'prot': did you mean 'port'?",
+    ]
+
+
+def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_known() -> None:
+    assert problems({"zzz": 1}) == [
+        "the file has the unknown key 'zzz': known are store, host, port, limits, replicas, deployments, collections"
+    ]
+
+
+def test_all_mistakes_are_told_together() -> None:
+    found = problems(
+        {"port": 0, "replicas": "many", "collections": 3, "deployments": {"T!": {"head": "x"}, "t": {"head": "A@0"}}}
+    )
+    assert found == [
+        "port: input should be greater than or equal to 1",
+        "replicas: input should be a valid integer, unable to parse string as an integer",
+        "deployments.t.head: expected a head as 'refunds' or 'refunds@2'",
+        "collections: expected 'all' or a list of names",
+    ]
+    assert problems({"deployments": {"T!": {"head": "x"}}}) == [
+        "deployments: 'T!' is no name for a deployment: expected 1 to 63 characters, a small letter first, then small "
+        "letters, digits, '_' or '-'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- a", "expected keys and values (deployments:, port:, ...)"),
+        ("port: [1", "line 1 is no YAML: expected ',' or ']', but got '<stream end>'"),
+        ("!!python/object/apply:os.system ['true']", "line 1 is no YAML: could not determine a constructor for the tag"),
+    ],
+)
+def test_what_is_no_spec_is_refused_in_a_sentence(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "app.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidArguments) as raised:
+        load_spec(tmp_path / "app.yaml")
+    assert problem in str(raised.value)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArguments, match="the file cannot be read"):
+        load_spec(tmp_path / "no.yaml")
+
+
+def test_a_deployment_is_recorded_once_and_again_when_it_changes(served: Served) -> None:
+    rooms = served.rooms
+    first = rooms.record("recorded", "refunds@1")
+    assert (first.number, first.head, first.fingerprint) == (1, "refunds@1", served.fingerprint)
+    assert rooms.record("recorded", "refunds@1") == first
+    second = rooms.record("recorded", "refunds", log="kept")
+    assert (second.number, second.head, second.log) == (2, "refunds@2", "kept")
+    assert deployment_records(rooms.catalog)["recorded"] == second
+
+
+def test_a_log_of_another_encoder_is_refused_with_both_named(served: Served) -> None:
+    with pytest.raises(PassportMismatch) as raised:
+        served.rooms.record("wrong", "refunds", log="strange")
+    assert str(raised.value) == (
+        "the log of deployment 'wrong', which holds what head 'refunds@2' encodes, expects "
+        f"{served.label} ({served.fingerprint}), but was given collection 'strange' of {'f' * 64}. "
+        "Log to a collection of the head's encoder."
+    )
+    assert "wrong" not in deployment_records(served.rooms.catalog)
