@@ -63,7 +63,7 @@ def bare_index(kind: str, vectors: np.ndarray, nprobe: int) -> faiss.Index:
 
 
 def measure(kind: str, layout: Layout, table: CollectionTable, vectors: np.ndarray, repeats: int) -> dict[str, object]:
-    number, manifest = build_index(table, layout, "bench", FINGERPRINT, shards=2, kind=kind, served="actors")
+    _, manifest = build_index(table, layout, "bench", FINGERPRINT, shards=2, kind=kind, served="actors")
     searcher = IndexSearcher(table, layout, "bench", FINGERPRINT)
     nprobe = max(shard.nprobe or 0 for shard in manifest.shards)
     bare = bare_index(kind, vectors, nprobe)
@@ -98,7 +98,6 @@ def measure(kind: str, layout: Layout, table: CollectionTable, vectors: np.ndarr
         "recall_at_10": round(recall, 4),
         "nprobe": nprobe or None,
         "build_s": manifest.build_s,
-        "index": number,
     }
 
 

@@ -68,7 +68,10 @@ class ApiKeys:
         if record is not None:
             number = numbers(self._layout.api_keys / name)[-1] + 1
             write_json(
-                self._layout.api_keys / name / f"{number}.json", {**record, "revoked": True}, self._layout.tmp, exclusive=True
+                self._layout.api_keys / name / f"{number}.json",
+                {**record, "revoked": True},
+                self._layout.tmp,
+                exclusive=True,
             )
 
     def names(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,5 @@ def open_root(root: str | Path, *, create: bool) -> tuple[Layout, Record]:
 def _create(layout: Layout) -> None:
     layout.root.mkdir(parents=True, exist_ok=True)
     key_id = make_store_key(layout)
-    try:
+    with suppress(FileExistsError):  # another process opened the same new root first: its key is the store's
         write_json(layout.store_file, {"format": FORMAT, "key_id": key_id}, layout.tmp, exclusive=True)
-    except FileExistsError:  # another process opened the same new root first: its key is the store's
-        pass

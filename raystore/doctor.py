@@ -9,6 +9,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,7 +23,18 @@ from raystore.index.shard import digest
 from raystore.session import start_ray
 from raystore.store import Store, open
 
-_PARTS = ("ray", "torch", "transformers", "sentence-transformers", "openvino", "pylance", "duckdb", "faiss-cpu", "pyarrow", "numpy")
+_PARTS = (
+    "ray",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "openvino",
+    "pylance",
+    "duckdb",
+    "faiss-cpu",
+    "pyarrow",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,9 @@ def _installed() -> Iterator[Check]:
             yield Check(part, True, version(part))
         except PackageNotFoundError:
             optional = part == "openvino"
-            yield Check(part, optional, "not installed" + (" (optional: pip install 'raystore[openvino]')" if optional else ""))
+            yield Check(
+                part, optional, "not installed" + (" (optional: pip install 'raystore[openvino]')" if optional else "")
+            )
 
 
 def _ray() -> str:
@@ -76,19 +90,27 @@ def _tried(what: str, look: Callable[[], str]) -> Check:
 
 def _store(store: Store) -> Iterator[Check]:
     for name in store.encoders:
-        yield _tried(f"encoder {name}", lambda name=name: f"weights hold, worst golden cosine {store.encoder(name).verify():.6f}")  # type: ignore[misc]
+        yield _tried(f"encoder {name}", partial(_encoder, store, name))
     for name in store.collections:
-        yield _tried(f"collection {name}", lambda name=name: _collection(store, name))  # type: ignore[misc]
+        yield _tried(f"collection {name}", partial(_collection, store, name))
         for fingerprint in CollectionTable.open(store.layout, name).fingerprints:
             found = latest(store.layout, name, fingerprint)
             if found is not None:
-                yield _tried(f"index {name}/{found[0]}", lambda n=name, f=fingerprint: _index(store, n, f))  # type: ignore[misc]
+                yield _tried(f"index {name}/{found[0]}", partial(_index, store, name, fingerprint))
     for name in store.tables:
-        yield _tried(f"table {name}", lambda name=name: _table(store, name))  # type: ignore[misc]
+        yield _tried(f"table {name}", partial(_table, store, name))
     for name in store.snapshots:
-        yield _tried(f"snapshot {name}", lambda name=name: _snapshot(store, name))  # type: ignore[misc]
+        yield _tried(f"snapshot {name}", partial(_snapshot, store, name))
     for name in store.heads.names():
-        yield _tried(f"head {name}", lambda name=name: f"digest holds, {store.heads.get(name)!r}")  # type: ignore[misc]
+        yield _tried(f"head {name}", partial(_head, store, name))
+
+
+def _encoder(store: Store, name: str) -> str:
+    return f"weights hold, worst golden cosine {store.encoder(name).verify():.6f}"
+
+
+def _head(store: Store, name: str) -> str:
+    return f"digest holds, {store.heads.get(name)!r}"
 
 
 def _collection(store: Store, name: str) -> str:

@@ -356,7 +356,9 @@ class HeadCorrupt(RaystoreError, ValueError):
     found: str
 
     def __str__(self) -> str:
-        return f"head '{self.path}' is unusable: {self.found}. It was not loaded. Restore the folder, or train the head again."
+        return (
+            f"head '{self.path}' is unusable: {self.found}. It was not loaded. Restore the folder, or train the head again."
+        )
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

@@ -28,7 +28,9 @@ class Lineage:
         lines = []
         for depth, link in enumerate(self.facts):
             rest = "; ".join(f"{k} {' '.join(str(v).split())}" for k, v in link.items() if k not in ("noun", "name"))
-            lines.append(f"{'   ' * depth}{'└─ ' if depth else ''}{link['noun']} {link['name']}" + (f"  ({rest})" if rest else ""))
+            lines.append(
+                f"{'   ' * depth}{'└─ ' if depth else ''}{link['noun']} {link['name']}" + (f"  ({rest})" if rest else "")
+            )
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -56,7 +58,7 @@ def _named(catalog: Catalog, reference: str) -> list[dict[str, Any]]:
     if name in heads.names():
         return _head(catalog, heads.get(reference))
     if name in snapshot_names(catalog):
-        return _snapshot(open_snapshot(reference))
+        return _snapshot(open_snapshot(catalog, reference))
     existing = [*deployment_records(catalog), *heads.names(), *snapshot_names(catalog)]
     raise DeploymentNotFound(name=reference, where="the deployments, heads and snapshots", existing=existing)
 
@@ -73,7 +75,7 @@ def _deployment(catalog: Catalog, name: str, answer: Mapping[str, Any] | None) -
 
 def _head(catalog: Catalog, head: Head) -> list[dict[str, Any]]:
     link = {"noun": "head", "name": head.label, "kind": head.kind, "accuracy": round(head.report.accuracy, 4)}
-    snapshot = open_snapshot(f"{head.snapshot['name']}@{head.snapshot['number']}")
+    snapshot = open_snapshot(catalog, f"{head.snapshot['name']}@{head.snapshot['number']}")
     passport = Encoders(catalog).resolve(head.fingerprint)
     encoder = {"noun": "encoder", "name": head.encoder, "fingerprint": head.fingerprint, "model": passport.architecture}
     return [link, *_snapshot(snapshot), encoder]
@@ -82,6 +84,13 @@ def _head(catalog: Catalog, head: Head) -> list[dict[str, Any]]:
 def _snapshot(record: SnapshotRecord) -> list[dict[str, Any]]:
     versions = ", ".join(f"{name} version {number}" for name, number in record.spec["versions"].items())
     return [
-        {"noun": "snapshot", "name": f"{record.name}@{record.number}", "hash": record.hash[:12], "rows": sum(record.spec["counts"].values()), "versions": versions, "sql": record.spec["sql"]},
+        {
+            "noun": "snapshot",
+            "name": f"{record.name}@{record.number}",
+            "hash": record.hash[:12],
+            "rows": sum(record.spec["counts"].values()),
+            "versions": versions,
+            "sql": record.spec["sql"],
+        },
         {"noun": "collection", "name": record.collection},
     ]

@@ -58,6 +58,8 @@ def start_ray(*, num_cpus: int | None = None) -> Any:
     Cost: 3 to 9 s for a new local Ray, nothing when already joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's C++ side writes remarks on its own library's use of it to our standard error; its log files keep the rest.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():

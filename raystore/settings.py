@@ -19,7 +19,7 @@ class Setting:
 SETTINGS: tuple[Setting, ...] = (
     Setting("RAYSTORE_ROOT", "./store", "The store the command line works on when --store is not given."),
     Setting("RAYSTORE_RAY", "", "Address of the Ray cluster to join; empty starts Ray on this machine when a job needs it."),
-    Setting("RAYSTORE_RAY_TMP", "", "Folder for Ray's session files when raystore starts Ray; empty takes the system's."),
+    Setting("RAYSTORE_RAY_TMP", "", "Folder for Ray's session files; empty takes the system's."),
     Setting("RAYSTORE_KEY_DIR", "", "Folder of the store's key file; empty keeps it in the store's own keys folder."),
     Setting("RAYSTORE_BACKEND", "", "Backend that encodes: torch or openvino; empty takes openvino where it is installed."),
 )  # fmt: skip

@@ -21,7 +21,7 @@ from raystore.session import INLINE_BELOW, choose_workers, use_cluster
 if TYPE_CHECKING:
     from raystore.lineage import Lineage
     from raystore.serve.deploy import Running
-    from raystore.train.heads import Head, Heads
+    from raystore.train.heads import Head, Heads, Kind
 
 
 def open(root: str | Path, *, ray: str | None = None, create: bool = True) -> Store:
@@ -197,7 +197,7 @@ class Store:
         name: str,
         *,
         snapshot: SnapshotRecord | str,
-        kind: str = "linear",
+        kind: Kind = "linear",
         encoder: str | None = None,
         workers: int | None = None,
         seed: int = 0,
@@ -223,7 +223,9 @@ class Store:
         collection = self.collection(record.collection)
         if encoder is None and len(collection.encoders) > 1:
             labels = ", ".join(e.label for e in collection.encoders)
-            problem = f"collection '{collection.name}' holds vectors of several encoders ({labels}): choose one with encoder="
+            problem = (
+                f"collection '{collection.name}' holds vectors of several encoders ({labels}): choose one with encoder="
+            )
             raise InvalidArguments(call=f"train_head('{name}')", problems=[problem])
         asked = collection.encoder(encoder)
         n_rows = sum(record.spec["counts"].values())

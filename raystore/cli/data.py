@@ -38,7 +38,10 @@ def collection_create(
 ) -> None:
     """Make an empty collection."""
     made = STATE.open(create=True).create_collection(name, encoder=encoder, columns=_pairs(column, "collection create"))
-    STATE.out.emit({"collection": made.name, "columns": made.columns, "encoders": [e.label for e in made.encoders]}, lambda: STATE.out.say(repr(made)))
+    STATE.out.emit(
+        {"collection": made.name, "columns": made.columns, "encoders": [e.label for e in made.encoders]},
+        lambda: STATE.out.say(repr(made)),
+    )
 
 
 @collection.command("list")
@@ -46,7 +49,13 @@ def collection_list() -> None:
     """Collections with rows, version and encoder."""
     store = STATE.open()
     rows = [
-        {"collection": c.name, "rows": len(c), "version": c.version, "encoders": ", ".join(e.label for e in c.encoders), "columns": ", ".join(c.columns)}
+        {
+            "collection": c.name,
+            "rows": len(c),
+            "version": c.version,
+            "encoders": ", ".join(e.label for e in c.encoders),
+            "columns": ", ".join(c.columns),
+        }
         for c in map(store.collection, store.collections)
     ]
     STATE.out.emit(rows, lambda: STATE.out.table(rows, ["collection", "rows", "version", "encoders", "columns"]))
@@ -61,7 +70,9 @@ def collection_set_aside(name: str) -> None:
 
 def embed(
     name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Made with --encoder if it is not there.")],
-    paths: Annotated[list[str], typer.Argument(metavar="FILES...", help="Parquet, CSV, TSV or JSONL; patterns and folders.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="FILES...", help="Parquet, CSV, TSV or JSONL; patterns and folders.")
+    ],
     text: Annotated[str, typer.Option(help="The column to embed; it is never kept.")],
     id: Annotated[str | None, typer.Option(help="The id column; without it, file name and row number.")] = None,
     subject: Annotated[str | None, typer.Option(help="Whose row it is: split and erase go by it.")] = None,
@@ -104,7 +115,9 @@ def log(
     except ValueError:
         raise InvalidArguments(call="log", problems=["expected one JSON object a line"]) from None
     result = STATE.open().collection(name).log(rows)
-    STATE.out.emit(asdict(result), lambda: STATE.out.say(f"{result.added} added, {result.known} known, version {result.version}"))
+    STATE.out.emit(
+        asdict(result), lambda: STATE.out.say(f"{result.added} added, {result.known} known, version {result.version}")
+    )
 
 
 @table.command("register")
@@ -124,7 +137,10 @@ def table_register(
 def table_list() -> None:
     """Source tables with version and rows."""
     store = STATE.open()
-    rows = [{"table": t.name, "version": t.version, "rows": t.n_rows, "columns": ", ".join(t.columns)} for t in map(store.table, store.tables)]
+    rows = [
+        {"table": t.name, "version": t.version, "rows": t.n_rows, "columns": ", ".join(t.columns)}
+        for t in map(store.table, store.tables)
+    ]
     STATE.out.emit(rows, lambda: STATE.out.table(rows, ["table", "version", "rows", "columns"]))
 
 
@@ -148,7 +164,9 @@ def sql(
 @snapshot.command("create")
 def snapshot_create(
     name: str,
-    sql: Annotated[str, typer.Option(help="Gives id and label, optionally entity, weight and split; '-' reads standard input.")],
+    sql: Annotated[
+        str, typer.Option(help="Gives id and label, optionally entity, weight and split; '-' reads standard input.")
+    ],
     split: Annotated[str, typer.Option(help="Fractions of train, val and test.")] = ".8,.1,.1",
     param: Annotated[list[str], typer.Option(help="NAME=VALUE for $NAME; may be repeated.")] = [],  # noqa: B006
 ) -> None:
@@ -168,10 +186,18 @@ def snapshot_list() -> None:
     """Snapshots with their newest number."""
     store = STATE.open()
     rows = [
-        {"snapshot": f"{s.name}@{s.number}", "collection": s.collection, **s.spec["counts"], "classes": len(s.classes), "hash": s.hash[:12]}
+        {
+            "snapshot": f"{s.name}@{s.number}",
+            "collection": s.collection,
+            **s.spec["counts"],
+            "classes": len(s.classes),
+            "hash": s.hash[:12],
+        }
         for s in (store.snapshots[n] for n in store.snapshots)
     ]
-    STATE.out.emit(rows, lambda: STATE.out.table(rows, ["snapshot", "collection", "train", "val", "test", "classes", "hash"]))
+    STATE.out.emit(
+        rows, lambda: STATE.out.table(rows, ["snapshot", "collection", "train", "val", "test", "classes", "hash"])
+    )
 
 
 @snapshot.command("show")

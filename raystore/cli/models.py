@@ -9,6 +9,7 @@ import typer
 
 from raystore.cli.data import Workers
 from raystore.cli.state import STATE
+from raystore.train.heads import Kind
 
 encoder = typer.Typer(help="Encoders: models with a passport.", no_args_is_help=True, rich_markup_mode=None)
 head = typer.Typer(help="Heads: shallow models on an encoder's vectors.", no_args_is_help=True, rich_markup_mode=None)
@@ -24,14 +25,19 @@ def encoder_register(
 ) -> None:
     """Register a model under a name; the same model again changes nothing."""
     found = STATE.open(create=True).encoders.register(name, model, max_length=max_length, pooling=pooling)
-    STATE.out.emit({"encoder": found.name, "fingerprint": found.fingerprint, "dim": found.dim}, lambda: STATE.out.say(repr(found)))
+    STATE.out.emit(
+        {"encoder": found.name, "fingerprint": found.fingerprint, "dim": found.dim}, lambda: STATE.out.say(repr(found))
+    )
 
 
 @encoder.command("list")
 def encoder_list() -> None:
     """Encoders with fingerprint and dimension."""
     store = STATE.open()
-    rows = [{"encoder": e.name, "fingerprint": e.fingerprint, "dim": e.dim, "model": e.passport.architecture} for e in (store.encoders[n] for n in store.encoders)]
+    rows = [
+        {"encoder": e.name, "fingerprint": e.fingerprint, "dim": e.dim, "model": e.passport.architecture}
+        for e in (store.encoders[n] for n in store.encoders)
+    ]
     STATE.out.emit(rows, lambda: STATE.out.table(rows, ["encoder", "fingerprint", "dim", "model"]))
 
 
@@ -48,14 +54,17 @@ def encoder_verify(name: str) -> None:
     """Digest the weights and re-encode the golden inputs."""
     found = STATE.open().encoders[name]
     worst = found.verify()
-    STATE.out.emit({"encoder": found.label, "worst_cosine": worst}, lambda: STATE.out.say(f"{found.label} holds; worst golden cosine {worst:.6f}"))
+    STATE.out.emit(
+        {"encoder": found.label, "worst_cosine": worst},
+        lambda: STATE.out.say(f"{found.label} holds; worst golden cosine {worst:.6f}"),
+    )
 
 
 @head.command("train")
 def head_train(
     name: str,
     snapshot: Annotated[str, typer.Option(help="NAME or NAME@NUMBER of the training set.")],
-    kind: Annotated[str, typer.Option(help="linear or mlp")] = "linear",
+    kind: Annotated[Kind, typer.Option(help="What to train.")] = "linear",
     encoder: Annotated[str | None, typer.Option(help="Needed where the collection has several.")] = None,
     seed: int = 0,
     workers: Workers = None,
@@ -92,7 +101,9 @@ def head_predict(
     found = store.heads.get(reference)
     texts = text or [line for line in sys.stdin.read().splitlines() if line.strip()]
     predicted = found.predict(store.encoder(found.fingerprint).encode(texts))
-    rows = [{"label": label, "confidence": float(c)} for label, c in zip(predicted.labels, predicted.confidence, strict=True)]
+    rows = [
+        {"label": label, "confidence": float(c)} for label, c in zip(predicted.labels, predicted.confidence, strict=True)
+    ]
     STATE.out.emit(rows, lambda: STATE.out.table(rows))
 
 
@@ -122,7 +133,9 @@ def index_build(
             shards=shards, kind=kind, encoder=encoder, workers=workers, served="inline", progress=progress
         )  # fmt: skip
     facts = made.model_dump(mode="json")
-    STATE.out.emit(facts, lambda: STATE.out.say(f"{made.rows:,} rows in {len(made.shards)} shards ({made.kind}), {made.build_s:.1f} s"))
+    STATE.out.emit(
+        facts, lambda: STATE.out.say(f"{made.rows:,} rows in {len(made.shards)} shards ({made.kind}), {made.build_s:.1f} s")
+    )
 
 
 @index.command("show")
@@ -130,7 +143,12 @@ def index_show(collection: str, encoder: str | None = None) -> None:
     """The index in use."""
     found = STATE.open().collection(collection).index(encoder)
     facts = found.model_dump(mode="json") if found else None
-    STATE.out.emit(facts, lambda: STATE.out.table([{"field": k, "value": str(v)} for k, v in (facts or {"index": "none; searches read the collection"}).items()]))
+    STATE.out.emit(
+        facts,
+        lambda: STATE.out.table(
+            [{"field": k, "value": str(v)} for k, v in (facts or {"index": "none; searches read the collection"}).items()]
+        ),
+    )
 
 
 def search(
@@ -143,8 +161,9 @@ def search(
 ) -> None:
     """The rows nearest to a text or an item."""
     result = STATE.open().collection(collection).search(text, item=item, k=k, where=where, columns=column)
+    hits = [{key: v for key, v in hit.items() if key != "query"} for hit in result.to_dicts()]
     facts = {
-        "hits": [{key: v for key, v in hit.items() if key != "query"} for hit in result.to_dicts()],
+        "hits": hits,
         "fingerprint": result.fingerprint,
         "index_version": result.index_version,
         "collection_version": result.collection_version,
@@ -152,7 +171,7 @@ def search(
         "missing": result.missing,
         "exact": result.exact,
     }
-    STATE.out.emit(facts, lambda: STATE.out.table(facts["hits"], ["rank", "score", "id", *column]))
+    STATE.out.emit(facts, lambda: STATE.out.table(hits, ["rank", "score", "id", *column]))
 
 
 def lineage(reference: Annotated[str, typer.Argument(help="A deployment, head or snapshot: NAME or NAME@NUMBER")]) -> None:

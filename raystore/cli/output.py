@@ -1,7 +1,7 @@
 """What the command line shows: tables and progress for people, one JSON document with --json, and exit codes.
 
-    0  done           2  the call was wrong (arguments, SQL, rows)      4  conflict (known id, other passport)
-    1  it failed      3  something named is not there                 130  interrupted; what was committed is safe
+0  done           2  the call was wrong (arguments, SQL, rows)      4  conflict (known id, other passport)
+1  it failed      3  something named is not there                 130  interrupted; what was committed is safe
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Output:
             self.console.print()
             self.console.print(Text(text, style="bold"))
 
-    def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, title: str | None = None) -> None:
+    def table(
+        self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, title: str | None = None
+    ) -> None:
         if self.as_json:
             return
         names = list(columns) if columns is not None else list(rows[0]) if rows else []

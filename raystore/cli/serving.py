@@ -25,7 +25,14 @@ def serve(
     spec = load_spec(file) if file else AppSpec()
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     spec = spec.model_copy(update=changes)
-    serve_app(spec.store or STATE.root, spec, ready=lambda running: STATE.out.emit({"url": running.url}, lambda: STATE.out.say(f"serving at {running.url}; API page at {running.url}/docs; Ctrl-C stops")))
+    serve_app(
+        spec.store or STATE.root,
+        spec,
+        started=lambda running: STATE.out.emit(
+            {"url": running.url},
+            lambda: STATE.out.say(f"serving at {running.url}; API page at {running.url}/docs; Ctrl-C stops"),
+        ),
+    )
 
 
 @key.command("create")

@@ -76,8 +76,10 @@ def check_columns(columns: Mapping[str, str], call: str) -> dict[str, pa.DataTyp
     for name, kind in columns.items():
         if name in SYSTEM:
             problems.append(f"column '{name}' is one of the store's own ({', '.join(SYSTEM)})")
-        elif not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name.startswith("vec_"):
-            problems.append(f"'{str(name)[:80]}' is no column name: letters, digits and '_', not starting with '_' or 'vec_'")
+        elif not isinstance(name, str) or not name.isidentifier() or name.startswith(("_", "vec_")):
+            problems.append(
+                f"'{str(name)[:80]}' is no column name: letters, digits and '_', not starting with '_' or 'vec_'"
+            )
         if kind not in TYPES:
             problems.append(f"column '{name}' has type '{kind}', expected one of {', '.join(TYPES)}")
     if problems:
@@ -280,9 +282,16 @@ class CollectionTable:
         """The asked columns and `_rowid` of those rows that are still there, in no stated order."""
         self._check_readable(columns)
         if len(row_ids) == 0:
-            return self.rows.dataset().schema.empty_table().select(list(columns)).append_column("_rowid", pa.array([], pa.int64()))
+            return (
+                self.rows.dataset()
+                .schema.empty_table()
+                .select(list(columns))
+                .append_column("_rowid", pa.array([], pa.int64()))
+            )
         listed = ", ".join(str(int(r)) for r in row_ids)
-        rows = self.rows.dataset().scanner(columns=list(columns), filter=f"_rowid IN ({listed})", with_row_id=True).to_table()
+        rows = (
+            self.rows.dataset().scanner(columns=list(columns), filter=f"_rowid IN ({listed})", with_row_id=True).to_table()
+        )
         return rows.set_column(rows.schema.get_field_index("_rowid"), "_rowid", rows.column("_rowid").cast(pa.int64()))
 
     def _filter(self, where: str | None, as_of: int | None) -> str | None:

@@ -7,6 +7,7 @@ A batch is committed before the next is read, so a worker killed anywhere does a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -92,10 +93,8 @@ def set_aside_table(layout: Layout, name: str) -> KeyedTable:
     """The collection's table of rows that could not be embedded: id, source file, row number, reason."""
     table = KeyedTable(layout.set_aside(name), layout.collection(name) / "set_aside.fence", "key")
     if not table.exists():
-        try:
+        with contextlib.suppress(FileExistsError):  # another worker made it first
             KeyedTable.create(table.path, layout.tmp, SET_ASIDE_SCHEMA, "key")
-        except FileExistsError:
-            pass  # another worker made it first
     return table
 
 
@@ -277,7 +276,10 @@ class Embedder:
         for _, _, reason in bad:
             counts.reasons[reason] = counts.reasons.get(reason, 0) + 1
         keys = [f"{source}#{number}" for number, _, _ in bad]
-        digests = [hashlib.sha256(f"{key}\0{reason}".encode("utf-8", "surrogateescape")).digest() for key, (_, _, reason) in zip(keys, bad, strict=True)]
+        digests = [
+            hashlib.sha256(f"{key}\0{reason}".encode("utf-8", "surrogateescape")).digest()
+            for key, (_, _, reason) in zip(keys, bad, strict=True)
+        ]
         rows = pa.table(
             {
                 "key": keys,

@@ -28,7 +28,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,9 @@ class Fence:
         deadline = time.monotonic() + self.wait_s
         turn = _threads[str(self.folder)]
         if not turn.acquire(timeout=self.wait_s):
-            raise WriterBlocked(folder=str(self.folder.parent), waited_s=self.wait_s, holder="another thread of this process")
+            raise WriterBlocked(
+                folder=str(self.folder.parent), waited_s=self.wait_s, holder="another thread of this process"
+            )
         try:
             lease = self._acquire(deadline)
             try:
@@ -185,10 +187,9 @@ class Fence:
                 pid = int(inside["pid"])
                 if _stopped(pid) and _started(pid) == inside["started"]:
                     log.warning("killing process %s: it was stopped inside a commit to %s", pid, self.folder.parent)
-                    try:
+                    # Another user's process cannot be killed: it is waited for like any other, until the deadline.
+                    with suppress(PermissionError):
                         os.kill(pid, signal.SIGKILL)
-                    except PermissionError:
-                        pass  # another user's process: wait for it like for any other, and say so at the deadline
             if time.monotonic() > deadline:
                 raise WriterBlocked(folder=str(self.folder.parent), waited_s=self.wait_s, holder=_described(inside))
             time.sleep(0.01)

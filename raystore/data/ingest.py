@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -136,12 +137,20 @@ def embed_files(
     )
 
 
-def _check_sources(sources: Sequence[SourceFile], columns: SourceColumns, table: CollectionTable, call: str) -> dict[str, str]:
+def _check_sources(
+    sources: Sequence[SourceFile], columns: SourceColumns, table: CollectionTable, call: str
+) -> dict[str, str]:
     """The kept columns and their types; every missing or unusable column of every file is named together."""
     problems = []
     declared = table.columns
     kept: dict[str, str] = {}
-    named = {"text": columns.text, "id": columns.id, "subject": columns.subject, "tenant": columns.tenant, "time": columns.time}
+    named = {
+        "text": columns.text,
+        "id": columns.id,
+        "subject": columns.subject,
+        "tenant": columns.tenant,
+        "time": columns.time,
+    }
     for source in sources:
         has = ", ".join(source.columns) or "none"
         for role, column in named.items():
@@ -232,7 +241,7 @@ def _on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the table's own count is the truth, and is shown instead
     context.print_on_execution_start = False
-    # Shuffled over the files, so that a worker does not get all the long ones.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = [{"reference": json.dumps(dataclasses.asdict(r))} for r in todo]
     watch = _CountWatch(table, counts.read, total, progress)
     try:
@@ -241,7 +250,7 @@ def _on_ray(
                 _Worker,
                 fn_constructor_kwargs={"root": str(layout.root), "plan": plan, "threads": thread_count(workers)},
                 batch_size=1,
-                concurrency=min(workers, len(items)),
+                compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
                 num_cpus=1,
             )
             for row in results.iter_rows():

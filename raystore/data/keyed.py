@@ -50,7 +50,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Committed:
-    """What became of one group of rows: `added` rows written, `known` keys left alone, `differing` of those with another payload."""
+    """What became of one group of rows: `added` written, `known` left alone, `differing` known with another payload."""
 
     version: int
     added: int
@@ -148,7 +148,9 @@ class KeyedTable:
         fresh: list[pa.Table] = []
         for group, group_keys, group_payloads in zip(groups, keys, payloads, strict=True):
             old = {k: seen[k] for k in group_keys if k in seen}
-            differing = {k: old[k] for k, p in zip(group_keys, group_payloads, strict=True) if k in old and old[k].payload != p}
+            differing = {
+                k: old[k] for k, p in zip(group_keys, group_payloads, strict=True) if k in old and old[k].payload != p
+            }
             if differing and refuse_differing:
                 outcomes.append(Committed(version - 1, 0, len(old) - len(differing), differing))
                 continue

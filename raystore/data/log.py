@@ -73,7 +73,7 @@ class GroupCommit:
             group, self._queue = self._queue, []
         try:
             outcomes = self._table.commit([waiting.rows for waiting in group], refuse_differing=True)
-        except BaseException as error:  # handed to every caller of the group, who raises it
+        except BaseException as error:  # noqa: BLE001  handed to every caller of the group, who raises it
             for waiting in group:
                 waiting.error = error
             return

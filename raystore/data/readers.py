@@ -77,9 +77,8 @@ def find_files(paths: str | Path | Sequence[str | Path], call: str) -> list[str]
             matches = sorted(glob.glob(str(path)))  # noqa: PTH207  patterns may be absolute
         if not matches:
             problems.append(f"no file matches '{pattern}'")
-        for match in matches:
-            if Path(match).suffix.lower() not in _SUFFIXES:
-                problems.append(f"'{match}' is none of {', '.join(_SUFFIXES)}")
+        strange = [match for match in matches if Path(match).suffix.lower() not in _SUFFIXES]
+        problems += [f"'{match}' is none of {', '.join(_SUFFIXES)}" for match in strange]
         found += [str(Path(m).absolute()) for m in matches]
     if not patterns:
         problems.append("no file was named")
@@ -316,5 +315,3 @@ def parse_text(value: Any, kind: str) -> Any:
         return {"int64": int, "float64": float}.get(kind, str)(value)
     except (ValueError, KeyError):
         raise ValueError(f"does not read as {kind}") from None
-
-

@@ -80,7 +80,11 @@ def unknown_names(query: exp.Query, known: Callable[[str], bool]) -> list[str]:
         {
             t.name
             for t in query.find_all(exp.Table)
-            if isinstance(t.this, exp.Identifier) and not t.db and t.name not in ctes and not known(t.name) and "." not in t.name
+            if isinstance(t.this, exp.Identifier)
+            and not t.db
+            and t.name not in ctes
+            and not known(t.name)
+            and "." not in t.name
         }
     )
 
@@ -106,7 +110,9 @@ def similarity_calls(
         if str(node.this).lower() != "similarity":
             continue
         if len(node.expressions) != 2 or not isinstance(node.expressions[0], exp.Column):
-            raise SqlRefused(reason="similarity() was called otherwise than it is defined", advice=f"Write {_SIMILARITY_FORM}.")
+            raise SqlRefused(
+                reason="similarity() was called otherwise than it is defined", advice=f"Write {_SIMILARITY_FORM}."
+            )
         encoder, what = node.expressions
         table, relation = _ranked(node, encoder.table, places, is_collection)
         text, item = _asked(what, params)

@@ -87,7 +87,7 @@ class Incoming:
     kept_types: dict[str, str] = field(default_factory=dict)
 
 
-def check_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], max_chars: int) -> tuple[Incoming, list[Problem]]:
+def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) -> tuple[Incoming, list[Problem]]:
     """The rows column-wise, and every problem found in them: (row number, id where it is one, reason).
 
     Args:
@@ -141,7 +141,7 @@ def check_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], ma
     return incoming, problems
 
 
-def _first_type(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+def _first_type(rows: Sequence[Any], name: str) -> str:
     values = [row[name] for row in rows if isinstance(row, Mapping) and row.get(name) is not None]
     kinds: tuple[tuple[type, str], ...] = (
         (bool, "bool"), (int, "int64"), (float, "float64"), (str, "string"), (datetime, "timestamp"), (date, "date"),
@@ -149,6 +149,9 @@ def _first_type(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     if values and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         return "float64" if any(isinstance(v, float) for v in values) else "int64"
     return next((kind for python, kind in kinds if values and isinstance(values[0], python)), "string")
+
+
+_PYTHON: dict[str, tuple[type, ...]] = {"string": (str,), "int64": (int,), "float64": (int, float), "bool": (bool,)}
 
 
 def kept_value(value: Any, kind: str) -> Any:
@@ -165,14 +168,14 @@ def kept_value(value: Any, kind: str) -> Any:
             return date.fromisoformat(value) if isinstance(value, str) else value
         except ValueError:
             raise ValueError("is no ISO 8601 date") from None
-    expected: tuple[type, ...] = {"string": (str,), "int64": (int,), "float64": (int, float), "bool": (bool,)}[kind]
-    if not isinstance(value, expected) or (isinstance(value, bool) and kind != "bool"):
+    known: Any = value
+    if not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise ValueError(f"is {type(value).__name__}, expected {kind}")
-    if isinstance(value, str) and not is_unicode(value):
+    if kind == "string" and not is_unicode(known):
         raise ValueError("is not valid Unicode")
-    if kind == "int64" and not -(2**63) <= value < 2**63:
+    if kind == "int64" and not -(2**63) <= known < 2**63:
         raise ValueError("is beyond 64 bits")
-    return float(value) if kind == "float64" else value
+    return float(known) if kind == "float64" else known
 
 
 def payload_digests(

@@ -137,7 +137,15 @@ class Rebuilt:
 def rebuild(engine: SqlEngine, snapshot: SnapshotRecord) -> Rebuilt:
     """Run the snapshot's SQL again as of its versions; nothing is published."""
     spec = snapshot.spec
-    rows = _rows(engine, snapshot.name, spec["sql"], spec["params"], snapshot.collection, spec["versions"], spec["split"]["fractions"])
+    rows = _rows(
+        engine,
+        snapshot.name,
+        spec["sql"],
+        spec["params"],
+        snapshot.collection,
+        spec["versions"],
+        spec["split"]["fractions"],
+    )
     found = content_hash(rows)
     return Rebuilt(found, found == snapshot.hash, rows)
 
@@ -223,7 +231,9 @@ def _row_problems(joined: pa.Table, collection: str) -> list[str]:
         problems.append(f"{null_ids} rows have no id")
     repeated = sorted(i for i, n in Counter(i for i in ids if i is not None).items() if n > 1)
     if repeated:
-        problems.append(f"{len(repeated)} ids stand more than once ({listed(repeated, 3)}); choose one row each, with GROUP BY or DISTINCT ON")
+        problems.append(
+            f"{len(repeated)} ids stand more than once ({listed(repeated, 3)}); choose one row each, with GROUP BY or DISTINCT ON"
+        )
     null_labels = joined.filter(pc.is_null(joined.column("label"))).column("id").to_pylist()
     if null_labels:
         shown = listed([str(i) for i in null_labels], 3)

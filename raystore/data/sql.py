@@ -144,7 +144,13 @@ class SqlEngine:
         return relation.version if relation.version is not None else (versions or {}).get(relation.name)
 
     def _show(
-        self, connection: duckdb.DuckDBPyConnection, view: str, name: str, version: int | None, vectors: bool, collections: list[str]
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        view: str,
+        name: str,
+        version: int | None,
+        vectors: bool,
+        collections: list[str],
     ) -> None:
         """Make the relation visible as `view`: a Lance dataset without the hidden columns, as of its version."""
         raw = f"{view}_raw"
@@ -159,7 +165,7 @@ class SqlEngine:
             condition = f" WHERE {source.filter()}"
         connection.register(raw, dataset)
         listed = ", ".join(f'"{c}"' for c in columns)
-        connection.execute(f'CREATE TEMP VIEW {view} AS SELECT {listed} FROM {raw}{condition}')  # noqa: S608  our own names
+        connection.execute(f"CREATE TEMP VIEW {view} AS SELECT {listed} FROM {raw}{condition}")  # noqa: S608  our own names
 
     def _ranking(self, call: SimilarityCall, version: int | None) -> pa.Table:
         table = CollectionTable.open(self._catalog.layout, call.relation.name)

@@ -79,7 +79,9 @@ def open_table(catalog: Catalog, name: str, version: int | None = None) -> Sourc
     return SourceTable(catalog, name, number, record["rows"], dict(record["columns"]), record["id"], record["subject"])
 
 
-def register_table(catalog: Catalog, name: str, data: Any, *, id: str | None = None, subject: str | None = None) -> SourceTable:
+def register_table(
+    catalog: Catalog, name: str, data: Any, *, id: str | None = None, subject: str | None = None
+) -> SourceTable:
     """The table's new version, holding exactly `data`; the same data again makes no new version.
 
     Args:
@@ -132,7 +134,9 @@ def _write_version(catalog: Catalog, name: str, rows: pa.Table, current: int, le
     dataset.update({UNTIL: "NULL"}, where=f"{UNTIL} > {current}")
     stamped = _fitted(stamped, dataset, call)
     lance.write_dataset(stamped, str(path), mode="append", commit_lock=lease.committing)
-    lance.dataset(str(path), commit_lock=lease.committing).update({UNTIL: str(new)}, where=f"{UNTIL} IS NULL AND {ADDED} < {new}")
+    lance.dataset(str(path), commit_lock=lease.committing).update(
+        {UNTIL: str(new)}, where=f"{UNTIL} IS NULL AND {ADDED} < {new}"
+    )
 
 
 def _fitted(rows: pa.Table, dataset: lance.LanceDataset, call: str) -> pa.Table:
@@ -180,8 +184,14 @@ def _read_file(path: str, call: str) -> pa.Table:
 
 
 def _keyed(rows: pa.Table, keys: Sequence[str], call: str) -> pa.Table:
-    problems = [f"there is no column '{key}'; there are: {', '.join(rows.column_names)}" for key in keys if key not in rows.column_names]
-    problems += [f"column '{name}' starts with '_', which is reserved" for name in rows.column_names if name.startswith("_")]
+    problems = [
+        f"there is no column '{key}'; there are: {', '.join(rows.column_names)}"
+        for key in keys
+        if key not in rows.column_names
+    ]
+    problems += [
+        f"column '{name}' starts with '_', which is reserved" for name in rows.column_names if name.startswith("_")
+    ]
     for key in keys:
         kind = rows.schema.field(key).type if key in rows.column_names else pa.string()
         if not (pa.types.is_integer(kind) or _is_text(kind)):

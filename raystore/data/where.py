@@ -62,7 +62,9 @@ class _Writer:
         if isinstance(node, exp.In) and not node.args.get("query") and not node.args.get("unnest"):
             return f"{self.operand(node.this)} IN ({', '.join(self.operand(e) for e in node.expressions)})"
         if isinstance(node, exp.Between):
-            return f"{self.operand(node.this)} BETWEEN {self.operand(node.args['low'])} AND {self.operand(node.args['high'])}"
+            return (
+                f"{self.operand(node.this)} BETWEEN {self.operand(node.args['low'])} AND {self.operand(node.args['high'])}"
+            )
         if isinstance(node, exp.Is) and isinstance(node.expression, (exp.Null, exp.Boolean)):
             return f"{self.operand(node.this)} IS {self.operand(node.expression)}"
         if isinstance(node, (exp.Column, exp.Boolean)):

@@ -106,7 +106,8 @@ def own_files(data: str, test: str | None, text: str | None, label: str | None, 
     top = [name.replace("_", " ").replace("-", " ") for name, _ in counts.most_common(3)] or ["something unusual"]
     n_rows = sum(s.n_rows for s in sources)
     return Corpus(
-        about=f"{n_rows:,} rows in {len(sources)} files" + (f", {len(counts)} labels" if label else ", no labels (--label)"),
+        about=f"{n_rows:,} rows in {len(sources)} files"
+        + (f", {len(counts)} labels" if label else ", no labels (--label)"),
         files=groups,
         text=text,
         id=id,

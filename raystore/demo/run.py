@@ -59,7 +59,7 @@ def run_demo(
     workers: int,
     keep: bool,
 ) -> None:
-    """Run every step and print what it did and where to look. Raises what the steps raise; Ctrl-C leaves a store to continue."""
+    """Run every step and print what it did and where to look. Ctrl-C at any point leaves a store that the next run continues."""
     began = time.monotonic()
     steps = _Steps(out, {"folder": str(Path(folder).absolute()), "seconds": {}})
     running: Running | None = None
@@ -78,7 +78,7 @@ def run_demo(
                 running = store.deploy(DEPLOYMENT, head=head, port=port)
                 _ask(steps, store, running, corpus.question)
         steps.facts["total_s"] = round(time.monotonic() - began, 1)
-        _summary(steps, store, folder, corpus, running, keep)
+        _summary(steps, folder, corpus, running, keep)
         if keep and running is not None:
             running.wait()
     finally:
@@ -188,7 +188,7 @@ def _ask(steps: _Steps, store: Store, running: Running, question: str) -> None:
     steps.out.say(str(store.lineage(found)))
 
 
-def _summary(steps: _Steps, store: Store, folder: str, corpus: Corpus, running: Running | None, keep: bool) -> None:
+def _summary(steps: _Steps, folder: str, corpus: Corpus, running: Running | None, keep: bool) -> None:
     steps.facts["keep"] = keep
 
     def draw() -> None:
@@ -200,7 +200,7 @@ def _summary(steps: _Steps, store: Store, folder: str, corpus: Corpus, running: 
         say("\nWhere to look:")
         hints: Sequence[tuple[str, str]] = (
             (f"raystore {root} doctor", "what the store holds, every digest checked"),
-            (f"raystore {root} sql 'SELECT count(*) FROM {COLLECTION}'", "SQL"),
+            (f"raystore {root} sql 'SELECT count(*) FROM {COLLECTION}'", "SQL"),  # noqa: S608
             (f"raystore {root} search {COLLECTION} '{corpus.searches[0]}'", "search"),
             (f"raystore {root} lineage {DEPLOYMENT}", "from the deployment back to the SQL and the encoder"),
             (f"raystore {root} serve", "serve it again; the API page is at /docs"),

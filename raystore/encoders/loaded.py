@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -126,7 +128,7 @@ def open_encoder(
         except (GoldenMoved, _ExportError) as error:
             if asked_for:
                 raise (error.said(label) if isinstance(error, _ExportError) else error) from None
-            refused = _write_refusal(layout, stored.passport, str(error))
+            refused = str(error)  # not kept: another machine may do better
     log.warning("encoder %s runs on torch, not on openvino: %s", label, refused)
     return open_torch(layout, stored, label, threads, name)
 
@@ -168,8 +170,10 @@ def prepare_backend(layout: Layout, stored: StoredEncoder, model: TextModel, lab
     except (GoldenMoved, _ExportError) as error:
         if asked_for:
             raise (error.said(label) if isinstance(error, _ExportError) else error) from None
-        reason = _write_refusal(layout, stored.passport, str(error))
-        log.warning("encoder %s runs on torch, not on openvino: %s", label, reason)
+        write_json(_refusal_file(layout, stored.passport), _refusal_of(str(error)), layout.tmp)
+        log.warning("encoder %s runs on torch, not on openvino: %s", label, error)
+    else:
+        _refusal_file(layout, stored.passport).unlink(missing_ok=True)
 
 
 def _checked(stored: StoredEncoder, label: str, backend: Backend, reader: TextReader) -> LoadedEncoder:
@@ -246,22 +250,18 @@ def _run_export(layout: Layout, stored: StoredEncoder, label: str, threads: int 
 
 
 def _refusal(layout: Layout, passport: Passport) -> str | None:
-    """Why this version of OpenVINO was found unfit for this encoder before, if it was."""
-    path = export_folder(layout, passport).with_name("openvino-refused.json")
+    """Why this version of OpenVINO was found unfit for this encoder at registration, if it was."""
     try:
-        about = read_json(path)
+        about = read_json(_refusal_file(layout, passport))
     except (OSError, ValueError):
         return None
-    return str(about.get("reason")) if about.get("openvino") == _openvino_version() else None
+    reason = str(about.get("reason"))
+    return reason if about == _refusal_of(reason) else None
 
 
-def _write_refusal(layout: Layout, passport: Passport, reason: str) -> str:
-    path = export_folder(layout, passport).with_name("openvino-refused.json")
-    write_json(path, {"openvino": _openvino_version(), "reason": reason}, layout.tmp)
-    return reason
+def _refusal_file(layout: Layout, passport: Passport) -> Path:
+    return export_folder(layout, passport).with_name("openvino-refused.json")
 
 
-def _openvino_version() -> str:
-    from importlib.metadata import version
-
-    return version("openvino")
+def _refusal_of(reason: str) -> dict[str, str]:
+    return {"openvino": version("openvino"), "reason": reason}

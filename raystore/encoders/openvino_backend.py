@@ -7,6 +7,7 @@ OpenVINO computes in bfloat16 where the processor has it; the golden check holds
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -120,11 +121,11 @@ def _convert(module: Any, example: Mapping[str, Integers]) -> Any:
 def _replace(stage: Path, folder: Path, tmp: Path) -> None:
     """Move `stage` to `folder`; an older one is moved out first, so no reader sees half of each."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(8):
+    for _ in range(100):
         try:
             stage.rename(folder)
-        except OSError:
-            if not folder.exists():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             old = tmp / uuid.uuid4().hex
             try:

@@ -46,7 +46,7 @@ class Gathered:
     missing: Sequence[int]
 
 
-class Replaced(Exception):  # noqa: N818 (no failure: the searcher goes on with the newer index)
+class Replaced(Exception):
     """A newer index was published and whoever switched to it first ended these actors."""
 
 

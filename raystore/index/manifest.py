@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raystore.errors import IndexNotFound, PassportMismatch, StoreUnusable
 from raystore.index.shard import Shard
-from raystore.layout import FP12, Layout, numbers, publish, read_json, staging
+from raystore.layout import FP12, Layout, disk_full_is_said, numbers, publish, read_json, staging
 
 MANIFEST = "manifest.json"
 
@@ -108,8 +108,9 @@ def latest(layout: Layout, collection: str, fingerprint: str) -> tuple[int, Inde
 
 def publish_index(stage: Path, layout: Layout, manifest: IndexManifest) -> int:
     """Write the manifest beside the shard files in `stage` and publish both; the index's number."""
-    (stage / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    return publish(stage, layout.indexes(manifest.collection, manifest.fingerprint))
+    with disk_full_is_said(stage, f"writing {MANIFEST}"):
+        (stage / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        return publish(stage, layout.indexes(manifest.collection, manifest.fingerprint))
 
 
 def publish_repaired(

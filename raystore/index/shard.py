@@ -215,7 +215,7 @@ class Shard:
         """Write the shard's two files into `folder`; their sha256 digests by file name."""
         index_name, rows_name = file_names(number)
         with disk_full_is_said(folder, f"writing {index_name}"):
-            faiss.write_index(self.index, str(folder / index_name))
+            _write_index(self.index, folder / index_name)
             _write_rows(folder / rows_name, self.row_ids, self.ids)
         return {name: digest(folder / name) for name in (index_name, rows_name)}
 
@@ -245,6 +245,13 @@ class Shard:
 
 def file_names(number: int) -> tuple[str, str]:
     return f"shard-{number:04d}.faiss", f"shard-{number:04d}.rows.arrow"
+
+
+def _write_index(index: Any, path: Path) -> None:
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS's word for every failed write; it repeats the system's
+        raise OSError(f"cannot write '{path}': {error}") from None
 
 
 def _write_rows(path: Path, row_ids: RowIds, ids: Any) -> None:

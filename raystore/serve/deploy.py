@@ -283,7 +283,7 @@ def _alone(ray: Any) -> bool:
 def _check_inline_limit(binary: str | None) -> None:
     from ray._private.state import state
 
-    limit = int(state.get_system_config().get("max_direct_call_object_size", 0))
+    limit = int(state.get_system_config().get("max_direct_call_object_size", 100 * 2**10))
     if binary is None and limit < INLINE_BYTES:
         problem = (
             f"this Ray puts what is over {limit} bytes of a call into its object store, where request bodies must not be: "

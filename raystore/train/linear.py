@@ -5,25 +5,24 @@ by sum_i w_i. Matrix products run in float32 on torch, sums and the optimizer in
 several workers: each holds its own, `reduce` adds up loss and gradient, and all walk one path.
 
 Cost: about 40 to 80 passes over the rows, each 4*n*d*c multiply-adds; beside the rows one block of logits.
-Measured on 10,003 x 384, 77 classes, 2 cores: 8 ms a pass. SciPy's optimizer runs on OpenBLAS, torch on a pool
-of its own; left to themselves the two pools fight for the cores and a pass takes 30 to 40 ms, hence the limit
-of one BLAS thread below. Whitening by the rows' covariance was tried and needs more passes (81 against 43 at
+The rows go in fixed blocks over as many threads as torch has (see threads.py for
+why not torch's own), and the blocks' sums are added in order, so the result does not depend on the thread count.
+Whitening by the rows' covariance was tried and needs more passes (81 against 43 at
 l2=3): the directions with most variance separate the classes, and there the curvature is gone at the optimum.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from raystore.train.threads import libraries_on_one_thread
 from raystore.vectors import Matrix
 
 if TYPE_CHECKING:
@@ -37,16 +36,6 @@ Reduce = Callable[[Floats], Floats]
 
 # Logits of one block: 16 MB, which stays near the cores and bounds memory however many rows there are.
 BLOCK_LOGITS = 2**22
-
-
-@dataclass
-class _BlasLimit:
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    holders: int = 0
-    lift: Callable[[], None] = lambda: None
-
-
-_limit = _BlasLimit()
 
 
 def alone(array: Floats) -> Floats:
@@ -96,13 +85,17 @@ def fit_linear(
     moments = total(np.append(_weighted_sum(X, weight), counts.sum(dtype=np.float64)))
     mass = float(moments[-1])
     mean = moments[:-1] / mass
-    rows_per_block = max(256, BLOCK_LOGITS // n_classes)
+    rows_per_block = min(max(256, BLOCK_LOGITS // n_classes), max(1024, -(-len(X) // 64)))
+    parts = [slice(start, start + rows_per_block) for start in range(0, len(X), rows_per_block)]
 
     def loss_and_gradient(flat: Floats) -> tuple[float, Floats]:
         point = flat.reshape(n_classes, d + 1)
         W, centred_b = point[:, :d], point[:, d]
         b = torch.from_numpy((centred_b - W @ mean).astype(np.float32))
-        sums = _block_sums(X, target, weight, torch.from_numpy(W.astype(np.float32)), b, rows_per_block)
+        at = torch.from_numpy(W.astype(np.float32))
+        sums = np.zeros(1 + point.size)
+        for block in pool.map(lambda rows: _block_sums(X[rows], target[rows], weight[rows], at, b), parts):
+            sums += block
         sums = total(sums)
         loss, G = sums[0], sums[1:].reshape(n_classes, d + 1)
         gradient = np.empty_like(point)
@@ -110,7 +103,10 @@ def fit_linear(
         gradient[:, d] = G[:, d] / mass
         return float(loss / mass + 0.5 * np.vdot(W, W) / (l2 * mass)), gradient.ravel()
 
-    with _one_blas_thread():
+    with (
+        libraries_on_one_thread() as threads,
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         found = minimize(
             loss_and_gradient,
             np.zeros(n_classes * (d + 1)),
@@ -134,27 +130,6 @@ def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array).view(np.ndarray))
 
 
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """NumPy's and SciPy's BLAS on one thread, until the last fit that runs in this process has ended.
-
-    The limit belongs to the process, so fits in several threads share one: the first sets, the last lifts it.
-    """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    with _limit.lock:
-        _limit.holders += 1
-        if _limit.holders == 1:
-            _limit.lift = threadpool_limits(limits=1, user_api="blas").restore_original_limits
-    try:
-        yield
-    finally:
-        with _limit.lock:
-            _limit.holders -= 1
-            if _limit.holders == 0:
-                _limit.lift()
-
-
 def _weighted_sum(X: torch.Tensor, weight: torch.Tensor) -> Floats:
     """(d,) sum of weighted rows, in blocks so that the float64 copy stays small."""
     import torch
@@ -165,24 +140,19 @@ def _weighted_sum(X: torch.Tensor, weight: torch.Tensor) -> Floats:
     return summed.numpy()
 
 
-def _block_sums(
-    X: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, W: torch.Tensor, b: torch.Tensor, rows_per_block: int
-) -> Floats:
-    """Loss and gradient summed over the rows, packed: [loss, (c, d+1) gradient by W and b]."""
+def _block_sums(X: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, W: torch.Tensor, b: torch.Tensor) -> Floats:
+    """Loss and gradient summed over one block's rows, packed: [loss, (c, d+1) gradient by W and b]."""
     import torch
 
     c, d = W.shape
-    loss = 0.0
-    gradient = np.zeros((c, d + 1))
-    for start in range(0, len(X), rows_per_block):
-        rows = X[start : start + rows_per_block]  # (r, d)
-        wanted = target[start : start + rows_per_block, None]
-        counts = weight[start : start + rows_per_block]
-        logp = torch.log_softmax(torch.addmm(b, rows, W.T), dim=1)  # (r, c)
-        loss -= float(logp.gather(1, wanted)[:, 0].double() @ counts.double())
-        slope = logp.exp_()
-        slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
-        slope.mul_(counts[:, None])
-        gradient[:, :d] += (slope.T @ rows).numpy()
-        gradient[:, d] += slope.sum(dim=0, dtype=torch.float64).numpy()
-    return np.append(loss, gradient)
+    wanted = target[:, None]
+    logp = torch.log_softmax(torch.addmm(b, X, W.T), dim=1)  # (r, c)
+    sums = np.empty(1 + c * (d + 1))
+    sums[0] = -float(logp.gather(1, wanted)[:, 0].double() @ weight.double())
+    slope = logp.exp_()
+    slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
+    slope.mul_(weight[:, None])
+    gradient = sums[1:].reshape(c, d + 1)
+    gradient[:, :d] = (slope.T @ X).numpy()
+    gradient[:, d] = slope.sum(dim=0, dtype=torch.float64).numpy()
+    return sums

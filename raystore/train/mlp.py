@@ -11,14 +11,14 @@ small step gets: on 2 cores that others used too, two threads spent an epoch wai
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from raystore.train.linear import Floats, Reduce, alone, as_tensor
 from raystore.train.source import Examples
+from raystore.train.threads import libraries_on_one_thread
 from raystore.vectors import Matrix
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def fit_mlp(
 
     best = [p.detach().clone() for p in parameters]
     best_loss, waited = math.inf, 0
-    with _one_thread(batch_rows * hidden * (d + n_classes) < _ONE_THREAD_BELOW):
+    small = batch_rows * hidden * (d + n_classes) < _ONE_THREAD_BELOW
+    with libraries_on_one_thread() if small else nullcontext():
         for _ in range(max_epochs):
             epoch()
             if not n_val:
@@ -108,19 +109,6 @@ def fit_mlp(
                 break
     W1, b1, W2, b2 = (p.detach().numpy().copy() for p in best)
     return MlpWeights(W1 * np.float32(math.sqrt(d)), b1, W2, b2)  # the scale of the inputs goes into W1
-
-
-@contextmanager
-def _one_thread(small: bool) -> Iterator[None]:
-    """torch on one thread where the steps are small, and as it was afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if small else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _initial(d: int, hidden: int, n_classes: int, seed: int) -> list[torch.Tensor]:

@@ -216,10 +216,10 @@ def test_any_text_has_a_unit_vector_whatever_it_is_batched_with(loaded, texts: l
         np.testing.assert_allclose(loaded.encode([text])[0], vector, atol=1e-5)
 
 
-def test_ten_thousand_texts_come_back_in_their_order(loaded) -> None:
-    texts = [f"card {i % 97} {'blue ' * (i % 13)}" for i in range(10_000)]
+def test_texts_beyond_one_window_come_back_in_their_order(loaded) -> None:
+    texts = [f"card {i % 97} {'blue ' * (i % 13)}" for i in range(4_500)]
     found = loaded.encode(texts)
-    np.testing.assert_allclose(found[9_000:9_050], loaded.encode(texts[9_000:9_050]), atol=1e-5)
+    np.testing.assert_allclose(found[4_080:4_110], loaded.encode(texts[4_080:4_110]), atol=1e-5)
 
 
 def test_several_threads_may_encode_at_once(loaded) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 
 from index.conftest import FINGERPRINT, OTHER, World, clustered
-from raystore.errors import IndexNotFound, InvalidArguments, JobFailed, PassportMismatch
+from raystore.errors import CollectionNotFound, DiskFull, IndexNotFound, InvalidArguments, JobFailed, PassportMismatch
 from raystore.index.build import build_index, split_row_ids
 from raystore.index.manifest import latest, read_manifest
 from raystore.index.source import ROW_ID_END
@@ -94,12 +95,39 @@ def test_ray_workers_build_what_this_process_builds(world: World, ray_session, q
         assert inline.shards == spread.shards
 
 
+def test_a_full_disk_is_said_and_nothing_is_published(world: World, monkeypatch) -> None:
+    def full(index: object, path: str) -> None:
+        raise RuntimeError(f"Error: 'ret == n' failed: write error in {path}: 1 != 9 (No space left on device)")
+
+    monkeypatch.setattr(faiss, "write_index", full)
+    with pytest.raises(DiskFull, match=r"no space left on the disk of .* while writing shard-0000\.faiss"):
+        build(world)
+    assert numbers(world.layout.indexes("tickets", FINGERPRINT)) == []
+
+
+class Remembered:
+    """What build_index asks of the collection in this process; the workers read the real one."""
+
+    def __init__(self, world: World) -> None:
+        self.version, self._row_ids = world.table.version, world.table.row_ids()
+
+    def dim(self, fingerprint: str) -> int:
+        return 16
+
+    def row_ids(self, where: str | None = None, as_of: int | None = None) -> np.ndarray:
+        return self._row_ids
+
+
 @pytest.mark.ray
 def test_a_failing_worker_says_so_and_publishes_nothing(world: World, ray_session) -> None:
+    source = Remembered(world)
+    with pytest.raises(CollectionNotFound, match="no collection 'other' in store"):
+        build_index(source, world.layout, "other", FINGERPRINT, shards=2, workers=1)
     for file in (world.layout.rows("tickets") / "data").iterdir():
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(JobFailed) as failed:
-        build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=2, workers=1)
-    assert str(failed.value).endswith("Nothing was published; build it again.")
+        build_index(source, world.layout, "tickets", FINGERPRINT, shards=2, workers=1)
+    assert str(failed.value).startswith("build_index failed: a worker ended with ")
+    assert str(failed.value).endswith(". Nothing was published; build it again.")
     assert numbers(world.layout.indexes("tickets", FINGERPRINT)) == []
     assert not list(world.layout.tmp.iterdir())

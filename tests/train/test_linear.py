@@ -93,3 +93,32 @@ def test_stopping_early_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="raystore"):
         fit_linear(train.vectors, train.labels, 3, max_iter=2, tol=1e-9)
     assert "stopped after 2 steps" in caplog.text
+
+
+def test_the_number_of_threads_changes_no_bit_and_is_left_as_it_was() -> None:
+    import torch
+
+    train = clusters(5_000)
+    before = torch.get_num_threads()
+    try:
+        fits = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            fits.append(fit_linear(train.vectors, train.labels, 3))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(fits[0][0], fits[1][0])
+
+
+def test_fits_in_several_threads_leave_the_libraries_as_they_were() -> None:
+    import torch
+    from threadpoolctl import threadpool_info
+
+    def limits() -> list[int]:
+        return [torch.get_num_threads(), *(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas")]
+
+    train = clusters(300)
+    before = limits()
+    ThreadGroup(3).run(lambda rank, reduce: fit_linear(train.vectors, train.labels, 3, reduce=reduce))
+    assert limits() == before
