@@ -31,6 +31,7 @@ FINGERPRINT = "0123456789abcdef" * 4
 DIM = 384
 K = 10
 GOAL_MS = 3.0
+TURN = 10
 
 
 def clustered(rows: int, seed: int) -> np.ndarray:
@@ -67,20 +68,17 @@ def measure(kind: str, layout: Layout, table: CollectionTable, vectors: np.ndarr
     searcher = IndexSearcher(table, layout, "bench", FINGERPRINT)
     nprobe = max(shard.nprobe or 0 for shard in manifest.shards)
     bare = bare_index(kind, vectors, nprobe)
-    queries = clustered(repeats + 5, 1)
+    queries = clustered(repeats, 1)
     actors = searcher._current().base.shards
-    ours, peer, hop = [], [], []
-    for i, query in enumerate(queries):
-        row = query[None, :]
-        turns = [
-            (ours, lambda row=row: searcher.search(row, K)),
-            (peer, lambda row=row: bare.search(row, K)),
-            (hop, lambda row=row: actors.search(row, K)),
-        ]
-        for kept, call in turns[i % 3 :] + turns[: i % 3]:
-            took = seconds(call)
-            if i >= 5:
-                kept.append(took * 1e3)
+    calls = [lambda row: searcher.search(row, K), lambda row: bare.search(row, K), lambda row: actors.search(row, K)]
+    times: list[list[float]] = [[], [], []]
+    # In turns of ten, the first two not counted: each finds its own vectors in the caches, not the other's.
+    for start in range(0, repeats, TURN):
+        turn = queries[start : start + TURN]
+        for kept, call in list(zip(times, calls, strict=True))[:: 1 if start // TURN % 2 else -1]:
+            took = [seconds(lambda row=query[None, :], call=call: call(row)) * 1e3 for query in turn]
+            kept += took[2:]
+    ours, peer, hop = times
     batch = queries[:200]
     found = [[int(id_[4:]) for id_ in ids] for ids in searcher.search(batch, K).ids]
     truth = faiss.knn(batch, vectors, K, metric=faiss.METRIC_INNER_PRODUCT)[1]
@@ -104,7 +102,7 @@ def measure(kind: str, layout: Layout, table: CollectionTable, vectors: np.ndarr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=400)
     options = parser.parse_args()
     vectors = clustered(options.rows, 0)
     with tempfile.TemporaryDirectory() as root:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,17 +73,38 @@ def start_ray(*, num_cpus: int | None = None) -> Any:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return ray
     temp = setting("RAYSTORE_RAY_TMP") or os.path.join(tempfile.gettempdir(), "ray")  # short: sockets stand in it
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=temp,
-        _node_ip_address="127.0.0.1",
-    )
+    with _quiet_start():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=temp,
+            _node_ip_address="127.0.0.1",
+        )
     return ray
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep two remarks of a Ray start from the terminal; whatever else is written to standard error is passed on after it."""
+    with warnings.catch_warnings(), tempfile.TemporaryFile() as kept:
+        # Ray starts its processes by fork and exec at once, which cannot hurt Lance.
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
+        sys.stderr.flush()
+        terminal = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            kept.seek(0)
+            for line in kept.read().decode("utf-8", "replace").splitlines(keepends=True):
+                if "Set ray log level from environment variable" not in line:
+                    sys.stderr.write(line)
 
 
 def root_cause(error: BaseException, job: str, advice: str) -> RaystoreError:
@@ -104,8 +129,6 @@ def thread_count(workers: int) -> int:
 
 def shutdown_ray() -> None:
     """End the Ray this process joined, if any; a cluster that was joined by address goes on without us."""
-    import sys
-
     ray: Any = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         ray.shutdown()

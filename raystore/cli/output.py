@@ -57,7 +57,7 @@ class Output:
     def say(self, text: str = "") -> None:
         """A line for people; nothing with --json."""
         if not self.as_json:
-            self.console.print(text, markup=False)
+            self.console.print(text, markup=False, soft_wrap=True)
 
     def heading(self, text: str) -> None:
         if not self.as_json:
@@ -105,7 +105,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)

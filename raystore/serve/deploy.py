@@ -251,6 +251,7 @@ def _start_serve(spec: AppSpec) -> bool:
     from ray import serve
     from ray.serve.context import _get_global_client
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it tells each step on the terminal
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
         at = client.http_config

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raystore.demo import docstrings
-from raystore.demo.docstrings import PACKAGES, collect, mask, prose, shorten, write_corpus
+from raystore.demo.docstrings import PACKAGES, collect, write_corpus
+from raystore.demo.prose import mask, prose, shorten
 
 
 @pytest.fixture(scope="module")

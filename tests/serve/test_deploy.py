@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -157,7 +159,8 @@ PROGRAM = """
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_server_that_is_ended_frees_its_port(served: Served, tmp_path: Path, how: signal.Signals) -> None:
     port = free_port()
-    env = {**os.environ, "RAYSTORE_RAY_TMP": f"/tmp/rst{os.getpid()}"}
+    sessions = tempfile.mkdtemp(prefix="rst", dir="/tmp")  # short: Ray's sockets stand in it
+    env = {**os.environ, "RAYSTORE_RAY_TMP": sessions}
     program = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(served.root), str(port)]
     with (tmp_path / "err").open("w") as err:
         process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=err, env=env, text=True, start_new_session=True)
@@ -173,6 +176,7 @@ def test_a_server_that_is_ended_frees_its_port(served: Served, tmp_path: Path, h
     while _listens(port) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _listens(port)
+    shutil.rmtree(sessions, ignore_errors=True)
 
 
 def _listens(port: int) -> bool:
