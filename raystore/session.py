@@ -37,6 +37,10 @@ INLINE_BELOW = InlineBelow()
 # and shards read their vectors from the collection, so a small store suffices.
 OBJECT_STORE_BYTES = 256 * 2**20
 
+# What is larger than this in an actor call goes to the object store: a request body must not (found there, in shared
+# memory, with Serve's own proxy and Ray's default of 100 kB; docs/LOG.md).
+INLINE_CALL_BYTES = 64 * 2**20
+
 _address: str | None = None
 
 
@@ -62,6 +66,8 @@ def start_ray(*, num_cpus: int | None = None) -> Any:
     Cost: 3 to 9 s for a new local Ray, nothing when already joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Without this Ray turns the loopback address given below back into the machine's, and listens on every interface.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # Ray's C++ side writes remarks on its own library's use of it to our standard error; its log files keep the rest.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
@@ -83,7 +89,11 @@ def start_ray(*, num_cpus: int | None = None) -> Any:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=temp,
             _node_ip_address="127.0.0.1",
+            _system_config={"max_direct_call_object_size": INLINE_CALL_BYTES},
         )
+        # The raylet's remarks on actors that end come over another way than log_to_driver=False closes, and on
+        # standard output, where they would stand in the middle of --json.
+        ray._private.worker._worker_logs_enabled = False
     return ray
 
 

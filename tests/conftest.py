@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+DATASETS = "RAYSTORE_DATASETS"
+
+
+def pytest_configure() -> None:
+    # Nothing here may ask a model hub: a test that needed one would pass on one machine and hang on another.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[object]:
+    """One local Ray for the whole run, with more logical CPUs than cores; started by raystore's own door."""
+    from raystore.session import shutdown_ray, start_ray
+
+    yield start_ray(num_cpus=8)
+    shutdown_ray()
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Path:
+    """The folder of real data sets. Without it such tests skip; under CI they fail."""
+    folder = os.environ.get(DATASETS)
+    if folder:
+        return Path(folder)
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{DATASETS} is not set")
+    pytest.skip(f"{DATASETS} is not set")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ refused, so it can call nothing and needs no sandbox. Knows column names, nothin
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
+from functools import lru_cache
 
 import sqlglot
 from sqlglot import exp
@@ -36,7 +36,7 @@ def parse_where(text: str, columns: Iterable[str]) -> str:
     return _parse(text, tuple(sorted(columns)))
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _parse(text: str, columns: tuple[str, ...]) -> str:
     try:
         tree = sqlglot.parse_one(text, dialect="duckdb", into=exp.Condition)

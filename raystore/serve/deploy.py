@@ -29,7 +29,6 @@ from raystore.serve.app import make_app
 from raystore.serve.loading import Rooms
 from raystore.serve.orchestrator import Orchestrator
 from raystore.serve.proxy import (
-    INLINE_BYTES,
     REPLICA_ENV,
     ProxyFolder,
     check_port_free,
@@ -37,7 +36,7 @@ from raystore.serve.proxy import (
     no_core_files,
 )
 from raystore.serve.spec import AppSpec, DeploymentRecord
-from raystore.session import start_ray, thread_count
+from raystore.session import INLINE_CALL_BYTES, start_ray, thread_count
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -285,10 +284,10 @@ def _check_inline_limit(binary: str | None) -> None:
     from ray._private.state import state
 
     limit = int(state.get_system_config().get("max_direct_call_object_size", 100 * 2**10))
-    if binary is None and limit < INLINE_BYTES:
+    if binary is None and limit < INLINE_CALL_BYTES:
         problem = (
             f"this Ray puts what is over {limit} bytes of a call into its object store, where request bodies must not be: "
-            f"start it with --system-config='{{\"max_direct_call_object_size\": {INLINE_BYTES}}}'"
+            f"start it with --system-config='{{\"max_direct_call_object_size\": {INLINE_CALL_BYTES}}}'"
         )
         raise InvalidArguments(call="deploy", problems=[problem])
 

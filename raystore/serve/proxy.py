@@ -3,7 +3,7 @@
 Serve's own proxy carries a body to the replica in actor calls, and Ray keeps what is over 100 KB of a call in its object
 store: a 500 KB body was found there whole. HAProxy, which comes with `ray[serve]`, hands the connection to the
 replica, so Ray never holds a body. And where a body does pass through an actor call (HAProxy falls back to Serve's
-proxy while no replica is up), `INLINE_BYTES` keeps it out of the store.
+proxy while no replica is up), `session.INLINE_CALL_BYTES` keeps it out of the store.
 
 Knows environment variables and files. Imports no Ray.
 """
@@ -20,9 +20,6 @@ from pathlib import Path
 
 from raystore.errors import AddressInUse
 from raystore.serve import haproxy_door
-
-# What an actor call may carry inside itself, instead of through the object store. 100 KB is Ray's default.
-INLINE_BYTES = 64 * 2**20
 
 # Serve gives an ingress replica 30 s to leave its balancer before it stops; on one machine one second is plenty.
 REPLICA_ENV = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}

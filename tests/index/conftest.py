@@ -120,12 +120,3 @@ def served(request: pytest.FixtureRequest, world: World) -> Iterator[tuple[World
     searcher = world.searcher(deadline_s=30.0)
     yield world, searcher, "ivf" not in request.param
     searcher.close(stop_actors=True)
-
-
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[object]:
-    """One local Ray for the tests that need it."""
-    from raystore.session import shutdown_ray, start_ray
-
-    yield start_ray(num_cpus=4)
-    shutdown_ray()

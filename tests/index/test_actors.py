@@ -12,11 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from index.conftest import FINGERPRINT, World
 from raystore.errors import ShardsMissing
 from raystore.index.actors import ActorShards, namespace
 from raystore.index.build import build_index
 from raystore.index.search import IndexSearcher
+
+from .conftest import FINGERPRINT, World
 
 pytestmark = pytest.mark.ray
 

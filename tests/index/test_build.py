@@ -4,12 +4,13 @@ import faiss
 import numpy as np
 import pytest
 
-from index.conftest import FINGERPRINT, OTHER, World, clustered
 from raystore.errors import CollectionNotFound, DiskFull, IndexNotFound, InvalidArguments, JobFailed, PassportMismatch
 from raystore.index.build import build_index, split_row_ids
 from raystore.index.manifest import latest, read_manifest
 from raystore.index.source import ROW_ID_END
 from raystore.layout import numbers
+
+from .conftest import FINGERPRINT, OTHER, World, clustered
 
 
 def build(world: World, **options: object):

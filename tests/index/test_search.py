@@ -8,7 +8,6 @@ import logging
 import numpy as np
 import pytest
 
-from index.conftest import DIM, FINGERPRINT, OTHER, ROWS, World, clustered, unit
 from raystore.errors import (
     ColumnNotFound,
     DimensionMismatch,
@@ -21,6 +20,8 @@ from raystore.index.build import build_index
 from raystore.index.manifest import latest
 from raystore.index.search import IndexSearcher
 from raystore.vectors import mark
+
+from .conftest import DIM, FINGERPRINT, OTHER, ROWS, World, clustered, unit
 
 Served = tuple[World, IndexSearcher, bool]
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from index.conftest import clustered, unit
 from raystore.errors import ShardCorrupt
 from raystore.index.exact import best_first, flat_top_k, pair_scores, rounding_bound
 from raystore.index.merge import merge
 from raystore.index.shard import Shard, faiss_threads
+
+from .conftest import clustered, unit
 
 COMMON = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from raystore.data.log import RowLog
 from raystore.encoders import Encoders
 from raystore.secret import load_store_key
 from raystore.serve.loading import Rooms
-from raystore.session import shutdown_ray, start_ray
 from raystore.train.fit import train_head
 from raystore.train.source import ArraySource, Examples
 
@@ -66,10 +64,3 @@ def make_store(root: Path, tiny_model: Path) -> Served:
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
     """Tests only add to it: ids of their own, deployments of their own."""
     return make_store(tmp_path_factory.mktemp("served") / "a store", tiny_model)
-
-
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[object]:
-    ray = start_ray(num_cpus=4)
-    yield ray
-    shutdown_ray()

@@ -1,0 +1,48 @@
+# Two commands for a newcomer: `make demo` and `make test`. The rest is for those who work on raystore.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest --durations=25
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast test-slow lint check bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+# torch comes first and pinned: a looser request finds a build with gigabytes of CUDA beside it.
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[openvino]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.base  ## raw text to a served prediction, end to end (ARGS='--keep' and so on)
+	$(BIN)/raystore demo $(ARGS)
+
+test: $(VENV)/.dev  ## all tests but the slow ones
+	$(PYTEST) -m 'not slow and not gpu and not bench'
+
+test-fast: $(VENV)/.dev  ## the tests without Ray
+	$(PYTEST) -m 'not slow and not ray and not browser and not gpu and not bench'
+
+test-slow: $(VENV)/.dev  ## kills by the dozen, the wheel in an empty environment
+	$(PYTEST) -m slow
+
+lint: $(VENV)/.dev  ## ruff and mypy --strict
+	$(BIN)/ruff format --check raystore tests benchmarks examples
+	$(BIN)/ruff check raystore tests benchmarks examples
+	$(BIN)/mypy
+
+check: lint test-fast  ## before every commit: lint, the fast tests, the import map among them
+
+bench: $(VENV)/.dev  ## every benchmark: a peer and raystore on the same work, ratios to benchmarks/results/
+	for file in benchmarks/[a-z]*.py; do case $$file in */common.py) ;; *) echo "== $$file"; $(BIN)/python $$file || exit 1 ;; esac; done
+
+clean:  ## remove the environment and what the demo made
+	rm -rf $(VENV) raystore-demo .bench-cache
