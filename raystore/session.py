@@ -59,6 +59,12 @@ def choose_workers(asked: int | None, size: int, inline_below: int, job: str) ->
     return chosen
 
 
+def has_ray() -> bool:
+    """Whether this process runs on a Ray already, or was told of one: then a job costs no start."""
+    ray: Any = sys.modules.get("ray")
+    return bool(_address or setting("RAYSTORE_RAY") or (ray is not None and ray.is_initialized()))
+
+
 def start_ray(*, num_cpus: int | None = None) -> Any:
     """The ray module, joined to the cluster this process is in already, the one it was told of, or a new local one.
 

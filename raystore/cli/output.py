@@ -62,7 +62,7 @@ class Output:
     def heading(self, text: str) -> None:
         if not self.as_json:
             self.console.print()
-            self.console.print(Text(text, style="bold"))
+            self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     def table(
         self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, title: str | None = None
@@ -70,7 +70,9 @@ class Output:
         if self.as_json:
             return
         names = list(columns) if columns is not None else list(rows[0]) if rows else []
-        table = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
+        if title:
+            self.say(f"\n{title}")
+        table = Table(header_style="bold", show_edge=False, pad_edge=False)
         for name in names:
             numeric = bool(rows) and all(isinstance(r.get(name), (int, float)) for r in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")

@@ -116,7 +116,7 @@ def is_done(reference: Reference, plan: EmbedPlan, table: KeyedTable) -> bool:
     dataset = table.dataset()
     for block in read(reference, plan.id_columns or [plan.text], 16_384):
         ids = row_ids_of(block, reference.path, plan.id, plan.id_prefix)
-        usable = [i for i in ids if isinstance(i, str)]
+        usable = [i for i in ids if id_problem(i) is None]
         if len(usable) < len(ids) or len(table.known(usable, dataset)) < len(set(usable)):
             return False
     return True

@@ -155,11 +155,22 @@ def _read_parquet(reference: Reference, columns: list[str], batch_rows: int) -> 
             start, stop = max(reference.start - position, 0), min(reference.stop - position, len(batch))
             if start < stop:
                 part = batch.slice(start, stop - start)
-                values = {name: part.column(name).to_pylist() for name in columns}
+                values = {name: _values(part.column(name)) for name in columns}
                 yield Block(reference.first_row + position + start - reference.start, values, stop - start)
             position += len(batch)
             if position >= reference.stop:
                 return
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The column's values. Arrow hands out strings unchecked: what is not UTF-8 becomes lone surrogates, as in CSV."""
+    try:
+        found: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        raw = plain.cast(pa.large_binary()).to_pylist()
+        found = [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
+    return found
 
 
 # --- CSV and JSONL: records found and read by the same parser, one record at a time --------------------------------------

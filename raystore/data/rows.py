@@ -70,7 +70,10 @@ def as_time(value: object) -> datetime | None:
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if not isinstance(value, datetime):
         raise ValueError("no time")
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:  # the first and the last day of the calendar, seen from another zone
+        raise ValueError("no time") from None
 
 
 @dataclass
@@ -165,9 +168,12 @@ def kept_value(value: Any, kind: str) -> Any:
             raise ValueError("is no ISO 8601 time") from None
     if kind == "date":
         try:
-            return date.fromisoformat(value) if isinstance(value, str) else value
+            value = date.fromisoformat(value) if isinstance(value, str) else value
         except ValueError:
             raise ValueError("is no ISO 8601 date") from None
+        if not isinstance(value, date):
+            raise ValueError("is no ISO 8601 date")
+        return value.date() if isinstance(value, datetime) else value
     known: Any = value
     if not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise ValueError(f"is {type(value).__name__}, expected {kind}")

@@ -172,7 +172,7 @@ def _search(steps: _Steps, items: Collection, corpus: Corpus, workers: int) -> N
         for query in corpus.searches:
             result = items.search(query, k=5)
             hits = [{"id": id_, "score": float(score)} for id_, score in zip(result.ids[0], result.scores[0], strict=True)]
-            steps.out.table(hits, ["score", "id"], title=f"\nsearch: {query}")
+            steps.out.table(hits, ["score", "id"], title=f"search: {query}")
 
 
 def _ask(steps: _Steps, store: Store, running: Running, question: str) -> None:
@@ -194,7 +194,7 @@ def _summary(steps: _Steps, folder: str, corpus: Corpus, running: Running | None
     def draw() -> None:
         say = steps.out.say
         steps.out.heading(f"Done in {steps.facts['total_s']} s")
-        rows = [{"step": name, "seconds": s} for name, s in steps.facts["seconds"].items()]
+        rows = [{"step": name, "seconds": f"{s:.1f}"} for name, s in steps.facts["seconds"].items()]
         steps.out.table(rows, ["step", "seconds"])
         root = f"--store {Path(folder) / 'store'}"
         say("\nWhere to look:")

@@ -76,6 +76,11 @@ class LoadedEncoder:
                 found[batch.rows] = self._backend.run(batch.inputs)
         return found
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens `encode` reads of these texts; special tokens and the prompt count, what is cut off does not."""
+        batches = self._reader.batches(check_texts(texts), self._backend.batch_size)
+        return sum(int(batch.inputs["attention_mask"].sum()) for batch in batches)
+
     def check_golden(self, expected: Matrix) -> float:
         """The worst cosine over the golden inputs. Raises GoldenMoved below the passport's tolerance."""
         return golden.check(

@@ -30,6 +30,7 @@ from raystore.index.result import SearchResult, hits_table
 from raystore.index.shard import Shard
 from raystore.index.source import ROW_ID_END, RowIds, VectorSource, read_rows
 from raystore.layout import Layout
+from raystore.session import has_ray
 from raystore.vectors import Matrix, as_unit_rows, check_fingerprint
 
 log = logging.getLogger("raystore")
@@ -255,7 +256,8 @@ class IndexSearcher:
             everything = build_shard(self._source, self.fingerprint, row_ids=(0, ROW_ID_END), as_of=version, kind="exact")
             return _Base(None, None, InlineShards([everything]))
         manifest = read_manifest(self._layout, self.collection, self.fingerprint, number)
-        if manifest.served == "actors":
+        # The same shards give the same answers in this process: a Ray of its own is not worth 5 s to a single search.
+        if manifest.served == "actors" and has_ray():
             actors = ActorShards(self._source, self._layout, number, manifest, deadline_s=self._deadline_s)
             if actors.problems:  # they answer already; their files are made good for the next start
                 opened = {s: open_shard(self._source, self._layout, number, manifest, s) for s in actors.problems}

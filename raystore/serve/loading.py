@@ -74,9 +74,8 @@ class Rooms:
     def orchestrator(self, spec: AppSpec, *, threads: int | None = None) -> Orchestrator:
         """An orchestrator over this store that serves nothing yet; `update` it. `threads` are the encoder's."""
 
-        def load(fingerprint: str) -> LoadedText:
-            name = self.encoders.get(fingerprint).name
-            return LoadedText(open_encoder(self.layout, fingerprint, threads=threads, name=name))
+        def load(fingerprint: str) -> LoadedEncoder:
+            return open_encoder(self.layout, fingerprint, threads=threads, name=self.encoders.get(fingerprint).name)
 
         return Orchestrator(
             load_encoder=load,
@@ -84,25 +83,6 @@ class Rooms:
             open_collection=lambda name: OpenCollection(self.layout, name, self.store_key),
             collection_names=lambda: [n for n in collection_names(self.layout) if spec.serves(n)],
         )
-
-
-class LoadedText:
-    """A loaded encoder that also counts the tokens it reads."""
-
-    def __init__(self, encoder: LoadedEncoder) -> None:
-        self._encoder = encoder
-        self.fingerprint = encoder.fingerprint
-        self.label = encoder.label
-        self.dim = encoder.dim
-        self.max_chars = encoder.max_chars
-
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        return self._encoder.encode(texts)
-
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """Special tokens and the encoder's prompt count, what is cut off does not."""
-        reader, size = self._encoder._reader, self._encoder._backend.batch_size
-        return sum(int(batch.inputs["attention_mask"].sum()) for batch in reader.batches(texts, size))
 
 
 class OpenCollection:
