@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sys
 import tempfile
 import warnings
@@ -141,6 +142,11 @@ def root_cause(error: BaseException, job: str, advice: str) -> RaystoreError:
 def thread_count(workers: int) -> int:
     """Threads each of `workers` processes may use so that together they fill the machine and no more."""
     return max(1, (os.cpu_count() or 1) // max(1, workers))
+
+
+def no_core_files() -> None:
+    """From now on a crash of this process leaves no copy of its memory on a disk: it holds what is being encoded."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def shutdown_ray() -> None:

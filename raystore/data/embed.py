@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +24,7 @@ from raystore.data.keyed import PAYLOAD, PRIMARY_KEY, KeyedTable, Known
 from raystore.data.log import TextEncoder
 from raystore.data.readers import Block, Reference, parse_text, read
 from raystore.data.rows import as_time, id_problem, is_unicode, kept_value, payload_digests, row_table, text_problem
-from raystore.errors import InvalidVectors
+from raystore.errors import InvalidVectors, JobFailed, RaystoreError
 from raystore.layout import Layout
 from raystore.vectors import Matrix, as_unit_rows
 
@@ -133,7 +134,25 @@ class Embedder:
         self._key = store_key
 
     def embed(self, reference: Reference, progress: Callable[[EmbedCounts], None] | None = None) -> EmbedCounts:
-        """What became of the slice's rows; all of it is committed when this returns."""
+        """What became of the slice's rows; all of it is committed when this returns.
+
+        Raises:
+            JobFailed: something nobody foresaw. Its own words may quote a row, so its kind and place are said instead.
+        """
+        try:
+            return self._embed(reference, progress)
+        except (RaystoreError, OSError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  Ray writes what leaves a worker into its log files
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+        raise JobFailed(
+            job=f"embedding rows {reference.first_row} to {reference.first_row + reference.n_rows - 1} of '{reference.path}'",
+            reason=reason,
+            advice="What is committed is safe: run the same call again, it goes on where it stopped.",
+        )
+
+    def _embed(self, reference: Reference, progress: Callable[[EmbedCounts], None] | None) -> EmbedCounts:
         total = EmbedCounts()
         if is_done(reference, self._plan, self._table.rows):
             total.read = total.known = reference.n_rows
@@ -169,14 +188,16 @@ class Embedder:
         bad += failed
         fresh = [row for row in fresh if row.vector_row is not None]
         counts = EmbedCounts(read=stop - start, known=n_known)
+        # First the bad rows: once the good ones are in, a slice may be done, and nobody reads it again after a kill.
+        self._set_aside(reference.path, bad, counts)
         if fresh:
             outcome = self._table.rows.commit([self._as_table(fresh, vectors)], refuse_differing=False)[0]
             counts.added = outcome.added
             # A key another worker committed meanwhile: the same row sent twice, or another row with its id.
             counts.known += outcome.known
             numbers = {row.id: row.number for row in fresh}
-            bad += [(numbers[i], i, "the id is known with another content") for i in outcome.differing]
-        self._set_aside(reference.path, bad, counts)
+            differing = [(numbers[i], i, "the id is known with another content") for i in outcome.differing]
+            self._set_aside(reference.path, differing, counts)
         return counts
 
     def _is_another(self, seen: Known, payload: bytes) -> bool:

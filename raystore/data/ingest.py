@@ -24,7 +24,7 @@ from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder, open_encoder
 from raystore.errors import InvalidArguments, ItemNotFound
 from raystore.layout import Layout
-from raystore.session import INLINE_BELOW, choose_workers, root_cause, start_ray, thread_count
+from raystore.session import INLINE_BELOW, choose_workers, no_core_files, root_cause, start_ray, thread_count
 
 Progress = Callable[[int, int], None]
 # Looking up which slices are done costs 20 us a row here; on a larger job the workers look, in parallel.
@@ -214,6 +214,7 @@ class _Worker:
         from raystore.catalog import open_root
         from raystore.secret import load_store_key
 
+        no_core_files()
         layout, about = open_root(root, create=False)
         encoder = open_encoder(layout, plan.fingerprint, threads=threads)
         self._embedder = Embedder(layout, plan, encoder, load_store_key(layout, about["key_id"]))

@@ -33,10 +33,9 @@ from raystore.serve.proxy import (
     ProxyFolder,
     check_port_free,
     haproxy_binary,
-    no_core_files,
 )
 from raystore.serve.spec import AppSpec, DeploymentRecord
-from raystore.session import INLINE_CALL_BYTES, start_ray, thread_count
+from raystore.session import INLINE_CALL_BYTES, no_core_files, start_ray, thread_count
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -89,10 +89,3 @@ def check_port_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError:
             raise AddressInUse(host=host, port=port) from None
-
-
-def no_core_files() -> None:
-    """A crash of this process leaves no copy of its memory, which holds requests."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
