@@ -70,14 +70,15 @@ def open_root(root: str | Path, *, create: bool) -> tuple[Layout, Record]:
         raise StoreUnusable(
             root=str(root),
             found="an object-store address, and raystore has not been tested on one yet",
-            advice="Use a local folder, or a file system that all nodes mount",
+            advice="Use a local folder, or a file system that all nodes mount.",
         )
     path = Path(root).expanduser().absolute()
     layout = Layout(path)
     if path.exists() and not path.is_dir():
         raise StoreUnusable(root=str(path), found="a file", advice="Name a folder.")
+    # Listed before the look for store.json: another process may be making the store now, and makes these two first.
+    foreign = sorted({p.name for p in path.iterdir()} - {layout.tmp.name, layout.keys.name})[:3] if path.is_dir() else []
     if not layout.store_file.is_file():
-        foreign = sorted(p.name for p in path.iterdir() if p.name != "tmp")[:3] if path.is_dir() else []
         if foreign:
             raise StoreUnusable(
                 root=str(path),
@@ -89,7 +90,7 @@ def open_root(root: str | Path, *, create: bool) -> tuple[Layout, Record]:
         _create(layout)
     try:
         about = read_json(layout.store_file)
-        found = int(about["format"])
+        found, _ = int(about["format"]), str(about["key_id"])
     except (json.JSONDecodeError, KeyError, ValueError, TypeError):
         raise StoreUnusable(
             root=str(path),

@@ -124,7 +124,8 @@ def numbers(folder: Path) -> list[int]:
     """The published numbers in a folder, lowest first; files `n.json` and folders `n` count alike."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.name.removesuffix(".json")) for p in folder.iterdir() if p.name.removesuffix(".json").isdigit())
+    found = (p.name.removesuffix(".json") for p in folder.iterdir())
+    return sorted(int(name) for name in found if name.isascii() and name.isdigit())
 
 
 def names(folder: Path) -> list[str]:

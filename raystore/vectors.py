@@ -46,7 +46,8 @@ def as_unit_rows(vectors: object, dim: int, call: str) -> Matrix:
         InvalidVectors: not numbers, or rows with NaN, infinity or no direction; every bad row is named.
     """
     try:
-        matrix = np.asarray(vectors, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+            matrix = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError):
         raise InvalidVectors(call=call, n_vectors=1, problems=[(0, "is not a list of numbers")]) from None
     if matrix.ndim == 1:

@@ -67,7 +67,7 @@ def _is_gone(holder: dict[str, Any]) -> bool:
 
 
 def _described(holder: dict[str, Any] | None) -> str:
-    return f"process {holder['pid']} on {holder['host']}" if holder else "an unknown process"
+    return f"process {holder['pid']} on {holder['host']}" if holder and holder["host"] else "an unknown process"
 
 
 class Lease:
@@ -166,13 +166,13 @@ class Fence:
 
     def _create(self, token: int) -> bool:
         part = self.folder / f".{uuid.uuid4().hex}"
-        part.write_text(json.dumps({**_me(), "expires": time.time() + self.lease_s}), encoding="utf-8")
         try:
+            part.write_text(json.dumps({**_me(), "expires": time.time() + self.lease_s}), encoding="utf-8")
             os.link(part, self.folder / f"{token}.json")
         except FileExistsError:
             return False
         finally:
-            part.unlink()
+            part.unlink(missing_ok=True)
         return True
 
     def _clear_commit(self, deadline: float) -> None:
@@ -195,10 +195,10 @@ class Fence:
             time.sleep(0.01)
 
     def _sweep(self, token: int) -> None:
-        for old in _tokens(self.folder):
-            if old < token - _KEPT_TOKENS:
-                (self.folder / f"{old}.json").unlink(missing_ok=True)
-                (self.folder / f"{old}.released").unlink(missing_ok=True)
+        for name in os.listdir(self.folder):
+            number, _, kind = name.partition(".")
+            if kind in ("json", "released") and int(number) < token - _KEPT_TOKENS:
+                (self.folder / name).unlink(missing_ok=True)
 
 
 def _tokens(folder: Path) -> list[int]:

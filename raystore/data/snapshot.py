@@ -100,6 +100,7 @@ def freeze(
     problems = split_problems(fractions)
     if problems:
         raise InvalidArguments(call=f"snapshot('{name}')", problems=problems)
+    fractions = {s: fractions.get(s, 0.0) for s in SIDES}
     collection, versions = _pin(catalog, name, sql)
     rows = _rows(engine, name, sql, params, collection, versions, fractions)
     spec = {

@@ -39,10 +39,12 @@ def parse_where(text: str, columns: Iterable[str]) -> str:
 @lru_cache(maxsize=1024)
 def _parse(text: str, columns: tuple[str, ...]) -> str:
     try:
-        tree = sqlglot.parse_one(text, dialect="duckdb", into=exp.Condition)
+        return _Writer(columns).write(sqlglot.parse_one(text, dialect="duckdb", into=exp.Condition))
     except sqlglot.errors.SqlglotError:
         raise SqlRefused(reason="the where= predicate does not parse", advice=f"It may hold {_GRAMMAR}.") from None
-    return _Writer(columns).write(tree)
+    except RecursionError:
+        advice = "Write long chains of OR as IN (...)."
+        raise SqlRefused(reason="the where= predicate is nested too deep", advice=advice) from None
 
 
 class _Writer:

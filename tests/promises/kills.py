@@ -1,0 +1,228 @@
+"""An embedding job in a process of its own, killed at random moments, and a journal of every row it ever encoded.
+
+The driver is a plain raystore program. The journal is written by a `sitecustomize` module on the path of the driver
+and of the Ray workers it starts: before each batch is encoded, the ids of its rows go to a file of that process.
+So what was done twice is counted where it is done, and raystore itself knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import raystore
+from raystore.layout import vector_column
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+_WORDS = "card never arrived hello world text sentence limit money blue the of is".split()
+# A batch is cut at 262,144 characters, so texts this long come ten to a commit: a few hundred moments to be killed at.
+_CHARS = 26_000
+
+_SITE = """
+import os
+if os.environ.get("KILLS_JOURNAL"):
+    import json
+    from raystore.encoders import loaded
+    encode = loaded.LoadedEncoder.encode
+
+    def written_down(self, texts):
+        line = json.dumps([text.split(" ", 1)[0] for text in texts]) + "\\n"
+        fd = os.open(f"{os.environ['KILLS_JOURNAL']}/{os.getpid()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, line.encode())
+        os.close(fd)
+        return encode(self, texts)
+
+    loaded.LoadedEncoder.encode = written_down
+"""
+
+_DRIVER = """
+import sys, raystore
+root, source, workers = sys.argv[1:]
+report = raystore.open(root).collection("tickets").embed(source, text="body", id="id", keep=["n"], workers=int(workers))
+print(report.read, report.added, report.known, report.set_aside)
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file: `ids` that can be embedded, `repeated` rows whose id stood there before, `bad` rows to be set aside."""
+
+    path: Path
+    ids: list[str]
+    repeated: int
+    bad: int
+
+
+def write_source(path: Path, rows: int, seed: int = 0) -> Source:
+    """A Parquet file of about `rows` long texts; each text begins with its id, so that the journal can name it."""
+    rng = random.Random(seed)
+    ids: list[str | None] = []
+    texts: list[str | None] = []
+    good: list[str] = []
+    repeated = bad = 0
+    for n in range(rows):
+        id_ = f"r-{seed}-{n}"
+        text = f"{id_} {' '.join(rng.choices(_WORDS, k=24))} "
+        text += "x" * (_CHARS - len(text))
+        if n % 97 == 5:
+            ids, texts, bad = [*ids, None if n % 2 else id_], [*texts, text if n % 2 else ""], bad + 1
+            continue
+        good.append(id_)
+        ids, texts = [*ids, id_], [*texts, text]
+        if n % 211 == 7:  # the same row sent twice
+            ids, texts, repeated = [*ids, id_], [*texts, text], repeated + 1
+    table = pa.table({"id": pa.array(ids, pa.string()), "body": texts, "n": pa.array(range(len(ids)), pa.int64())})
+    table = table.drop_columns(["n"]).append_column("n", pa.array([len(i or "") for i in ids], pa.int64()))
+    pq.write_table(table, path, compression="zstd", row_group_size=600)
+    return Source(path, good, repeated, bad)
+
+
+def new_store(root: Path, model: Path | str) -> None:
+    store = raystore.open(root)
+    store.encoders.register("tiny", model=str(model))
+    store.create_collection("tickets", encoder="tiny")
+
+
+@dataclass
+class Job:
+    """One embedding job over one source, run and killed until it ends."""
+
+    root: Path
+    source: Source
+    folder: Path
+    workers: int = 0
+    killed: list[set[int]] = field(default_factory=list)  # processes of each killed run
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        self.journal = self.folder / "journal"
+        self.journal.mkdir(parents=True, exist_ok=True)
+        (self.folder / "site").mkdir(exist_ok=True)
+        (self.folder / "site" / "sitecustomize.py").write_text(textwrap.dedent(_SITE), encoding="utf-8")
+
+    def start(self) -> subprocess.Popen[str]:
+        self.runs += 1
+        path = os.pathsep.join([str(self.folder / "site"), str(CHECKOUT)])
+        env = {**os.environ, "KILLS_JOURNAL": str(self.journal), "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+        sessions = tempfile.mkdtemp(prefix="rsk", dir="/tmp") if self.workers else ""  # short: sockets stand in it
+        self._sessions = sessions
+        with (self.folder / "err").open("w") as err:
+            return subprocess.Popen(
+                [sys.executable, "-c", _DRIVER, str(self.root), str(self.source.path), str(self.workers)],
+                stdout=subprocess.PIPE, stderr=err, text=True, env={**env, "RAYSTORE_RAY_TMP": sessions},
+            )  # fmt: skip
+
+    def killed_after(self, wait_s: float, *, from_first_batch: bool = True) -> bool:
+        """Start it and SIGKILL the driver `wait_s` after its first batch, or after its start. False: it ended before."""
+        before = self._lines()
+        process = self.start()
+        family = {process.pid}
+        try:
+            deadline = time.monotonic() + 120
+            while from_first_batch and process.poll() is None and self._lines() == before and time.monotonic() < deadline:
+                time.sleep(0.002)
+            end = time.monotonic() + wait_s
+            while process.poll() is None and time.monotonic() < end:
+                time.sleep(0.001)
+            if process.poll() is not None:
+                assert process.returncode == 0, (self.folder / "err").read_text()
+                return False
+            family |= {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
+            process.send_signal(signal.SIGKILL)
+            return True
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+            self._gone(family)
+            self.killed.append(family)
+
+    def run_to_the_end(self) -> list[int]:
+        """read, added, known and set aside of the last run."""
+        process = self.start()
+        out, _ = process.communicate(timeout=540)
+        shutil.rmtree(self._sessions or self.folder / "none", ignore_errors=True)
+        assert process.returncode == 0, (self.folder / "err").read_text()
+        return [int(figure) for figure in out.split()[-4:]]
+
+    def _gone(self, family: set[int]) -> None:
+        """Ray ends its processes by itself when their driver is gone; those of ours that outlive that are ended."""
+        left = [psutil.Process(pid) for pid in family if psutil.pid_exists(pid)]
+        _, alive = psutil.wait_procs(left, timeout=20)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=10)
+        if self._sessions:
+            shutil.rmtree(self._sessions, ignore_errors=True)
+
+    def _lines(self) -> int:
+        return sum(file.stat().st_size for file in self.journal.iterdir())
+
+    def batches(self) -> dict[int, list[list[str]]]:
+        """process -> the batches it began to encode, in order."""
+        found = {}
+        for file in self.journal.iterdir():
+            lines = file.read_text(encoding="utf-8").splitlines()
+            found[int(file.name)] = [json.loads(line) for line in lines]
+        return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the kills left. `done_again` are rows encoded more than once; only the last batch of a killed process may."""
+
+    kills: int
+    rows: int
+    duplicates: int
+    losses: int
+    strangers: int
+    set_aside: int
+    done_again: int
+    done_again_after_commit: int
+    largest_batch: int
+
+
+def outcome(job: Job) -> Outcome:
+    collection = raystore.open(job.root).collection("tickets")
+    counts = Counter(collection.to_arrow(columns=["id"]).column("id").to_pylist())
+    batches = job.batches()
+    encoded = Counter(id_ for process in batches.values() for batch in process for id_ in batch)
+    killed = set().union(*job.killed) if job.killed else set()
+    unfinished = {id_ for pid, done in batches.items() if pid in killed and done for id_ in done[-1]}
+    wanted = set(job.source.ids)
+    return Outcome(
+        kills=len(job.killed),
+        rows=sum(counts.values()),
+        duplicates=sum(n - 1 for n in counts.values()),
+        losses=len(wanted - counts.keys()),
+        strangers=len(counts.keys() - wanted),
+        set_aside=len(collection.set_aside()),
+        done_again=sum(n - 1 for n in encoded.values()),
+        done_again_after_commit=len({i for i, n in encoded.items() if n > 1} - unfinished),
+        largest_batch=max((len(batch) for done in batches.values() for batch in done), default=0),
+    )
+
+
+def vectors(root: Path) -> dict[str, np.ndarray]:
+    collection = raystore.open(root).collection("tickets")
+    column = vector_column(collection.encoder().fingerprint)
+    table = collection.to_arrow(columns=["id", column])
+    rows = np.asarray(table.column(column).combine_chunks().flatten(), np.float32).reshape(len(table), -1)
+    return dict(zip(table.column("id").to_pylist(), rows, strict=True))
