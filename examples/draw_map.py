@@ -27,7 +27,7 @@ def place(vectors: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     reduced = PCA(min(50, *vectors.shape), random_state=0).fit_transform(vectors)
-    flat = TSNE(2, init="pca", perplexity=min(30, len(vectors) / 4), random_state=0).fit_transform(reduced)
+    flat = TSNE(2, init="pca", perplexity=min(30, len(vectors) // 4), random_state=0).fit_transform(reduced)
     return (flat - flat.min(0)) / np.ptp(flat, axis=0)
 
 
@@ -52,11 +52,12 @@ def draw(points: np.ndarray, labels: list[str]) -> str:
     )
 
 
-def main(root: str, out: str, collection: str = "items", n: int = 4_000) -> None:
+def main(
+    root: str, out: str, collection: str = "items", *, table: str = "labels", key: str = "item", label: str = "label"
+) -> None:
     store = raystore.open(root, create=False)
-    rows = store.sql(
-        f"SELECT i.id, l.label FROM {collection} i JOIN labels l ON l.item = i.id ORDER BY hash(i.id) LIMIT {n}"
-    ).to_dicts()
+    joined = f"{collection} i JOIN {table} l ON l.{key} = i.id"
+    rows = store.sql(f"SELECT i.id, l.{label} AS label FROM {joined} ORDER BY hash(i.id) LIMIT 4000").to_dicts()
     column = next(c for c in store.sql(f"SELECT * FROM {collection} LIMIT 0", vectors=True).columns if c.startswith("vec_"))
     found = store.collection(collection).to_arrow(columns=["id", column])
     place_of = {id_: i for i, id_ in enumerate(found.column("id").to_pylist())}

@@ -1,6 +1,7 @@
 """Is everything well? What is installed, what Ray sees, what the store holds, and whether its digests still hold.
 
-Reads, never mends. A finding is one line; what raises a RaystoreError becomes a broken line with that sentence.
+Reads, never mends. A finding is one line; what is damaged becomes a broken line with its sentence, and the rest is
+examined all the same.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
 from raystore import __version__
 from raystore.data.collection import CollectionTable
 from raystore.data.embed import set_aside_table
 from raystore.data.snapshot import content_hash
 from raystore.errors import RaystoreError, ShardCorrupt, StoreNotFound, StoreUnusable
-from raystore.index.manifest import index_folder, latest
+from raystore.index.manifest import index_folder, newest_number, read_manifest
 from raystore.index.shard import digest
+from raystore.layout import FP12, names, numbers
+from raystore.serve.spec import DeploymentRecord
 from raystore.session import start_ray
 from raystore.store import Store, open
 
@@ -35,6 +40,7 @@ _PARTS = (
     "pyarrow",
     "numpy",
 )
+_UNIT = 1e-3  # a stored vector's length may differ from 1 by so much
 
 
 @dataclass(frozen=True)
@@ -44,20 +50,25 @@ class Check:
     found: str
 
 
-def examine(root: str | Path, *, with_ray: bool = True) -> list[Check]:
-    """Every check, in the order of the layout. Cost: reads all snapshots, heads and index files, loads each encoder."""
-    checks = list(_installed())
+def examine(root: str | Path, *, with_ray: bool = True) -> Iterator[Check]:
+    """Every check as it is made, in the order of the layout.
+
+    Cost: one read of all vectors, snapshots, heads and the index files in use; each encoder is loaded.
+    """
+    yield from _installed()
     if with_ray:
-        checks.append(_tried("ray", _ray))
+        yield _tried("ray", _ray)
     try:
         store = open(root, create=False)
     except StoreNotFound as error:
-        return [*checks, Check("store", True, f"none yet at '{error.name}'")]
+        yield Check("store", True, f"none yet at '{error.name}'")
     except RaystoreError as error:
-        return [*checks, Check("store", False, str(error))]
-    free = shutil.disk_usage(store.root).free
-    checks.append(Check("store", True, f"{store.root}, {free / 2**30:.1f} GiB free"))
-    return [*checks, *_store(store)]
+        yield Check("store", False, str(error))
+    else:
+        free = shutil.disk_usage(store.root).free
+        yield Check("store", True, f"{store.root}, {free / 2**30:.1f} GiB free")
+        for what, look in _looks(store):
+            yield _tried(what, look)
 
 
 def _installed() -> Iterator[Check]:
@@ -84,65 +95,112 @@ def _tried(what: str, look: Callable[[], str]) -> Check:
         return Check(what, True, look())
     except RaystoreError as error:
         return Check(what, False, str(error))
-    except (OSError, RuntimeError, ValueError) as error:
-        return Check(what, False, f"{type(error).__name__}")
+    except FileNotFoundError as error:
+        missing = f"'{error.filename}' is missing" if error.filename else "a file is missing"
+        return Check(what, False, f"{missing}. Restore it from a backup.")
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError) as error:  # what readers say of damaged files
+        return Check(what, False, f"it cannot be read ({type(error).__name__}). Restore it from a backup.")
 
 
-def _store(store: Store) -> Iterator[Check]:
-    for name in store.encoders:
-        yield _tried(f"encoder {name}", partial(_encoder, store, name))
+def _looks(store: Store) -> Iterator[tuple[str, Callable[[], str]]]:
+    """What there is to look at, by the names on the disk alone: finding them must not stumble over what is damaged."""
+    layout = store.layout
+    named = {_prefix_of(store, name) for name in store.encoders}
+    for encoder in [*store.encoders, *(fp12 for fp12 in names(layout.encoders()) if fp12 not in named)]:
+        yield f"encoder {encoder}", partial(_encoder, store, encoder)
     for name in store.collections:
-        yield _tried(f"collection {name}", partial(_collection, store, name))
-        for fingerprint in CollectionTable.open(store.layout, name).fingerprints:
-            found = latest(store.layout, name, fingerprint)
-            if found is not None:
-                yield _tried(f"index {name}/{found[0]}", partial(_index, store, name, fingerprint))
+        yield f"collection {name}", partial(_collection, store, name)
+        for folder in (layout.indexes(name, fp12) for fp12 in names(layout.encoders())):
+            if numbers(folder):
+                yield f"index {name}@{numbers(folder)[-1]}", partial(_index, store, name, folder.name)
     for name in store.tables:
-        yield _tried(f"table {name}", partial(_table, store, name))
+        yield f"table {name}", partial(_table, store, name)
     for name in store.snapshots:
-        yield _tried(f"snapshot {name}", partial(_snapshot, store, name))
+        for number in numbers(layout.snapshots(name)):
+            yield f"snapshot {name}@{number}", partial(_snapshot, store, f"{name}@{number}")
     for name in store.heads.names():
-        yield _tried(f"head {name}", partial(_head, store, name))
+        for number in store.heads.numbers(name):
+            yield f"head {name}@{number}", partial(_head, store, f"{name}@{number}")
+    for name in names(layout.deployments):
+        yield f"deployment {name}", partial(_deployment, store, name)
+
+
+def _prefix_of(store: Store, encoder: str) -> str:
+    try:
+        return store.encoders.resolve(encoder).fingerprint[:FP12]
+    except (RaystoreError, OSError, ValueError, LookupError):  # said when it is looked at
+        return ""
 
 
 def _encoder(store: Store, name: str) -> str:
-    return f"weights hold, worst golden cosine {store.encoder(name).verify():.6f}"
+    encoder = store.encoder(name)
+    return f"{encoder.label}: weights hold, worst golden cosine {encoder.verify():.6f}"
 
 
 def _head(store: Store, name: str) -> str:
-    return f"digest holds, {store.heads.get(name)!r}"
+    head = store.heads.get(name)
+    return f"digest holds; {head.kind}, {len(head.classes)} classes, accuracy {head.report.accuracy:.1%}, on {head.encoder}"
 
 
 def _collection(store: Store, name: str) -> str:
-    collection = store.collection(name)
+    table = CollectionTable.open(store.layout, name)
+    for fingerprint in table.fingerprints:
+        bad = sum(
+            int((~(np.abs(np.linalg.norm(batch.vectors, axis=1) - 1) < _UNIT)).sum()) for batch in table.scan(fingerprint)
+        )
+        if bad:
+            raise StoreUnusable(
+                root=str(store.root),
+                found=f"{bad:,} vectors of collection {name} are no unit vectors",
+                advice="Restore the collection from a backup.",
+            )
     aside = set_aside_table(store.layout, name).dataset().count_rows()
-    return f"{len(collection):,} rows, version {collection.version}" + (f", {aside:,} set aside" if aside else "")
+    return f"{table.count():,} rows, version {table.version}, vectors hold" + (f"; {aside:,} set aside" if aside else "")
 
 
-def _index(store: Store, name: str, fingerprint: str) -> str:
-    found = latest(store.layout, name, fingerprint)
-    assert found is not None
-    number, manifest = found
+def _index(store: Store, name: str, fp12: str) -> str:
+    fingerprint = store.encoders.resolve(fp12).fingerprint
+    number = newest_number(store.layout, name, fingerprint) or 0
+    manifest = read_manifest(store.layout, name, fingerprint, number)
     folder = index_folder(store.layout, name, fingerprint, number)
     for shard in manifest.shards:
         for file, expected in shard.files.items():
             path = folder / file
             if not path.is_file() or digest(path) != expected:
                 raise ShardCorrupt(path=str(path), found="it is missing" if not path.is_file() else "its digest differs")
-    return f"digests hold, {len(manifest.shards)} shards ({manifest.kind}), {manifest.rows:,} rows"
+    return f"digests hold; {manifest.kind}, {len(manifest.shards)} shards, {manifest.rows:,} rows"
 
 
 def _table(store: Store, name: str) -> str:
     table = store.table(name)
-    return f"version {table.version}, {table.dataset().count_rows(table.filter()):,} rows"
-
-
-def _snapshot(store: Store, name: str) -> str:
-    record = store.snapshots[name]
-    if content_hash(record.rows()) != record.hash:
+    found = table.to_arrow().num_rows
+    if found != table.n_rows:
         raise StoreUnusable(
             root=str(store.root),
-            found=f"the rows of snapshot {name}@{record.number} no longer have the hash they were frozen with",
-            advice=f"Compare with 'raystore snapshot rebuild {name}@{record.number}', or restore it from a backup.",
+            found=f"table {name} version {table.version} holds {found:,} rows, {table.n_rows:,} were registered",
+            advice="Register its data again.",
         )
-    return f"hash holds, {record!r}"
+    return f"version {table.version}, {found:,} rows"
+
+
+def _snapshot(store: Store, reference: str) -> str:
+    record = store.snapshots[reference]
+    rows = record.rows()
+    if content_hash(rows) != record.hash:
+        raise StoreUnusable(
+            root=str(store.root),
+            found=f"the rows of snapshot {reference} no longer have the hash they were frozen with",
+            advice=f"Compare with 'raystore snapshot rebuild {reference}', or restore it from a backup.",
+        )
+    return f"hash holds; {len(rows):,} rows of {record.collection}, {len(record.classes)} classes"
+
+
+def _deployment(store: Store, name: str) -> str:
+    found = store.catalog.latest(store.layout.deployment(name))
+    assert found is not None  # its folder is made with its first record
+    record = DeploymentRecord.model_validate(
+        {**{key: value for key, value in found[1].items() if key != "published_at"}, "number": found[0]}
+    )
+    head = store.heads.get(record.head)
+    log = f", logs to {store.collection(record.log).name}" if record.log else ""
+    return f"answers with head {head.label}{log}"

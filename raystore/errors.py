@@ -3,7 +3,7 @@
     RaystoreError
     ├── NotFound (LookupError)              404  names what there is
     │   ├── StoreNotFound, EncoderNotFound, CollectionNotFound, TableNotFound, SnapshotNotFound
-    │   └── HeadNotFound, IndexNotFound, DeploymentNotFound, ItemNotFound, ColumnNotFound
+    │   └── HeadNotFound, IndexNotFound, DeploymentNotFound, KeyNotFound, ItemNotFound, ColumnNotFound
     ├── AlreadyExists (FileExistsError)     409
     ├── StoreUnusable (OSError)             500  no store, a newer format, a root not supported yet
     ├── InvalidName (ValueError)            422
@@ -122,6 +122,10 @@ class IndexNotFound(NotFound):
 
 class DeploymentNotFound(NotFound):
     noun = "deployment"
+
+
+class KeyNotFound(NotFound):
+    noun = "key"
 
 
 class ItemNotFound(NotFound):

@@ -1,7 +1,7 @@
 """Every path the store writes; no other file joins store paths.
 
-Knows names and folders. Knows nothing of what the files hold, and touches the disk only in the three
-helpers at the end, which publish: a temporary name, then a rename or an exclusive link.
+Knows names and folders. Knows nothing of what the files hold, and touches the disk only in the helpers
+at the end, which publish: a temporary name, then a rename or an exclusive link.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def disk_full_is_said(folder: Path, doing: str) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Mapping[str, Any], tmp: Path, *, exclusive: bool = False) -> None:
-    """Write JSON whole or not at all: fsynced under a temporary name in `tmp`, then renamed.
+    """Write JSON whole or not at all: synced under a temporary name in `tmp`, then renamed.
 
     With `exclusive`, an existing `path` is left alone and FileExistsError raised (a hard link is atomic and refuses).
     """
@@ -164,7 +164,7 @@ def write_json(path: Path, value: Mapping[str, Any], tmp: Path, *, exclusive: bo
                 os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -190,8 +190,7 @@ def publish(stage: Path, parent: Path) -> int:
     there and not empty fails, and the next number is tried.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    for file in stage.rglob("*"):
-        _sync_file(file)
+    sync_tree(stage)
     number = (numbers(parent) or [0])[-1] + 1
     while True:
         try:
@@ -201,17 +200,18 @@ def publish(stage: Path, parent: Path) -> int:
                 raise
             number += 1
             continue
-        _sync_folder(parent)
+        sync(parent)
         return number
 
 
-def _sync_file(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def sync_tree(folder: Path) -> None:
+    """Everything under the folder is on the disk when this returns."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
-def _sync_folder(path: Path) -> None:
+def sync(path: Path) -> None:
+    """A file's bytes, or a folder's entries, are on the disk when this returns."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

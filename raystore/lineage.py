@@ -27,10 +27,9 @@ class Lineage:
     def __str__(self) -> str:
         lines = []
         for depth, link in enumerate(self.facts):
-            rest = "; ".join(f"{k} {' '.join(str(v).split())}" for k, v in link.items() if k not in ("noun", "name"))
-            lines.append(
-                f"{'   ' * depth}{'└─ ' if depth else ''}{link['noun']} {link['name']}" + (f"  ({rest})" if rest else "")
-            )
+            about = [(key, value) for key, value in link.items() if key not in ("noun", "name")]
+            lines.append(f"{'   ' * (depth - 1)}{'└─ ' if depth else ''}{link['noun']} {link['name']}")
+            lines += [f"{'   ' * depth}   {key}: {' '.join(str(value).split())}" for key, value in about]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -38,8 +37,8 @@ class Lineage:
 
 def trace(catalog: Catalog, thing: Any) -> Lineage:
     """See `Store.lineage`."""
-    if isinstance(thing, Mapping) and "lineage" in thing:
-        return Lineage(_deployment(catalog, thing["lineage"]["deployment"], thing["lineage"]))
+    if isinstance(thing, Mapping):
+        return Lineage(_prediction(catalog, thing))
     if isinstance(thing, Head):
         return Lineage(_head(catalog, thing))
     if isinstance(thing, SnapshotRecord):
@@ -48,6 +47,14 @@ def trace(catalog: Catalog, thing: Any) -> Lineage:
         return Lineage(_named(catalog, thing))
     problem = f"{type(thing).__name__} has no lineage, expected a prediction, a head, a snapshot, or a name"
     raise InvalidArguments(call="lineage", problems=[problem])
+
+
+def _prediction(catalog: Catalog, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    named = answer.get("lineage")
+    if not isinstance(named, Mapping) or not {"deployment", "head", "number"} <= named.keys():
+        problem = "the mapping is no /v1/predict answer: its 'lineage' names no deployment, head and number"
+        raise InvalidArguments(call="lineage", problems=[problem])
+    return _deployment(catalog, named["deployment"], named)
 
 
 def _named(catalog: Catalog, reference: str) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ def _pairs(options: list[str], call: str) -> dict[str, str]:
 
 @collection.command("create")
 def collection_create(
-    name: str,
+    name: Annotated[str, typer.Argument(help="Small letters, digits and '_'.")],
     encoder: Annotated[str, typer.Option(help="The encoder whose vectors it will hold.")],
     column: Annotated[list[str], typer.Option(help="A kept column, NAME=TYPE; may be repeated.")] = [],  # noqa: B006
 ) -> None:
@@ -62,7 +62,7 @@ def collection_list() -> None:
 
 
 @collection.command("set-aside")
-def collection_set_aside(name: str) -> None:
+def collection_set_aside(name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name.")]) -> None:
     """Rows that could not be embedded: id, source, row number, reason."""
     rows = STATE.open().collection(name).set_aside().to_pylist()
     STATE.out.emit(rows, lambda: STATE.out.table(rows, ["id", "source", "row", "reason"]))
@@ -105,25 +105,39 @@ def embed(
 
 
 def log(
-    name: Annotated[str, typer.Argument(metavar="COLLECTION")],
+    name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name.")],
     file: Annotated[str, typer.Argument(help="JSONL with id, text and kept columns; '-' reads standard input.")] = "-",
 ) -> None:
     """Log rows; committed when the command ends."""
-    lines = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    try:
-        rows = [json.loads(line) for line in lines.splitlines() if line.strip()]
-    except ValueError:
-        raise InvalidArguments(call="log", problems=["expected one JSON object a line"]) from None
-    result = STATE.open().collection(name).log(rows)
+    result = STATE.open().collection(name).log(_json_lines(file))
     STATE.out.emit(
-        asdict(result), lambda: STATE.out.say(f"{result.added} added, {result.known} known, version {result.version}")
+        asdict(result),
+        lambda: STATE.out.say(f"{result.added:,} added, {result.known:,} known already; version {result.version}"),
     )
+
+
+def _json_lines(file: str) -> list[Any]:
+    try:
+        lines = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidArguments(call="log", problems=[f"'{file}' cannot be read ({error.strerror})"]) from None
+    except UnicodeDecodeError:
+        raise InvalidArguments(call="log", problems=[f"'{file}' is not UTF-8"]) from None
+    rows: list[Any] = []
+    for number, line in enumerate(lines.split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError:  # whose own words quote the line
+            raise InvalidArguments(call="log", problems=[f"line {number} is no JSON object"]) from None
+    return rows
 
 
 @table.command("register")
 def table_register(
-    name: str,
-    paths: Annotated[list[str], typer.Argument(metavar="FILES...")],
+    name: Annotated[str, typer.Argument(help="Small letters, digits and '_'; what SQL calls it.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="FILES...", help="Parquet, CSV, TSV or JSONL; patterns and folders.")
+    ],
     id: Annotated[str | None, typer.Option(help="Its key column that joins a collection's id.")] = None,
     subject: Annotated[str | None, typer.Option(help="Its column that joins a collection's subject.")] = None,
 ) -> None:
@@ -163,7 +177,7 @@ def sql(
 
 @snapshot.command("create")
 def snapshot_create(
-    name: str,
+    name: Annotated[str, typer.Argument(help="Small letters, digits and '_'.")],
     sql: Annotated[
         str, typer.Option(help="Gives id and label, optionally entity, weight and split; '-' reads standard input.")
     ],

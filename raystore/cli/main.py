@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from raystore import __version__
 from raystore.cli import data, models, serving, system
-from raystore.cli.output import Output
+from raystore.cli.output import INTERRUPTED, Output
 from raystore.cli.state import STATE
-from raystore.errors import RaystoreError
+from raystore.errors import InvalidArguments, RaystoreError
 from raystore.settings import setting
+
+# What a wrong command line raises; typer publishes only the class below it.
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="raystore",
@@ -28,7 +31,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        sys.stdout.write(f"raystore {__version__}\n")
+        STATE.out.emit({"raystore": __version__}, lambda: STATE.out.say(f"raystore {__version__}"))
         raise typer.Exit
 
 
@@ -40,8 +43,7 @@ def options(
 ) -> None:
     if store:
         STATE.root = store
-    if as_json:
-        STATE.out = Output(as_json=True)
+    STATE.out.as_json = as_json
 
 
 app.add_typer(models.encoder, name="encoder")
@@ -72,7 +74,10 @@ def _hoisted(arguments: list[str]) -> list[str]:
         elif word == "--json" or word.startswith("--store="):
             front.append(word)
         elif word == "--store":
-            front += [word, next(words, "")]
+            folder = next(words, "")
+            if not folder:
+                raise InvalidArguments(call="raystore", problems=["--store needs a folder"])
+            front += [word, folder]
         else:
             rest.append(word)
     return [*front, *rest]
@@ -81,13 +86,17 @@ def _hoisted(arguments: list[str]) -> list[str]:
 def main() -> None:
     """The entry point; exit codes stand in `output.py`."""
     STATE.root = setting("RAYSTORE_ROOT")
-    STATE.out = Output()
+    STATE.out = Output(as_json="--json" in sys.argv[1:])
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(args=_hoisted(sys.argv[1:]), standalone_mode=True)
+        code = app(args=_hoisted(sys.argv[1:]), prog_name=app.info.name, standalone_mode=False) or 0
     except RaystoreError as error:
-        sys.exit(STATE.out.fail(error))
+        code = STATE.out.fail(error)
+    except _UsageError as error:
+        code = STATE.out.misused(error)
     except KeyboardInterrupt:
-        STATE.out.errors.print("interrupted; what was committed is safe, and the same command goes on from there")
-        sys.exit(130)
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer turns a Ctrl-C inside a verb into this code
+        STATE.out.interrupted()
+    sys.exit(code)

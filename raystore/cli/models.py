@@ -11,6 +11,10 @@ from raystore.cli.data import Workers
 from raystore.cli.state import STATE
 from raystore.train.heads import Kind
 
+EncoderName = Annotated[str, typer.Argument(help="A name, or the fingerprint's first 12 digits or more.")]
+CollectionName = Annotated[str, typer.Argument(help="Its name.")]
+EncoderOption = Annotated[str | None, typer.Option(help="Needed where the collection has several.")]
+
 encoder = typer.Typer(help="Encoders: models with a passport.", no_args_is_help=True, rich_markup_mode=None)
 head = typer.Typer(help="Heads: shallow models on an encoder's vectors.", no_args_is_help=True, rich_markup_mode=None)
 index = typer.Typer(help="Indexes: sharded FAISS over a collection.", no_args_is_help=True, rich_markup_mode=None)
@@ -18,7 +22,7 @@ index = typer.Typer(help="Indexes: sharded FAISS over a collection.", no_args_is
 
 @encoder.command("register")
 def encoder_register(
-    name: str,
+    name: Annotated[str, typer.Argument(help="Small letters, digits, '_' and '-'; what SQL calls it.")],
     model: Annotated[str, typer.Option(help="'minilm' (packaged), a folder, or a hub name.")],
     max_length: Annotated[int | None, typer.Option(help="Tokens read of a text.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls, max ...; by default the model's own.")] = None,
@@ -42,7 +46,7 @@ def encoder_list() -> None:
 
 
 @encoder.command("show")
-def encoder_show(name: str) -> None:
+def encoder_show(name: EncoderName) -> None:
     """The passport: everything that decides what the encoder puts out."""
     found = STATE.open().encoders[name]
     facts = {"encoder": found.name, "fingerprint": found.fingerprint, **found.passport.model_dump(mode="json")}
@@ -50,7 +54,7 @@ def encoder_show(name: str) -> None:
 
 
 @encoder.command("verify")
-def encoder_verify(name: str) -> None:
+def encoder_verify(name: EncoderName) -> None:
     """Digest the weights and re-encode the golden inputs."""
     found = STATE.open().encoders[name]
     worst = found.verify()
@@ -62,11 +66,11 @@ def encoder_verify(name: str) -> None:
 
 @head.command("train")
 def head_train(
-    name: str,
+    name: Annotated[str, typer.Argument(help="Small letters, digits, '_' and '-'.")],
     snapshot: Annotated[str, typer.Option(help="NAME or NAME@NUMBER of the training set.")],
     kind: Annotated[Kind, typer.Option(help="What to train.")] = "linear",
-    encoder: Annotated[str | None, typer.Option(help="Needed where the collection has several.")] = None,
-    seed: int = 0,
+    encoder: EncoderOption = None,
+    seed: Annotated[int, typer.Option(help="Of the random parts (order, mlp's first weights).")] = 0,
     workers: Workers = None,
 ) -> None:
     """Train a head and print its report."""
@@ -121,10 +125,10 @@ def _head_facts(found: Any) -> dict[str, Any]:
 
 @index.command("build")
 def index_build(
-    collection: str,
-    shards: int = 1,
-    kind: Annotated[str, typer.Option(help="exact or ivf")] = "exact",
-    encoder: str | None = None,
+    collection: CollectionName,
+    shards: Annotated[int, typer.Option(help="Parts it is cut into.")] = 1,
+    kind: Annotated[str, typer.Option(help="exact, or ivf (approximate, faster).")] = "exact",
+    encoder: EncoderOption = None,
     workers: Workers = None,
 ) -> None:
     """Build the index that searches use from now on."""
@@ -139,7 +143,7 @@ def index_build(
 
 
 @index.command("show")
-def index_show(collection: str, encoder: str | None = None) -> None:
+def index_show(collection: CollectionName, encoder: EncoderOption = None) -> None:
     """The index in use."""
     found = STATE.open().collection(collection).index(encoder)
     facts = found.model_dump(mode="json") if found else None
@@ -152,7 +156,7 @@ def index_show(collection: str, encoder: str | None = None) -> None:
 
 
 def search(
-    collection: str,
+    collection: CollectionName,
     text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     item: Annotated[str | None, typer.Option(help="Look for neighbours of this id instead.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from rich.text import Text
 from raystore.errors import RaystoreError
 
 EXIT_CODES = {404: 3, 409: 4}
+INTERRUPTED = 130
 
 
 def exit_code(error: RaystoreError) -> int:
@@ -48,7 +50,7 @@ class Output:
 
     def emit(self, facts: Any, draw: Callable[[], None] | None = None) -> None:
         if self.as_json:
-            sys.stdout.write(json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json.dumps(_plain(facts), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n")
         elif draw is not None:
             draw()
         else:
@@ -87,18 +89,58 @@ class Output:
             TextColumn(what), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn(),
             console=self.errors, disable=self.as_json, transient=False,
         )  # fmt: skip
-        with bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+
+        if bar.console.is_terminal:  # elsewhere only its end is shown, and where there was nothing to do, nothing
+            bar.start()
+        try:
+            yield advance
+        finally:
+            bar.live.transient = bar.tasks[0].total is None
+            if bar.live.is_started:
+                bar.stop()
 
     def fail(self, error: RaystoreError) -> int:
         """Say the error where scripts and people look for it; the exit code."""
-        if self.as_json:
-            facts = {"error": {"type": type(error).__name__, "message": str(error), "facts": error.facts}}
-            sys.stderr.write(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
-        else:
-            self.errors.print(Text.assemble((type(error).__name__, "bold red"), ": ", str(error)))
+        self._complain(type(error).__name__, str(error), error.facts)
         return exit_code(error)
+
+    def misused(self, error: Any) -> int:
+        """A command line that does not parse, or help where a verb is missing; typer's own words."""
+        if self.as_json:
+            self._complain("UsageError", error.format_message(), {})
+        else:
+            error.show()
+        return int(error.exit_code)
+
+    def interrupted(self) -> None:
+        says = "interrupted; what was committed is safe, and the same command goes on from there"
+        if self.as_json:
+            self._complain("Interrupted", says, {})
+        else:
+            self.errors.print(says, soft_wrap=True)
+
+    def _complain(self, kind: str, message: str, facts: Mapping[str, Any]) -> None:
+        if self.as_json:
+            about = {"error": {"type": kind, "message": message, "facts": facts}}
+            sys.stderr.write(json.dumps(_plain(about), ensure_ascii=False, default=str) + "\n")
+        else:
+            self.errors.print(Text.assemble((kind, "bold red"), ": ", message), soft_wrap=True)
+
+
+def _plain(value: Any) -> Any:
+    """The value with null for the floats that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def _shown(value: Any) -> str:

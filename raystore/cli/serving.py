@@ -8,7 +8,7 @@ import typer
 
 from raystore.access import Verb
 from raystore.cli.state import STATE
-from raystore.errors import InvalidArguments
+from raystore.errors import AlreadyExists, InvalidArguments, KeyNotFound
 
 key = typer.Typer(help="API keys, demanded on any address but loopback.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -37,7 +37,7 @@ def serve(
 
 @key.command("create")
 def key_create(
-    name: str,
+    name: Annotated[str, typer.Argument(help="Who it is for.")],
     verb: Annotated[list[str], typer.Option(help="log, predict or search; may be repeated; by default all.")] = [],  # noqa: B006
 ) -> None:
     """Make a key. It is shown once and not kept."""
@@ -45,7 +45,10 @@ def key_create(
     if unknown:
         problems = [f"'{v}' is no verb, expected {', '.join(Verb)}" for v in unknown]
         raise InvalidArguments(call="key create", problems=problems)
-    made = STATE.open(create=True).keys.create(name, frozenset(Verb(v) for v in verb) or frozenset(Verb))
+    store = STATE.open(create=True)
+    if name in store.keys.names():
+        raise AlreadyExists(noun="key", name=name, advice=f"Another name, or first: raystore key revoke {name}")
+    made = store.keys.create(name, frozenset(Verb(v) for v in verb) or frozenset(Verb))
     STATE.out.emit({"name": name, "key": made}, lambda: STATE.out.say(made))
 
 
@@ -57,7 +60,10 @@ def key_list() -> None:
 
 
 @key.command("revoke")
-def key_revoke(name: str) -> None:
+def key_revoke(name: Annotated[str, typer.Argument(help="As `key list` shows it.")]) -> None:
     """Make a key invalid everywhere."""
-    STATE.open().keys.revoke(name)
+    store = STATE.open()
+    if name not in store.keys.names():
+        raise KeyNotFound(name=name, where=f"store '{store.root}'", existing=store.keys.names())
+    store.keys.revoke(name)
     STATE.out.emit({"revoked": name}, lambda: STATE.out.say(f"revoked {name}"))

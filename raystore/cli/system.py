@@ -18,7 +18,7 @@ def doctor(
     """
     from raystore.doctor import examine
 
-    checks = examine(STATE.root, with_ray=ray)
+    checks = list(examine(STATE.root, with_ray=ray))
     rows = [{"": "ok" if c.ok else "BROKEN", "what": c.what, "found": c.found} for c in checks]
     facts = [{"what": c.what, "ok": c.ok, "found": c.found} for c in checks]
     STATE.out.emit(facts, lambda: STATE.out.table(rows, ["", "what", "found"]))

@@ -8,7 +8,7 @@ column stands in the column's metadata. Knows nothing of encoders, files or jobs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,16 +70,31 @@ def vector_array(matrix: Matrix) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
 
 
-def check_columns(columns: Mapping[str, str], call: str) -> dict[str, pa.DataType]:
+def column_problem(name: object, others: Iterable[object]) -> str | None:
+    """Why no column can have this name beside the others (itself may be among them), or None."""
+    if name in SYSTEM:
+        return f"is one of the store's own columns ({', '.join(SYSTEM)})"
+    if not isinstance(name, str) or not name.isidentifier() or name.startswith(("_", "vec_")):
+        return "is no column name: letters, digits and '_', not starting with '_' or 'vec_'"
+    twin = next((o for o in (*SYSTEM, *others) if o != name and str(o).lower() == name.lower()), None)
+    return f"differs from '{twin}' in case only, which SQL does not tell apart" if twin is not None else None
+
+
+def column_twins(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of names that SQL does not tell apart."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(name.lower(), name), name) for name in names]
+    return [pair for place, pair in enumerate(pairs) if names.index(pair[0]) != place]
+
+
+def check_columns(columns: Mapping[str, str], call: str, existing: Iterable[str] = ()) -> dict[str, pa.DataType]:
     """The declared columns as Arrow types; every bad one is named in one InvalidArguments."""
     problems = []
+    others = [*existing, *columns]
     for name, kind in columns.items():
-        if name in SYSTEM:
-            problems.append(f"column '{name}' is one of the store's own ({', '.join(SYSTEM)})")
-        elif not isinstance(name, str) or not name.isidentifier() or name.startswith(("_", "vec_")):
-            problems.append(
-                f"'{str(name)[:80]}' is no column name: letters, digits and '_', not starting with '_' or 'vec_'"
-            )
+        reason = column_problem(name, others)
+        if reason:
+            problems.append(f"'{str(name)[:80]}' {reason}")
         if kind not in TYPES:
             problems.append(f"column '{name}' has type '{kind}', expected one of {', '.join(TYPES)}")
     if problems:

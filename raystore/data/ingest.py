@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -183,7 +184,8 @@ def _add_columns(table: CollectionTable, kept_types: dict[str, str]) -> None:
 
     new = {name: kind for name, kind in kept_types.items() if name not in table.columns}
     if new:
-        table.rows.add_columns([pa.field(n, t) for n, t in check_columns(new, f"embed into '{table.name}'").items()])
+        checked = check_columns(new, f"embed into '{table.name}'", table.columns)
+        table.rows.add_columns([pa.field(n, t) for n, t in checked.items()])
 
 
 def _inline(
@@ -215,6 +217,7 @@ class _Worker:
         from raystore.secret import load_store_key
 
         no_core_files()
+        self._node = os.getppid()
         layout, about = open_root(root, create=False)
         encoder = open_encoder(layout, plan.fingerprint, threads=threads)
         self._embedder = Embedder(layout, plan, encoder, load_store_key(layout, about["key_id"]))
@@ -222,8 +225,16 @@ class _Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         counts = EmbedCounts()
         for reference in batch["reference"]:
-            counts.add(self._embedder.embed(Reference(**json.loads(str(reference)))))
+            counts.add(self._embedder.embed(Reference(**json.loads(str(reference))), self._end_if_orphaned))
         return {"counts": [json.dumps(dataclasses.asdict(counts))]}
+
+    def _end_if_orphaned(self, _: EmbedCounts) -> None:
+        """Ask after each batch whether the node that started this worker still runs.
+
+        It ends with a killed driver at once, its workers 5 s later; they would do the next run's batches beside it.
+        """
+        if os.getppid() != self._node:
+            os._exit(1)
 
 
 def _on_ray(

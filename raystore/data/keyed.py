@@ -10,6 +10,7 @@ Knows nothing of encoders or of what a row means. Every row carries `_added`, th
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import uuid
@@ -21,19 +22,22 @@ from pathlib import Path
 
 import lance
 import pyarrow as pa
-from lance.fragment import write_fragments
+from lance.fragment import FragmentMetadata, write_fragments
+from lance.optimize import Compaction
 
 from raystore.data.fence import Fence, Lease
 from raystore.errors import LeaseLost
-from raystore.layout import disk_full_is_said
+from raystore.layout import disk_full_is_said, sync, sync_tree
+
+log = logging.getLogger("raystore")
 
 ADDED = "_added"
 PAYLOAD = "_payload"
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 
 # A fragment for each commit would make every scan slow, so small ones are merged in tiers, like a log-structured
-# merge tree: 32 tiny fragments become one small one, 32 small ones a larger one. Each row is rewritten at most
-# three times, and a one-row commit never pays for the million rows beside it.
+# merge tree: 32 fragments below a tier's size become one, until it has outgrown the tier. So one commit in 31 rewrites
+# fewer rows than the tier holds (1,024 for single rows), and a one-row commit never pays for the million rows beside it.
 _TIERS = (1_024, 16_384, 262_144)
 _FRAGMENTS_A_TIER = 32
 _LOOKUP_CHUNK = 2_000
@@ -82,12 +86,14 @@ class KeyedTable:
         with disk_full_is_said(path.parent, "making a table"):
             dataset = lance.write_dataset(schema.empty_table(), str(stage), schema=schema, enable_stable_row_ids=True)
             dataset.create_scalar_index(key, "BTREE")
+            sync_tree(stage)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.rename(stage, path)
             except OSError:
                 shutil.rmtree(stage, ignore_errors=True)
                 raise FileExistsError(str(path)) from None
+            sync(path.parent)
 
     def exists(self) -> bool:
         return (self.path / "_versions").is_dir()
@@ -170,47 +176,69 @@ class KeyedTable:
             rows.column(f.name).cast(f.type) if f.name in rows.schema.names else pa.nulls(len(rows), f.type) for f in schema
         ]
         fragments = write_fragments(pa.table(columns, schema=schema), dataset, mode="append", schema=schema)
-        for fragment in fragments:
-            for file in fragment.files:
-                _sync(self.path / "data" / file.path)
-        _sync(self.path / "data")
-        with _lost_lease_is_said(lease):
+        self._sync_fragments(fragments)
+        with lost_lease_is_said(lease):
             lance.LanceDataset.commit(
                 dataset, lance.LanceOperation.Append(fragments), read_version=dataset.version, commit_lock=lease.committing
             )
-        # Lance names the manifest of version v by 2^64-1-v, so that the newest sorts first.
-        _sync(self.path / "_versions" / f"{2**64 - 1 - version:020d}.manifest")
-        _sync(self.path / "_versions")
+        self._sync_manifest(version)
 
     def _maintain(self, lease: Lease) -> None:
-        """Merge small fragments where a tier has filled up, and take new rows into the key's index."""
+        """Merge small fragments where a tier has filled up, and take new rows into the key's index.
+
+        The rows are committed already, so what goes wrong here (a full disk, a lost lease) fails nobody's call: whoever
+        writes next finds the same work to do. Merged rows are on the disk before they take the place of their sources.
+        """
         dataset = self.dataset(lease)
         sizes = [f.physical_rows for f in dataset.get_fragments()]
-        full = [tier for tier in _TIERS if sum(size < tier for size in sizes) >= _FRAGMENTS_A_TIER]
-        if not full:
-            return
         try:
-            with _lost_lease_is_said(lease):
-                dataset.optimize.compact_files(target_rows_per_fragment=full[0])
+            with lost_lease_is_said(lease):
+                for tier in _TIERS:
+                    full = sum(size < tier for size in sizes) >= _FRAGMENTS_A_TIER
+                    plan = Compaction.plan(dataset, {"target_rows_per_fragment": tier}) if full else None
+                    if plan and plan.num_tasks():  # small fragments with large ones between them wait for a higher tier
+                        break
+                else:
+                    return
+                rewrites = [task.execute(dataset) for task in plan.tasks]
+                self._sync_fragments([fragment for rewrite in rewrites for fragment in rewrite.new_fragments])
+                Compaction.commit(dataset, rewrites)
                 # Merging into the last index segment alone costs 6 ms at a million rows, into all of them 90.
-                merged = None if full[0] == _TIERS[-1] else 1
+                merged = None if tier == _TIERS[-1] else 1
                 self.dataset(lease).optimize.optimize_indices(num_indices_to_merge=merged)
-                self.dataset(lease).cleanup_old_versions(older_than=_VERSIONS_KEPT)
-        except LeaseLost:  # the rows are committed already; the writer that took over finds the same work to do
-            return
+                newest = self.dataset(lease)
+                for segment in newest.describe_indices()[0].segments:
+                    sync_tree(self.path / "_indices" / segment.uuid)
+                self._sync_manifest(int(newest.version))
+                newest.cleanup_old_versions(older_than=_VERSIONS_KEPT)
+        except (LeaseLost, OSError) as error:
+            log.warning(
+                "fragments of '%s' were not merged (%s); the next commit tries again", self.path, type(error).__name__
+            )
+
+    def _sync_fragments(self, fragments: Sequence[FragmentMetadata]) -> None:
+        for fragment in fragments:
+            for file in fragment.files:
+                sync(self.path / "data" / file.path)
+        sync(self.path / "data")
+
+    def _sync_manifest(self, version: int) -> None:
+        # Lance names the manifest of version v by 2^64-1-v, so that the newest sorts first.
+        sync(self.path / "_versions" / f"{2**64 - 1 - version:020d}.manifest")
+        sync(self.path / "_versions")
 
     def add_columns(self, fields: Sequence[pa.Field]) -> None:
         """Add nullable columns that are not there yet."""
-        with self.fence.hold() as lease:
+        with disk_full_is_said(self.path, "adding columns"), self.fence.hold() as lease:
             dataset = self.dataset(lease)
             missing = [f for f in fields if f.name not in dataset.schema.names]
             if missing:
-                with _lost_lease_is_said(lease):
+                with lost_lease_is_said(lease):
                     dataset.add_columns(pa.schema(missing))
 
 
 @contextmanager
-def _lost_lease_is_said(lease: Lease) -> Iterator[None]:
+def lost_lease_is_said(lease: Lease) -> Iterator[None]:
     """Lance reports what its commit lock raised as an OSError; raise what it was."""
     try:
         yield
@@ -218,11 +246,3 @@ def _lost_lease_is_said(lease: Lease) -> Iterator[None]:
         if lease.lost is not None:
             raise lease.lost from None
         raise
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

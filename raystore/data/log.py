@@ -18,7 +18,7 @@ import pyarrow as pa
 from raystore.data.collection import TYPES, CollectionTable
 from raystore.data.keyed import Committed, KeyedTable
 from raystore.data.rows import Incoming, check_rows, payload_digests, row_table
-from raystore.errors import IdConflict, InvalidRows, InvalidVectors
+from raystore.errors import DimensionMismatch, IdConflict, InvalidRows, InvalidVectors
 from raystore.vectors import Matrix, Vectors, as_unit_rows
 
 
@@ -112,18 +112,22 @@ class RowLog:
             IdConflict: an id is known with another payload; nothing was written.
             DiskFull, WriterBlocked: nothing was written; repeat the call.
         """
-        columns = self._table.columns
-        incoming, problems = check_rows(rows, columns, self._encoder.max_chars)
-        if any(v is not None for v in incoming.vectors):
-            problems += self._check_vectors(incoming, fingerprint)
-        if problems:
-            raise InvalidRows(collection=self._table.name, n_rows=len(rows), problems=sorted(problems, key=lambda p: p[0]))
-        if not incoming.ids:
-            return LogResult(self._table.version, 0, 0, self._encoder.fingerprint)
-        new_columns = [pa.field(n, TYPES[t]) for n, t in incoming.kept_types.items() if n not in columns]
-        if new_columns:
+        rows = list(rows)
+        while True:
+            columns = self._table.columns
+            incoming, problems = check_rows(rows, columns, self._encoder.max_chars)
+            if any(v is not None for v in incoming.vectors):
+                problems += self._check_vectors(incoming, fingerprint)
+            if problems:
+                found = sorted(problems, key=lambda p: p[0])
+                raise InvalidRows(collection=self._table.name, n_rows=len(rows), problems=found)
+            if not incoming.ids:
+                return LogResult(self._table.version, 0, 0, self._encoder.fingerprint)
+            new_columns = [pa.field(n, TYPES[t]) for n, t in incoming.kept_types.items() if n not in columns]
+            if not new_columns:
+                return self._write(incoming)
+            # Another writer may be adding the same column with another type: the rows are checked again with what is there.
             self._table.rows.add_columns(new_columns)
-        return self._write(incoming)
 
     def _check_vectors(self, incoming: Incoming, fingerprint: str | None) -> list[tuple[int, str | None, str]]:
         if fingerprint is None:
@@ -135,11 +139,15 @@ class RowLog:
             if vector is None:
                 continue
             try:
-                incoming.vectors[number] = as_unit_rows(vector, self._encoder.dim, "log")[0]
+                unit = as_unit_rows(vector, self._encoder.dim, "log")
+                incoming.vectors[number] = unit[0]
+                reason = None if len(unit) == 1 else f"is a list of {len(unit)} vectors, expected one"
             except InvalidVectors as error:
-                problems.append((number, incoming.ids[number] or None, f"the vector {error.problems[0][1]}"))
-            except ValueError as error:
-                problems.append((number, incoming.ids[number] or None, str(error).removesuffix(".")))
+                reason = error.problems[0][1]
+            except DimensionMismatch as error:
+                reason = f"has {error.found} numbers, expected {error.expected}"
+            if reason:
+                problems.append((number, incoming.ids[number] or None, f"the vector {reason}"))
         return problems
 
     def _write(self, incoming: Incoming) -> LogResult:

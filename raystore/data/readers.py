@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +25,10 @@ from raystore.errors import InvalidArguments
 _MIN_SLICE_ROWS, _MAX_SLICE_ROWS = 1_024, 16_384
 _SLICES_A_WORKER = 4
 _INFER_ROWS = 1_000
+# What reads as a number without losing what was written: '007' and '1_000' are codes.
+_INT = re.compile(r"-?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_INT_DIGITS = 18  # that always fit 64 bits
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -77,7 +82,10 @@ def find_files(paths: str | Path | Sequence[str | Path], call: str) -> list[str]
             matches = sorted(glob.glob(str(path)))  # noqa: PTH207  patterns may be absolute
         if not matches:
             problems.append(f"no file matches '{pattern}'")
-        strange = [match for match in matches if Path(match).suffix.lower() not in _SUFFIXES]
+        # A row that is set aside is listed with its file's name, which Arrow keeps as UTF-8.
+        unnamed = [match for match in matches if match.encode("utf-8", "replace").decode() != match]
+        problems += [f"the name of {match!a} is not valid UTF-8" for match in unnamed]
+        strange = [match for match in matches if Path(match).suffix.lower() not in _SUFFIXES and match not in unnamed]
         problems += [f"'{match}' is none of {', '.join(_SUFFIXES)}" for match in strange]
         found += [str(Path(m).absolute()) for m in matches]
     if not patterns:
@@ -94,6 +102,9 @@ def plan(paths: Sequence[str], workers: int, call: str) -> tuple[list[SourceFile
         kind = _SUFFIXES[Path(path).suffix.lower()]
         try:
             file, slices = _plan_parquet(path, workers) if kind == "parquet" else _plan_lines(path, kind, workers)
+        except _OpenQuote as error:
+            problem = f"a quote that opens in {error} of '{path}' never closes, so the rows behind it cannot be told apart"
+            raise InvalidArguments(call=call, problems=[problem]) from None
         except (pa.ArrowException, csv.Error, ValueError, KeyError) as error:
             # The parser's own words may quote a row, so only what kind of mistake it was is said.
             problem = f"'{path}' cannot be read as {kind} ({type(error).__name__})"
@@ -204,25 +215,51 @@ class _Lines:
         return text
 
 
-def _records(lines: _Lines, kind: str) -> Iterator[Any]:
-    """Each record: a list of CSV fields, or a line of JSON. Blank lines are no records."""
+def _records(lines: Iterable[str], kind: str) -> Iterator[Any]:
+    """Each record: a list of CSV fields (None where the line is no CSV), or a line of JSON. Blank lines are no records."""
     if kind == "jsonl":
         yield from (line for line in lines if line.strip())
         return
     csv.field_size_limit(sys.maxsize)  # the default of 131,072 characters would stop the whole file
-    yield from (record for record in csv.reader(lines, delimiter="\t" if kind == "tsv" else ",") if record)
+    reader = csv.reader(lines, delimiter="\t" if kind == "tsv" else ",")
+    while True:
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:  # a carriage return outside quotes; the reader goes on with the next line
+            yield None
+        else:
+            if record:
+                yield record
+
+
+class _OpenQuote(Exception):
+    """The file's last record, which this names, was still inside quotes when the file ended."""
+
+
+def _is_open(path: str, kind: str, start: int) -> bool:
+    """True when the record from `start` to the file's end is inside quotes: it swallows the next line too."""
+    with Path(path).open("rb") as file:
+        lines = list(_Lines(file, start, None))
+    return len(list(_records(lines, kind))) == len(list(_records([*lines, "x"], kind)))
 
 
 def _header(path: str, kind: str) -> tuple[list[str], int]:
     """The column names of a CSV file and the offset of its first record."""
     with Path(path).open("rb") as file:
         lines = _Lines(file, 0, None)
-        return next(_records(lines, kind), []), lines.offset
+        names: list[str] | None = next(_records(lines, kind), [])
+        if names is None:
+            raise csv.Error
+        # What is not UTF-8 is shown by its bytes, so that an error can name the column.
+        return [name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in names], lines.offset
 
 
 def _plan_lines(path: str, kind: str, workers: int) -> tuple[SourceFile, list[Reference]]:
     names, offset = ([], 0) if kind == "jsonl" else _header(path, kind)
     offsets = [offset]  # where record 1024*i begins
+    begins, last = offset, 0
     sample: list[Any] = []
     total = 0
     with Path(path).open("rb") as file:
@@ -231,9 +268,12 @@ def _plan_lines(path: str, kind: str, workers: int) -> tuple[SourceFile, list[Re
             if total < _INFER_ROWS:
                 sample.append(record)
             total += 1
+            begins, last = lines.offset, begins
             if total % _MIN_SLICE_ROWS == 0:
                 offsets.append(lines.offset)
         end = lines.offset
+    if kind != "jsonl" and last < end and _is_open(path, kind, last):
+        raise _OpenQuote(f"row {total - 1}" if total else "the header")
     step = -(-_slice_rows(total, workers) // _MIN_SLICE_ROWS)
     references = []
     for i in range(0, len(offsets), step):
@@ -249,7 +289,7 @@ def _infer(sample: list[Any], names: list[str], kind: str) -> dict[str, str]:
     """Column types from the first rows. CSV columns are numbers where every filled field reads as one."""
     values: dict[str, list[Any]] = {name: [] for name in names}
     for record in sample:
-        fields = _json_object(record) if kind == "jsonl" else dict(zip(names, record, strict=False))
+        fields = _json_object(record) if kind == "jsonl" else dict(zip(names, record or (), strict=False))
         for name, value in (fields or {}).items():
             values.setdefault(name, []).append(value)
     if kind == "jsonl":
@@ -271,18 +311,17 @@ def _json_type(values: list[Any]) -> str:
         return "int64" if kinds == {int} else "float64"
     if kinds == {bool}:
         return "bool"
-    return "string" if kinds <= {str} else "list or object"
+    return "string" if kinds <= {str} else "of several types, a list or an object"
 
 
 def _text_type(values: list[str]) -> str:
-    for kind, parse in (("int64", int), ("float64", float)):
-        try:
-            for value in values:
-                parse(value)
-        except ValueError:
-            continue
-        return kind if values else "string"
-    return "bool" if values and {v.lower() for v in values} <= {"true", "false"} else "string"
+    if not values:
+        return "string"
+    if all(map(_INT.fullmatch, values)):
+        return "int64" if all(len(v) <= _INT_DIGITS for v in values) else "string"
+    if all(map(_FLOAT.fullmatch, values)):
+        return "float64"
+    return "bool" if {v.lower() for v in values} <= {"true", "false"} else "string"
 
 
 def _read_lines(reference: Reference, columns: list[str], batch_rows: int) -> Iterator[Block]:
@@ -309,6 +348,8 @@ def _fields(record: Any, names: list[str], kind: str) -> tuple[dict[str, Any], s
     if kind == "jsonl":
         values = _json_object(record)
         return (values, None) if values is not None else ({}, "the line is no JSON object")
+    if record is None:
+        return {}, "the row holds a carriage return outside quotes"
     if len(record) != len(names):
         return {}, f"the row has {len(record)} fields, the header {len(names)}"
     return dict(zip(names, record, strict=True)), None

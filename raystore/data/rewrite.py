@@ -48,7 +48,7 @@ def parse_query(sql: str) -> exp.Query:
     if len(statements) != 1:
         raise SqlRefused(reason=f"it holds {len(statements)} statements, expected one query")
     if not isinstance(statements[0], exp.Query) or statements[0].find(exp.Into):
-        kind = type(statements[0]).__name__.upper()
+        kind = "SELECT INTO" if isinstance(statements[0], exp.Query) else type(statements[0]).__name__.upper()
         raise SqlRefused(
             reason=f"it is a {kind} statement, expected a SELECT",
             advice="SQL reads; rows are written with log, embed and register_table.",
@@ -93,7 +93,7 @@ def _version(table: exp.Table) -> int | None:
     when = table.args.get("when")
     if when is None:
         return None
-    if when.args.get("kind") == "VERSION" and isinstance(when.expression, exp.Literal) and not when.expression.is_string:
+    if when.args.get("kind") == "VERSION" and isinstance(when.expression, exp.Literal) and when.expression.is_int:
         return int(when.expression.this)
     raise SqlRefused(
         reason=f"'{table.name}' is asked for at something other than a version number",

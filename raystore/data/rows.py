@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from raystore.data.collection import TYPES, vector_array
+from raystore.data.collection import TYPES, column_problem, vector_array
 from raystore.data.keyed import PAYLOAD
 from raystore.layout import vector_column
 from raystore.secret import keyed_digest
@@ -94,21 +95,22 @@ def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) 
     """The rows column-wise, and every problem found in them: (row number, id where it is one, reason).
 
     Args:
-        columns: the declared columns; other keys are new columns, typed by their first value.
+        columns: the declared columns; other keys are new columns, typed by their values.
     """
     incoming = Incoming(kept_types={})
     problems: list[Problem] = []
     first_row: dict[str, int] = {}
-    kept_names = sorted({key for row in rows if isinstance(row, Mapping) for key in row if key not in RESERVED})
+    given, rows = rows, [_plain(row) if isinstance(row, Mapping) else {} for row in rows]
+    # A new column is one that has a value: nulls have no type to give it.
+    kept = {key for row in rows for key, value in row.items() if key in columns or value is not None}
+    kept_names = sorted(kept - set(RESERVED), key=str)
     for name in kept_names:
         incoming.kept[name] = []
         incoming.kept_types[name] = columns.get(name) or _first_type(rows, name)
-        if not str(name).isidentifier() or str(name).startswith(("_", "vec_")):
-            problems.append((0, None, "a key is no column name: letters, digits and '_', not starting with '_' or 'vec_'"))
+        if name not in columns and (reason := column_problem(name, [*RESERVED, *columns, *kept_names])):
+            number = next(i for i, row in enumerate(rows) if name in row)
+            problems.append((number, None, f"a key {reason}"))
     for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            problems.append((number, None, f"is {type(row).__name__}, expected a mapping"))
-            continue
         id_ = row.get("id")
         reasons = [id_problem(id_)]
         named = id_ if isinstance(id_, str) and reasons[0] is None else None
@@ -118,6 +120,8 @@ def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) 
             reasons.append("expected exactly one of 'text' and 'vector'")
         elif "text" in row:
             reasons.append(text_problem(row["text"], max_chars))
+        elif row["vector"] is None:
+            reasons.append("the vector is null")
         for key in ("subject", "tenant"):
             if row.get(key) is not None and not isinstance(row[key], str):
                 reasons.append(f"{key} is {type(row[key]).__name__}, expected a string")
@@ -134,6 +138,8 @@ def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) 
             except ValueError as error:
                 incoming.kept[name].append(None)
                 reasons.append(f"column '{name}' {error}")
+        if not isinstance(given[number], Mapping):
+            reasons = [f"is {type(given[number]).__name__}, expected a mapping"]
         problems += [(number, named, reason) for reason in reasons if reason]
         incoming.ids.append(named or "")
         incoming.texts.append(row.get("text"))
@@ -144,8 +150,13 @@ def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) 
     return incoming, problems
 
 
+def _plain(row: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The row with NumPy's numbers as Python's; a row out of a DataFrame holds them."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
+
+
 def _first_type(rows: Sequence[Any], name: str) -> str:
-    values = [row[name] for row in rows if isinstance(row, Mapping) and row.get(name) is not None]
+    values = [row[name] for row in rows if row.get(name) is not None]
     kinds: tuple[tuple[type, str], ...] = (
         (bool, "bool"), (int, "int64"), (float, "float64"), (str, "string"), (datetime, "timestamp"), (date, "date"),
     )  # fmt: skip
@@ -181,7 +192,10 @@ def kept_value(value: Any, kind: str) -> Any:
         raise ValueError("is not valid Unicode")
     if kind == "int64" and not -(2**63) <= known < 2**63:
         raise ValueError("is beyond 64 bits")
-    return float(known) if kind == "float64" else known
+    try:
+        return float(known) if kind == "float64" else known
+    except OverflowError:
+        raise ValueError("is beyond 64 bits") from None
 
 
 def payload_digests(

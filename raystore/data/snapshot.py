@@ -75,7 +75,7 @@ def open_snapshot(catalog: Catalog, reference: str) -> SnapshotRecord:
     name, _, number = reference.partition("@")
     folder = catalog.layout.snapshots(name)
     published = numbers(folder) if name.replace("_", "").isalnum() else []
-    wanted = int(number) if number.isdigit() else (published[-1] if published and not number else 0)
+    wanted = int(number) if number.isdecimal() else (published[-1] if published and not number else 0)
     if wanted not in published:
         where = f"store '{catalog.layout.root}'"
         raise SnapshotNotFound(name=reference, where=where, existing=snapshot_names(catalog))
@@ -97,7 +97,7 @@ def freeze(
     """The snapshot, published; `Store.snapshot` documents it. The rows of the newest one again make no new number."""
     check_name("a snapshot", name)
     fractions = dict(split or DEFAULT_SPLIT)
-    problems = split_problems(fractions)
+    problems = split_problems(fractions) + _param_problems(params or {})
     if problems:
         raise InvalidArguments(call=f"snapshot('{name}')", problems=problems)
     fractions = {s: fractions.get(s, 0.0) for s in SIDES}
@@ -177,6 +177,15 @@ def _pin(catalog: Catalog, name: str, sql: str) -> tuple[str, dict[str, int]]:
     return sampled[0], versions
 
 
+def _param_problems(params: Mapping[str, Any]) -> list[str]:
+    """Parameters stand in spec.json, from which the SQL is run again."""
+    return [
+        f"parameter '{name}' is {type(value).__name__}, expected a string, a number or a boolean (CAST it in the SQL)"
+        for name, value in params.items()
+        if not (value is None or isinstance(value, (str, int, float, bool)))
+    ]
+
+
 def _rows(
     engine: SqlEngine,
     name: str,
@@ -187,7 +196,9 @@ def _rows(
     fractions: Mapping[str, float],
 ) -> pa.Table:
     sampled = engine.run(sql, params, versions=versions).to_arrow()
-    problems = [f"its SQL gives no column '{c}'" for c in ("id", "label") if c not in sampled.column_names]
+    given = Counter(sampled.column_names)
+    problems = [f"its SQL gives no column '{c}'" for c in ("id", "label") if c not in given]
+    problems += [f"its SQL gives {n} columns '{c}'" for c, n in given.items() if n > 1 and c in SCHEMA.names]
     if problems:
         has = ", ".join(sampled.column_names)
         raise SnapshotRefused(name=name, problems=[*problems, f"it gives: {has}"])
@@ -203,7 +214,7 @@ def _rows(
     joined = engine.run(
         f"""SELECT CAST(q.id AS VARCHAR) AS id, CAST(q.label AS VARCHAR) AS label, {columns}, {weight} AS weight,
                    c.subject AS subject, c.id IS NULL AS missing
-            FROM _sampled q LEFT JOIN {collection} c ON c.id = CAST(q.id AS VARCHAR)""",  # noqa: S608  checked names
+            FROM _sampled q LEFT JOIN "{collection}" c ON c.id = CAST(q.id AS VARCHAR)""",  # noqa: S608  checked names
         versions=versions,
         extra={"_sampled": sampled},
     ).to_arrow()

@@ -7,6 +7,8 @@ needs a process of its own.
 
 from __future__ import annotations
 
+import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -30,7 +32,7 @@ from raystore.data.rewrite import (
     unknown_names,
 )
 from raystore.data.tables import open_table, table_names
-from raystore.errors import ExtraNotInstalled, SqlRefused, TableNotFound
+from raystore.errors import SqlRefused, TableNotFound
 from raystore.vectors import Matrix, Vectors
 
 _SCORES_KEPT = 8  # rankings kept per store: a query refined by hand asks for the same text again
@@ -71,13 +73,6 @@ class SqlResult:
         rows: list[dict[str, Any]] = self._table.to_pylist()
         return rows
 
-    def to_polars(self) -> Any:
-        try:
-            import polars  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            raise ExtraNotInstalled(what="Polars results", package="polars", extra="polars") from None
-        return polars.from_arrow(self._table)
-
     def __repr__(self) -> str:
         return f"<{len(self):,} rows: {', '.join(self.columns)}>"
 
@@ -93,6 +88,7 @@ class SqlEngine:
         self._catalog = catalog
         self._encoder = encoder
         self._scores: OrderedDict[tuple[str, int, str, bytes], pa.Table] = OrderedDict()
+        self._scores_lock = threading.Lock()
 
     def run(
         self,
@@ -119,6 +115,8 @@ class SqlEngine:
         places = relations(query, known.__contains__)
         connection = duckdb.connect(config={"python_enable_replacements": False, "autoinstall_known_extensions": False})
         try:
+            # Else a comparison of times, and so a snapshot's hash, would hang on the machine's time zone.
+            connection.execute("SET TimeZone = 'UTC'")
             for name, table in (extra or {}).items():
                 connection.register(name, table)
             for number, (node, table, call) in enumerate(similarity_calls(query, places, collections.__contains__, params)):
@@ -152,10 +150,14 @@ class SqlEngine:
         vectors: bool,
         collections: list[str],
     ) -> None:
-        """Make the relation visible as `view`: a Lance dataset without the hidden columns, as of its version."""
-        raw = f"{view}_raw"
+        """Make the relation visible as `view`: a Lance dataset without the hidden columns, as of its version.
+
+        The dataset with all its columns has a name that no query can guess.
+        """
+        raw = f"_raw_{secrets.token_hex(16)}"
         if name in collections:
             table = CollectionTable.open(self._catalog.layout, name)
+            _check_version(table, version)
             dataset = table.rows.dataset()
             columns = [c for c in dataset.schema.names if c not in HIDDEN] if vectors else table.visible
             condition = "" if version is None else f" WHERE {ADDED} <= {int(version)}"
@@ -164,7 +166,7 @@ class SqlEngine:
             dataset, columns = source.dataset(), list(source.columns)
             condition = f" WHERE {source.filter()}"
         connection.register(raw, dataset)
-        listed = ", ".join(f'"{c}"' for c in columns)
+        listed = ", ".join(str(exp.to_identifier(c, quoted=True)) for c in columns)
         connection.execute(f"CREATE TEMP VIEW {view} AS SELECT {listed} FROM {raw}{condition}")  # noqa: S608  our own names
 
     def _ranking(self, call: SimilarityCall, version: int | None) -> pa.Table:
@@ -175,14 +177,23 @@ class SqlEngine:
             query = np.asarray(table.vectors_of([call.item], encoder.fingerprint))[0]
         else:
             query = np.asarray(encoder.encode([call.text or ""]))[0]
+        _check_version(table, version)
         at = table.version if version is None else version
         key = (table.name, at, encoder.fingerprint, query.tobytes())
-        if key not in self._scores:
-            self._scores[key] = rank(table, encoder.fingerprint, query, at)
+        scores = self._scores.get(key)
+        if scores is None:
+            scores = rank(table, encoder.fingerprint, query, at)
+        with self._scores_lock:
+            self._scores[key] = scores
+            self._scores.move_to_end(key)
             while len(self._scores) > _SCORES_KEPT:
                 self._scores.popitem(last=False)
-        self._scores.move_to_end(key)
-        return self._scores[key]
+        return scores
+
+
+def _check_version(table: CollectionTable, version: int | None) -> None:
+    if version is not None and not 1 <= version <= table.version:
+        raise SqlRefused(reason=f"collection '{table.name}' has no version {version}, its newest is {table.version}")
 
 
 def rank(table: CollectionTable, fingerprint: str, query: Matrix, as_of: int) -> pa.Table:

@@ -23,10 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raystore.catalog import Catalog
+from raystore.data.collection import column_twins
 from raystore.data.fence import Fence, Lease
+from raystore.data.keyed import lost_lease_is_said
 from raystore.data.readers import find_files
 from raystore.errors import AlreadyExists, InvalidArguments, TableNotFound
-from raystore.layout import check_name, disk_full_is_said
+from raystore.layout import check_name, disk_full_is_said, sync, sync_tree
 
 ADDED = "_added"
 UNTIL = "_until"
@@ -89,7 +91,8 @@ def register_table(
         id, subject: the key columns; they are kept as strings, so that they join a collection's ids.
 
     Raises:
-        InvalidArguments: unreadable data, missing key columns, columns that changed their type.
+        InvalidArguments: unreadable data, missing key columns, columns that changed their type or cannot be kept.
+        LeaseLost, WriterBlocked, DiskFull: no version was made; repeat the call.
     """
     call = f"register_table('{name}')"
     check_name("a table", name)
@@ -108,8 +111,11 @@ def register_table(
         latest = catalog.latest(layout.aliases(KIND, name))
         current = latest[0] if latest else 0
         if latest is None or any(latest[1][key] != value for key, value in record.items()):
-            _write_version(catalog, name, rows, current, lease, call)
-            catalog.set_alias(KIND, name, record)
+            with lost_lease_is_said(lease):
+                _write_version(catalog, name, rows, current, lease, call)
+            sync_tree(layout.table(name))
+            with lease.committing(current + 1):  # whoever took over has cleared these rows: they must not be announced
+                catalog.set_alias(KIND, name, record)
     return open_table(catalog, name)
 
 
@@ -118,18 +124,17 @@ def _write_version(catalog: Catalog, name: str, rows: pa.Table, current: int, le
     stamped = rows.append_column(ADDED, pa.repeat(pa.scalar(new, pa.int64()), len(rows)))
     stamped = stamped.append_column(UNTIL, pa.nulls(len(rows), pa.int64()))
     path = layout.table(name)
-    if not path.exists():
+    if current == 0:
         stage = layout.tmp / uuid.uuid4().hex
         stage.parent.mkdir(parents=True, exist_ok=True)
-        lance.write_dataset(stamped, str(stage), enable_stable_row_ids=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(stage, path)
+        lance.write_dataset(stamped, str(stage), enable_stable_row_ids=True)
+        with lease.committing(new):
+            shutil.rmtree(path, ignore_errors=True)  # a first version that was never announced
+            os.rename(stage, path)
+        sync(path.parent)
         return
     dataset = lance.dataset(str(path), commit_lock=lease.committing)
-    if current == 0:  # a first version that was never announced
-        shutil.rmtree(path)
-        _write_version(catalog, name, rows, current, lease, call)
-        return
     dataset.delete(f"{ADDED} > {current}")
     dataset.update({UNTIL: "NULL"}, where=f"{UNTIL} > {current}")
     stamped = _fitted(stamped, dataset, call)
@@ -162,7 +167,8 @@ def _read(data: Any, call: str) -> pa.Table:
         return pa.concat_tables([_read_file(path, call) for path in find_files(data, call)], promote_options="default")
     try:
         if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
-            return pa.Table.from_pylist(list(data))
+            columns = dict.fromkeys(key for row in data for key in row)
+            return pa.table({name: [row.get(name) for row in data] for name in columns})
         if hasattr(data, "to_dict") and hasattr(data, "columns"):
             return pa.Table.from_pandas(data, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
@@ -192,8 +198,16 @@ def _keyed(rows: pa.Table, keys: Sequence[str], call: str) -> pa.Table:
     problems += [
         f"column '{name}' starts with '_', which is reserved" for name in rows.column_names if name.startswith("_")
     ]
+    problems += [f"column '{name}' holds a '.', which is reserved" for name in rows.column_names if "." in name]
+    problems += [
+        f"columns '{one}' and '{other}' differ in case only or not at all, which SQL does not tell apart"
+        for one, other in column_twins(rows.column_names)
+    ]
+    problems += [f"column '{f.name}' is {f.type}, which a table cannot keep" for f in rows.schema if not _can_keep(f.type)]
+    if problems:
+        raise InvalidArguments(call=call, problems=problems)
     for key in keys:
-        kind = rows.schema.field(key).type if key in rows.column_names else pa.string()
+        kind = rows.schema.field(key).type
         if not (pa.types.is_integer(kind) or _is_text(kind)):
             problems.append(f"key column '{key}' is {kind}, expected strings or integers")
     if problems:
@@ -203,10 +217,16 @@ def _keyed(rows: pa.Table, keys: Sequence[str], call: str) -> pa.Table:
         column = rows[field.name]
         if pa.types.is_dictionary(field.type):
             column = pc.cast(column, field.type.value_type)
+        if pa.types.is_float16(column.type):
+            column = pc.cast(column, pa.float32())  # DuckDB reads no half floats
         if field.name in keys or _is_text(column.type) or pa.types.is_null(column.type):
             column = pc.cast(column, pa.string())  # pandas 3 and DuckDB bring large and view strings
         columns[field.name] = column.combine_chunks()
     return pa.table(columns)
+
+
+def _can_keep(kind: pa.DataType) -> bool:
+    return not (pa.types.is_interval(kind) or pa.types.is_union(kind) or pa.types.is_run_end_encoded(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -20,6 +20,9 @@ from raystore.errors import SqlRefused
 _COMPARISONS: dict[type[exp.Expression], str] = {
     exp.EQ: "=", exp.NEQ: "!=", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=", exp.Like: "LIKE",
 }  # fmt: skip
+# What a node of the grammar may be made of. sqlglot also hangs modifiers on nodes (BETWEEN SYMMETRIC): those are refused,
+# since a node written without one would select other rows than it says.
+_ARGS = {"this", "expression", "expressions", "low", "high", "to", "is_string", "negate"}
 _GRAMMAR = "column, comparison, IN, BETWEEN, LIKE, IS NULL, AND, OR, NOT and literals"
 
 
@@ -53,6 +56,8 @@ class _Writer:
 
     def write(self, node: exp.Expression) -> str:
         kind = type(node)
+        if any(value and name not in _ARGS for name, value in node.args.items()):
+            raise self._refused(node)
         if isinstance(node, exp.Paren):
             return f"({self.write(node.this)})"
         if isinstance(node, (exp.And, exp.Or)):
@@ -60,8 +65,9 @@ class _Writer:
         if isinstance(node, exp.Not):
             return f"(NOT {self.write(node.this)})"
         if kind in _COMPARISONS:
-            return f"{self.operand(node.this)} {_COMPARISONS[kind]} {self.operand(node.expression)}"
-        if isinstance(node, exp.In) and not node.args.get("query") and not node.args.get("unnest"):
+            clause = f"{self.operand(node.this)} {_COMPARISONS[kind]} {self.operand(node.expression)}"
+            return f"(NOT {clause})" if node.args.get("negate") else clause
+        if isinstance(node, exp.In):
             return f"{self.operand(node.this)} IN ({', '.join(self.operand(e) for e in node.expressions)})"
         if isinstance(node, exp.Between):
             return (
@@ -94,7 +100,7 @@ class _Writer:
         if isinstance(node, exp.Cast) and isinstance(node.this, exp.Literal) and node.this.is_string:
             target = str(node.to.this.value)
             literal = node.this.this.replace("'", "''")
-            if target.startswith("TIMESTAMP"):
+            if target in ("TIMESTAMP", "TIMESTAMPNTZ"):  # sqlglot's name for a time without a zone
                 return f"CAST('{literal}' AS TIMESTAMP)"
             if target == "DATE":
                 return f"CAST('{literal}' AS DATE)"

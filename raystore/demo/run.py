@@ -6,6 +6,7 @@ A second run finds what the first one made and does only what is missing.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class _Steps:
         began = time.monotonic()
         yield
         took = time.monotonic() - began
-        self.facts["seconds"][title] = round(took, 1)
+        self.facts["seconds"][title.partition(": ")[0]] = round(took, 1)
         self.out.say(f"({took:.1f} s)")
 
 
@@ -74,7 +75,7 @@ def run_demo(
             head = _train(steps, store, snapshot, workers)
         _search(steps, items, corpus, workers)
         if corpus.label is not None:
-            with steps.step(f"Deploy on Ray Serve at 127.0.0.1:{port} and ask over HTTP"):
+            with steps.step(f"Deploy and ask over HTTP: Ray Serve at 127.0.0.1:{port}"):
                 running = store.deploy(DEPLOYMENT, head=head, port=port)
                 _ask(steps, store, running, corpus.question)
         steps.facts["total_s"] = round(time.monotonic() - began, 1)
@@ -137,7 +138,7 @@ def _freeze(steps: _Steps, store: Store, corpus: Corpus) -> SnapshotRecord:
 
 
 def _train(steps: _Steps, store: Store, snapshot: SnapshotRecord, workers: int) -> Head:
-    with steps.step("Train a linear head" + (" on Ray Train" if workers else "")):
+    with steps.step("Train a linear head" + (": on Ray Train" if workers else "")):
         head = _trained(store, snapshot)
         if head is None:
             head = store.train_head(HEAD, snapshot=snapshot, workers=workers)
@@ -164,11 +165,12 @@ def _trained(store: Store, snapshot: SnapshotRecord) -> Head | None:
 
 
 def _search(steps: _Steps, items: Collection, corpus: Corpus, workers: int) -> None:
-    with steps.step("Build a 2-shard FAISS index and search it"):
+    with steps.step("Index and search: two FAISS shards, the answers of one exact search"):
         found = items.index()
         if found is None or found.version != items.version:
             found = items.build_index(shards=2, workers=workers)
-        steps.out.say(f"{found.rows:,} vectors in {len(found.shards)} shards, served {found.served}")
+        where = "by Ray actors, one a shard" if found.served == "actors" else "in this process"
+        steps.out.say(f"{found.rows:,} vectors in {len(found.shards)} shards, searched {where}")
         for query in corpus.searches:
             result = items.search(query, k=5)
             hits = [{"id": id_, "score": float(score)} for id_, score in zip(result.ids[0], result.scores[0], strict=True)]
@@ -178,7 +180,7 @@ def _search(steps: _Steps, items: Collection, corpus: Corpus, workers: int) -> N
 def _ask(steps: _Steps, store: Store, running: Running, question: str) -> None:
     url = f"{running.url}/v1/predict/{DEPLOYMENT}"
     body = json.dumps({"text": question})
-    steps.out.say(f"curl {url} -H 'content-type: application/json' -d '{body}'")
+    steps.out.say(f"curl {url} -H 'content-type: application/json' -d {shlex.quote(body)}")
     answer = httpx.post(url, content=body, headers={"content-type": "application/json"}, timeout=30, trust_env=False)
     answer.raise_for_status()
     found = answer.json()
@@ -196,15 +198,19 @@ def _summary(steps: _Steps, folder: str, corpus: Corpus, running: Running | None
         steps.out.heading(f"Done in {steps.facts['total_s']} s")
         rows = [{"step": name, "seconds": f"{s:.1f}"} for name, s in steps.facts["seconds"].items()]
         steps.out.table(rows, ["step", "seconds"])
-        root = f"--store {Path(folder) / 'store'}"
+        root = f"--store {shlex.quote(str(Path(folder) / 'store'))}"
         say("\nWhere to look:")
         hints: Sequence[tuple[str, str]] = (
             (f"raystore {root} doctor", "what the store holds, every digest checked"),
             (f"raystore {root} sql 'SELECT count(*) FROM {COLLECTION}'", "SQL"),  # noqa: S608
-            (f"raystore {root} search {COLLECTION} '{corpus.searches[0]}'", "search"),
-            (f"raystore {root} lineage {DEPLOYMENT}", "from the deployment back to the SQL and the encoder"),
-            (f"raystore {root} serve", "serve it again; the API page is at /docs"),
+            (f"raystore {root} search {COLLECTION} {shlex.quote(corpus.searches[0])}", "search"),
         )
+        if corpus.label is not None:
+            hints = (
+                *hints,
+                (f"raystore {root} lineage {DEPLOYMENT}", "from the deployment back to the SQL and the encoder"),
+                (f"raystore {root} serve", "serve it again; the API page is at /docs"),
+            )
         for command, what in hints:
             say(f"  {command}    # {what}")
         if keep and running is not None:

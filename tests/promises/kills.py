@@ -7,6 +7,7 @@ So what was done twice is counted where it is done, and raystore itself knows no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -109,6 +110,8 @@ class Job:
     workers: int = 0
     killed: list[set[int]] = field(default_factory=list)  # processes of each killed run
     runs: int = 0
+    _left: set[int] = field(default_factory=set)
+    _sessions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.journal = self.folder / "journal"
@@ -120,12 +123,13 @@ class Job:
         self.runs += 1
         path = os.pathsep.join([str(self.folder / "site"), str(CHECKOUT)])
         env = {**os.environ, "KILLS_JOURNAL": str(self.journal), "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-        sessions = tempfile.mkdtemp(prefix="rsk", dir="/tmp") if self.workers else ""  # short: sockets stand in it
-        self._sessions = sessions
+        if self.workers:
+            self._sessions.append(tempfile.mkdtemp(prefix="rsk", dir="/tmp"))  # short: sockets stand in it
+            env["RAYSTORE_RAY_TMP"] = self._sessions[-1]
         with (self.folder / "err").open("w") as err:
             return subprocess.Popen(
                 [sys.executable, "-c", _DRIVER, str(self.root), str(self.source.path), str(self.workers)],
-                stdout=subprocess.PIPE, stderr=err, text=True, env={**env, "RAYSTORE_RAY_TMP": sessions},
+                stdout=subprocess.PIPE, stderr=err, text=True, env=env,
             )  # fmt: skip
 
     def killed_after(self, wait_s: float, *, from_first_batch: bool = True) -> bool:
@@ -151,26 +155,27 @@ class Job:
             process.wait()
             if process.stdout:
                 process.stdout.close()
-            self._gone(family)
             self.killed.append(family)
+            self._left |= family
 
     def run_to_the_end(self) -> list[int]:
         """read, added, known and set aside of the last run."""
         process = self.start()
         out, _ = process.communicate(timeout=540)
-        shutil.rmtree(self._sessions or self.folder / "none", ignore_errors=True)
+        self._clean_up()
         assert process.returncode == 0, (self.folder / "err").read_text()
         return [int(figure) for figure in out.split()[-4:]]
 
-    def _gone(self, family: set[int]) -> None:
-        """Ray ends its processes by itself when their driver is gone; those of ours that outlive that are ended."""
-        left = [psutil.Process(pid) for pid in family if psutil.pid_exists(pid)]
-        _, alive = psutil.wait_procs(left, timeout=20)
-        for process in alive:
-            process.kill()
-        psutil.wait_procs(alive, timeout=10)
-        if self._sessions:
-            shutil.rmtree(self._sessions, ignore_errors=True)
+    def _clean_up(self) -> None:
+        """Ray's agents outlive a driver that was killed; those of our runs are ended here."""
+        for pid in self._left:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if str(CHECKOUT) in " ".join(process.cmdline()) or process.name().startswith("ray::"):
+                    process.kill()
+        self._left.clear()
+        for folder in self._sessions:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _lines(self) -> int:
         return sum(file.stat().st_size for file in self.journal.iterdir())

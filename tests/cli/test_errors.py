@@ -1,0 +1,135 @@
+"""How a command ends: exit codes, sentences on standard error, help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from raystore.cli.main import app
+from tests.cli.conftest import Cli, Made
+
+WRONG = [
+    (("search", "tickets"), 2, "InvalidArguments"),
+    (("search", "tickets", "a", "--item", "t-1"), 2, "InvalidArguments"),
+    (("search", "tickets", "a", "-k", "0"), 2, "InvalidArguments"),
+    (("search", "tickets", "a", "--where", "product >"), 2, "SqlRefused"),
+    (("sql", "DELETE FROM tickets"), 2, "SqlRefused"),
+    (("sql", "SELECT"), 2, "SqlRefused"),
+    (("sql", "SELECT 1", "--param", "nothing"), 2, "InvalidArguments"),
+    (("snapshot", "create", "s", "--sql", "SELECT id FROM tickets"), 2, "SnapshotRefused"),
+    (("snapshot", "create", "s", "--sql", "SELECT 1", "--split", "half"), 2, "InvalidArguments"),
+    (("collection", "create", "Tickets", "--encoder", "tiny"), 2, "InvalidName"),
+    (("collection", "create", "other", "--encoder", "tiny", "--column", "a=number"), 2, "InvalidArguments"),
+    (("embed", "tickets", "nowhere/*.parquet", "--text", "body"), 2, "InvalidArguments"),
+    (("log", "tickets", "nowhere.jsonl"), 2, "InvalidArguments"),
+    (("key", "create", "k", "--verb", "everything"), 2, "InvalidArguments"),
+    (("encoder", "register", "other", "--model", "/nowhere/at/all"), 2, "ModelUnusable"),
+    (("collection", "list", "--store"), 2, "InvalidArguments"),
+    (("encoder", "show", "nobody"), 3, "EncoderNotFound"),
+    (("collection", "create", "other", "--encoder", "nobody"), 3, "EncoderNotFound"),
+    (("search", "nobody", "a"), 3, "CollectionNotFound"),
+    (("search", "tickets", "--item", "t-nobody"), 3, "ItemNotFound"),
+    (("search", "tickets", "a", "--column", "nothing"), 3, "ColumnNotFound"),
+    (("sql", "SELECT * FROM nothing"), 3, "TableNotFound"),
+    (("snapshot", "show", "refunds@9"), 3, "SnapshotNotFound"),
+    (("head", "show", "nobody"), 3, "HeadNotFound"),
+    (("head", "train", "h", "--snapshot", "nobody"), 3, "SnapshotNotFound"),
+    (("lineage", "nobody"), 3, "DeploymentNotFound"),
+    (("key", "revoke", "nobody"), 3, "KeyNotFound"),
+    (("collection", "create", "tickets", "--encoder", "tiny"), 4, "AlreadyExists"),
+]
+
+
+@pytest.mark.parametrize("arguments, code, kind", WRONG, ids=[" ".join(a) for a, _, _ in WRONG])
+def test_an_error_has_its_exit_code_and_one_sentence_on_standard_error(
+    cli: Cli, made: Made, arguments: tuple[str, ...], code: int, kind: str
+) -> None:
+    said = cli(f"--store={made.root}", *arguments)
+    assert (said.code, said.out) == (code, "")
+    assert said.err.startswith(f"{kind}: ")
+    assert said.err.count("\n") == 1
+    as_json = cli(f"--store={made.root}", "--json", *arguments)
+    assert (as_json.code, as_json.out) == (code, "")
+    error = json.loads(as_json.err)["error"]
+    assert error["type"] == kind
+    assert said.err == f"{kind}: {error['message']}\n"
+
+
+def test_a_changed_row_under_a_known_id_is_a_conflict(cli: Cli, made: Made) -> None:
+    said = cli("--store", made.root, "log", "tickets", stdin='{"id": "t-1", "text": "something else"}')
+    assert (said.code, said.out) == (4, "")
+    assert said.err.startswith("IdConflict: collection 'tickets' already holds 't-1' with another payload.")
+
+
+@pytest.mark.parametrize(
+    "stdin, sentence",
+    [
+        ('{"id": "n-1", "text": "SECRET', "log: line 1 is no JSON object."),
+        ('\n{"id": "n-1", "text": "hello"}\nSECRET', "log: line 3 is no JSON object."),
+    ],
+)
+def test_lines_that_are_no_json_are_named_and_not_quoted(cli: Cli, made: Made, stdin: str, sentence: str) -> None:
+    said = cli("--store", made.root, "log", "tickets", stdin=stdin)
+    assert (said.code, said.err) == (2, f"InvalidArguments: {sentence}\n")
+
+
+@pytest.mark.parametrize("stdin", ['"SECRET"', "7", "[]"])
+def test_lines_that_are_no_objects_are_refused(cli: Cli, made: Made, stdin: str) -> None:
+    said = cli("--store", made.root, "log", "tickets", stdin=stdin)
+    assert (said.code, "SECRET" in said.err) == (2, False)
+    assert said.err.startswith("InvalidRows: ")
+
+
+def test_reading_verbs_make_no_store(cli: Cli, tmp_path: Path) -> None:
+    said = cli("--store", tmp_path / "nothing", "collection", "list")
+    assert said.code == 3
+    assert said.err.startswith(f"StoreNotFound: no store at '{tmp_path / 'nothing'}'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_store_is_a_failure(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    said = cli("--store", tmp_path, "collection", "list")
+    assert said.code == 1
+    assert "holds 'letters.txt'" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("collection", "list", "--nothing"), ("nothing",), ("embed",), ("index", "build", "t", "--shards", "two")]
+)
+def test_a_command_line_that_does_not_parse_ends_with_two(cli: Cli, arguments: tuple[str, ...]) -> None:
+    said = cli(*arguments)
+    assert (said.code, said.out) == (2, "")
+    assert "Usage: raystore" in said.err
+    as_json = cli(*arguments, "--json")
+    assert (as_json.code, as_json.out) == (2, "")
+    error = json.loads(as_json.err)["error"]
+    assert error["type"] == "UsageError"
+    assert error["message"] in said.err
+
+
+def test_what_stands_after_two_dashes_is_no_option(cli: Cli, made: Made) -> None:
+    said = cli("--store", made.root, "sql", "--", "--json")
+    assert (said.code, said.err.split(":")[0]) == (2, "SqlRefused")
+
+
+def _commands() -> Iterator[tuple[str, Any]]:
+    waiting = [("raystore", typer.main.get_command(app))]
+    while waiting:
+        path, command = waiting.pop()
+        yield path, command
+        waiting += [(f"{path} {name}", inner) for name, inner in getattr(command, "commands", {}).items()]
+
+
+@pytest.mark.parametrize("path, command", list(_commands()), ids=[path for path, _ in _commands()])
+def test_every_command_option_and_argument_has_a_help_text(cli: Cli, path: str, command: Any) -> None:
+    assert command.help, path
+    assert [p.name for p in command.params if not getattr(p, "help", None)] == []
+    shown = cli(*path.split()[1:], "--help")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.startswith(f"Usage: {path} ")

@@ -1,0 +1,63 @@
+"""A toy encoder that can be done in the head, and the tables it fills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from raystore.catalog import open_root
+from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.log import RowLog
+from raystore.layout import Layout, vector_column
+from raystore.vectors import Vectors, mark
+
+KEY = b"k" * 32
+
+
+class ToyEncoder:
+    """(1, letters, letters 'e') of a text, as a unit row. It suffices: writing and SQL need only that equal texts are
+    equal vectors and that the vectors are marked; what they mean is the encoders' room."""
+
+    fingerprint = "ab12" * 16
+    dim = 3
+    max_chars = 100
+    label = "toy@ab12ab12ab12"
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.encoded += texts
+        rows = np.array([[1, len(text), text.count("e")] for text in texts], np.float32).reshape(-1, 3)
+        return mark(rows / np.linalg.norm(rows, axis=1, keepdims=True), self.fingerprint)
+
+
+class OtherEncoder(ToyEncoder):
+    """The same under another fingerprint: a stranger's vectors, and nothing in the numbers says so."""
+
+    fingerprint = "cd34" * 16
+    label = "other@cd34cd34cd34"
+
+
+VECTORS = vector_column(ToyEncoder.fingerprint)
+
+
+def make_store(root: Path) -> Layout:
+    return open_root(root, create=True)[0]
+
+
+def make_tickets(layout: Layout, columns: dict[str, str] | None = None) -> CollectionTable:
+    return CollectionTable.create(layout, "tickets", {ToyEncoder.fingerprint: ToyEncoder.dim}, columns)
+
+
+def make_log(table: CollectionTable, encoder: ToyEncoder | None = None) -> RowLog:
+    return RowLog(table, encoder or ToyEncoder(), KEY)
+
+
+def some_rows(ids: Sequence[str], payload: bytes = b"p" * 32, dim: int = 3) -> pa.Table:
+    """Rows as `KeyedTable.commit` takes them."""
+    vectors = vector_array(np.ones((len(ids), dim), np.float32))
+    return pa.table({"id": list(ids), "_payload": pa.array([payload] * len(ids), pa.binary(32)), VECTORS: vectors})

@@ -1,0 +1,377 @@
+"""Raw content is readable only where it is encoded and where it was received: the bytes of everything else are searched.
+
+Fifty texts that stand nowhere else in the world go through every door, whole and in rows that fail, while workers are
+killed. `search.py` says which spellings and containers the search reads; each place it reads also gets a control that
+it must find. Not searched: the memory of Ray's own processes, and the network.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import raystore
+from raystore.errors import IdConflict, InvalidRows, InvalidVectors
+from raystore.serve.proxy import free_port
+from tests.promises.search import files_holding, object_store_holding, spellings, spellings_in
+from tests.promises.test_resume import workers
+from tests.serve.conftest import make_store
+
+pytestmark = pytest.mark.ray
+
+MARK = f"zq{secrets.token_hex(9)}"  # in every canary
+KEPT = f"kq{secrets.token_hex(9)}"  # in kept columns, which may be stored
+CONTROL = f"cq{secrets.token_hex(9)}"
+CANARIES = [f"{MARK}{n:02d}{secrets.token_hex(4)}" for n in range(50)]
+_TOO_LONG = 100_001
+# Ten rows to a commit, so that a worker can be met in the middle of its work.
+_LONG = 26_000
+
+
+@dataclass
+class Trail:
+    """What the doors left behind, and what they said."""
+
+    store: Path
+    sources: Path
+    output: Path
+    started: float
+    messages: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    core_limits: list[int] = field(default_factory=list)
+    killed: list[int] = field(default_factory=list)
+
+    def text(self, number: int, length: int = 0) -> str:
+        """A text that says the canary at its beginning, in the middle and at its end."""
+        canary = CANARIES[number]
+        self.used.add(canary)
+        words = f"{canary} the card never arrived {canary} hello wörld {canary}"
+        return words if length <= len(words) else f"{words} {'x ' * ((length - 2 * len(words)) // 2)}{words}"
+
+    def fails(self, call: Callable[[], object], *kinds: type[BaseException]) -> None:
+        with pytest.raises(kinds) as caught:
+            call()
+        self.say("".join(traceback.format_exception(caught.value)))
+        self.say(f"{caught.value} {caught.value!r} {vars(caught.value)}")
+
+    def say(self, message: str) -> None:
+        self.messages.append(message)
+
+    @property
+    def session(self) -> Path:
+        import ray
+
+        return Path(ray._private.worker._global_node.get_session_dir_path())
+
+    @property
+    def places(self) -> list[Path]:
+        """Folders and files where something could have been left; the session holds Ray's, Serve's and spill files."""
+        here = [path for path in Path.cwd().glob("core*") if path.is_file()]
+        temporary = Path(tempfile.gettempdir()), Path("/tmp"), Path("/dev/shm")
+        new = [
+            path
+            for folder in dict.fromkeys(temporary)
+            for path in folder.iterdir()
+            if path.name.startswith(("rs-", "core", "plasma", "ray", "haproxy")) and path.name != "ray"
+            if _changed(path) >= self.started
+        ]
+        return [self.store, self.session, self.output, *here, *new]
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+@pytest.fixture(scope="module")
+def trail(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, ray_session: object) -> Iterator[Trail]:
+    folder = tmp_path_factory.mktemp("protected")
+    (folder / "raw").mkdir()
+    trail = Trail(folder / "a store", folder / "raw", folder / "output", time.time() - 1)
+    make_store(trail.store, tiny_model)
+    store = raystore.open(trail.store)
+    store.encoders.register("sick", model=str(_sick(tiny_model, folder / "sick")))
+    store.create_collection("sick", encoder="sick")
+    with _loudest_output_to(trail.output):
+        _allow_core_files()
+        _embed_on_ray(trail, store)
+        _log(trail, store)
+        _serve(trail, store)
+    yield trail
+    shutil.rmtree(folder / "raw")
+
+
+def _sick(tiny_model: Path, folder: Path) -> Path:
+    """The tiny model with a hole in its weights: a text that says 'money' has no vector, and makes its batch fail."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    row = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n").index("money")
+    tensors["embeddings.word_embeddings.weight"][row] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+class _loudest_output_to:
+    """Standard output, standard error and every Python log record, at every level, in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._file = self.path.open("ab", buffering=0)
+        self._before = [os.dup(fd) for fd in (1, 2)]
+        for fd in (1, 2):
+            os.dup2(self._file.fileno(), fd)
+        self._handler = logging.StreamHandler(self.path.open("a", encoding="utf-8"))
+        root = logging.getLogger()
+        self._level = root.level
+        root.setLevel(logging.DEBUG)
+        root.addHandler(self._handler)
+
+    def __exit__(self, *exc: object) -> None:
+        root = logging.getLogger()
+        root.removeHandler(self._handler)
+        root.setLevel(self._level)
+        self._handler.stream.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, before in zip((1, 2), self._before, strict=True):
+            os.dup2(before, fd)
+            os.close(before)
+        self._file.close()
+
+
+def _allow_core_files() -> None:
+    """Let Ray's processes, and the workers they start, write core files, as on a machine set up for debugging."""
+    for process in psutil.Process().children(recursive=True):
+        hard = resource.prlimit(process.pid, resource.RLIMIT_CORE)[1]
+        resource.prlimit(process.pid, resource.RLIMIT_CORE, (hard, hard))
+
+
+def _embed_on_ray(trail: Trail, store: raystore.Store) -> None:
+    rows = 900
+    good = {
+        "id": [f"e-{n}" for n in range(rows)],
+        "body": [trail.text(n % 12, _LONG) for n in range(rows)],
+        "time": ["2026-11-20T10:00:00"] * rows,
+        "product": [f"{KEPT}-{n}" for n in range(rows)],
+    }
+    pq.write_table(pa.table(good), trail.sources / "good.parquet", compression="zstd")
+    bad: list[object] = [
+        {"id": None, "body": trail.text(12), "time": None, "product": "p"},
+        {"id": "b-long", "body": trail.text(13, _TOO_LONG + 5_000), "time": None, "product": "p"},
+        {"id": "e-0", "body": trail.text(14), "time": None, "product": "p"},
+        {"id": "b-list", "body": [trail.text(15)], "time": None, "product": "p"},
+        {"id": "b-object", "body": {trail.text(16): trail.text(16)}, "time": None, "product": "p"},
+        {"id": "b-time", "body": trail.text(17), "time": trail.text(17), "product": "p"},
+        {"id": "b-kept", "body": trail.text(18), "time": None, "product": {"text": trail.text(18)}},
+        {"id": {"no": trail.text(19)}, "body": trail.text(19), "time": None, "product": "p"},
+        {"id": trail.text(20, 600), "body": "hello", "time": None, "product": "p"},
+    ]
+    lines = [json.dumps({"id": "g-1", "body": trail.text(21), "time": None, "product": "p"})]
+    lines += [json.dumps(row) for row in bad] + ['{"id": "b-json", "body": "' + trail.text(22)]
+    (trail.sources / "bad.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    raw = trail.text(23).encode() + b"\xff\xfe"
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0" + len(raw).to_bytes(4, "little")), pa.py_buffer(raw)]
+    )
+    spoilt = {"id": ["b-bytes"], "body": broken, "time": pa.array([None], pa.string()), "product": ["p"]}
+    pq.write_table(pa.table(spoilt), trail.sources / "spoilt.parquet")
+
+    tickets = store.collection("tickets")
+    before = len(tickets)
+    killer = threading.Thread(target=_kill_workers, args=(trail, lambda: len(tickets) - before))
+    killer.start()
+    report = tickets.embed(
+        [trail.sources / "good.parquet", trail.sources / "bad.jsonl", trail.sources / "spoilt.parquet"],
+        text="body", id="id", time="time", keep=["product"], workers=2,
+    )  # fmt: skip
+    killer.join()
+    trail.say(f"{report} {report!r}")
+    assert report.workers == 2
+    # A worker's counts die with it, so the table is asked and not the report.
+    assert len(tickets) - before == rows + 1
+    aside = tickets.set_aside()
+    trail.say(str(aside.to_pylist()))
+    assert len(aside) == len(bad) + 2
+
+    sick = [{"id": f"s-{n}", "body": f"money {trail.text(24)}" if n == 1 else trail.text(25)} for n in range(3)]
+    pq.write_table(pa.table({name: [row[name] for row in sick] for name in ("id", "body")}), trail.sources / "s.parquet")
+    report = store.collection("sick").embed(trail.sources / "s.parquet", text="body", id="id", workers=1)
+    trail.say(f"{report} {store.collection('sick').set_aside().to_pylist()}")
+    assert (report.added, report.set_aside) == (2, 1)
+
+
+def _kill_workers(trail: Trail, rows: Callable[[], int]) -> None:
+    """One worker is killed, and one aborts, as a crash in native code would: that is when core files are written."""
+    for mark, how in ((60, signal.SIGKILL), (240, signal.SIGABRT)):
+        while rows() < mark:
+            time.sleep(0.005)
+        found = workers()
+        trail.core_limits += [resource.prlimit(worker.pid, resource.RLIMIT_CORE)[0] for worker in found]
+        trail.killed.append(found[0].pid)
+        found[0].send_signal(how)
+
+
+def _log(trail: Trail, store: raystore.Store) -> None:
+    tickets = store.collection("tickets")
+    tickets.log([{"id": f"l-{n}", "text": trail.text(n), "product": KEPT} for n in range(26, 29)])
+    for row in (
+        {"id": None, "text": trail.text(29)},
+        {"id": "l-long", "text": trail.text(29, _TOO_LONG)},
+        {"id": "l-type", "text": [trail.text(30)]},
+        {"id": "l-kept", "text": trail.text(30), "product": [trail.text(30)]},
+        {"id": "l-time", "text": trail.text(31), "time": trail.text(31)},
+        {"id": "l-both", "text": trail.text(31), "vector": [trail.text(31)]},
+        {"id": "l-key", "text": "hello", trail.text(31): trail.text(31)},
+        {"id": "l-lone", "text": trail.text(32) + "\ud800"},
+        trail.text(32),
+    ):
+        trail.fails(lambda row=row: tickets.log([row]), InvalidRows)
+    trail.fails(lambda: tickets.log([{"id": "l-26", "text": trail.text(33)}]), IdConflict)
+    trail.fails(lambda: store.collection("sick").log([{"id": "s-9", "text": f"money {trail.text(33)}"}]), InvalidVectors)
+    trail.fails(lambda: tickets.search([trail.text(33), 7]), raystore.errors.RaystoreError)
+    tickets.search(trail.text(34), k=3)
+
+
+def _serve(trail: Trail, store: raystore.Store) -> None:
+    running = store.deploy("triage", head="refunds@1", log="kept", port=free_port())
+    replicas = [p for p in _descendants() if "ServeReplica" in " ".join(p.cmdline())]
+    trail.core_limits += [resource.prlimit(p.pid, resource.RLIMIT_CORE)[0] for p in replicas]
+    assert replicas
+    log, predict, search = "/v1/collections/tickets/log", "/v1/predict/triage", "/v1/collections/tickets/search"
+    try:
+        with httpx.Client(base_url=running.url, timeout=60) as client:
+
+            def post(status: int, path: str, body: object, **more: object) -> None:
+                sent = {"json": body} if not isinstance(body, (str, bytes)) else {"content": body}
+                answer = client.post(path, **sent, **more)
+                trail.say(f"{answer.status_code} {answer.text} {dict(answer.headers)}")
+                assert answer.status_code == status, (path, answer.text[:300])
+
+            large = [trail.text(35, 80_000) for _ in range(7)]  # over half a megabyte in one body
+            post(200, log, {"rows": [{"id": "h-1", "text": trail.text(36), "product": KEPT}]})
+            post(200, log, {"rows": [{"id": f"h-large-{n}", "text": text} for n, text in enumerate(large)]})
+            post(200, predict, {"text": trail.text(37)})
+            post(200, predict, {"texts": large})
+            post(200, search, {"text": trail.text(38)})
+            post(200, "/v1/embeddings", {"model": "tiny", "input": trail.text(38)})
+            # Rows that fail.
+            post(422, log, {"rows": [{"id": None, "text": trail.text(39)}]})
+            post(413, log, {"rows": [{"id": "h-2", "text": trail.text(40, _TOO_LONG)}]})
+            post(409, log, {"rows": [{"id": "h-1", "text": trail.text(41)}]})
+            post(422, log, {"rows": [{"id": "h-3", "text": [trail.text(42)]}]})
+            post(422, log, {"rows": [{"id": "h-4", "text": "hello", "product": {"deep": trail.text(42)}}]})
+            post(422, log, {"rows": [{"id": "h-5", "text": "hello", "time": trail.text(42)}]})
+            post(422, log, {"rows": [], trail.text(43): trail.text(43)})
+            post(422, log, '{"rows": [{"id": "h-6", "text": "' + trail.text(43))
+            post(422, log, '{"rows": [{"id": "h-7", "text": "' + trail.text(44, 500_000))
+            post(422, "/v1/collections/sick/log", {"rows": [{"id": "h-8", "text": f"money {trail.text(44)}"}]})
+            post(422, predict, {"text": [trail.text(45)]})
+            post(413, predict, {"text": trail.text(45, _TOO_LONG)})
+            post(413, predict, {"text": trail.text(46, 1_500_000)})
+            post(422, predict, '{"text": "' + trail.text(46, 500_000))
+            post(422, predict, trail.text(47).encode("utf-16"), headers={"content-type": "application/json"})
+            post(422, predict, trail.text(47).encode(), headers={"content-type": "text/plain"})
+            post(422, search, {"text": "hello", "where": f"product = '{trail.text(48)}' AND ("})
+            post(404, search, {"id": trail.text(48)})
+            # A caller who puts the text where it does not belong.
+            post(404, f"/v1/predict/{CANARIES[49].lower()}", {"text": trail.text(49)})
+            post(200, predict, {"text": "hello"}, params={"text": trail.text(49)}, headers={"x-text": CANARIES[49]})
+            answer = client.get(f"/{CANARIES[49]}", params={"text": CANARIES[49]})
+            trail.say(f"{answer.status_code} {answer.text} {dict(answer.headers)}")
+    finally:
+        running.stop()
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def test_every_canary_went_in(trail: Trail) -> None:
+    assert trail.used == set(CANARIES)
+    assert len(trail.killed) == 2
+    assert files_holding(trail.sources, MARK), "the sources hold them, outside the store"
+
+
+def test_no_file_holds_a_canary(trail: Trail) -> None:
+    assert {str(place): found for place in trail.places if (found := files_holding(place, MARK))} == {}
+
+
+def test_no_error_and_no_answer_holds_a_canary(trail: Trail) -> None:
+    assert [message[:300] for message in trail.messages if spellings_in([message.encode("utf-8", "replace")], MARK)] == []
+
+
+def test_the_object_store_holds_no_canary(trail: Trail) -> None:
+    import ray
+
+    assert object_store_holding(MARK) == set()
+    control = ray.put(CONTROL.encode() * 20_000)  # over what travels inside a call
+    assert "utf-8" in object_store_holding(CONTROL)
+    del control
+
+
+def test_workers_and_replicas_that_crash_leave_no_core_file(trail: Trail) -> None:
+    assert trail.core_limits
+    assert set(trail.core_limits) == {0}
+
+
+def test_kept_columns_are_stored_and_the_search_sees_into_the_tables(trail: Trail) -> None:
+    assert any(path.endswith("rows.lance") for path in files_holding(trail.store, KEPT))
+    assert files_holding(trail.session, KEPT) == {}
+
+
+@pytest.mark.parametrize("spelling", spellings(CONTROL))
+def test_a_control_is_found_in_each_spelling(trail: Trail, spelling: str, tmp_path: Path) -> None:
+    (tmp_path / "control").write_bytes(b"x" * 70_001 + spellings(CONTROL)[spelling] + b"y")
+    assert spelling in files_holding(tmp_path, CONTROL)[str(tmp_path / "control")]
+
+
+def test_a_control_is_found_in_each_place(trail: Trail) -> None:
+    controls = [
+        trail.store / "collections" / "tickets" / "control.bin",
+        trail.session / "logs" / "control.log",
+        trail.session / "logs" / "serve" / "control.log",
+        trail.session / "control.spill",
+    ]
+    for control in controls:
+        control.parent.mkdir(parents=True, exist_ok=True)
+        control.write_bytes(os.urandom(5_000) + CONTROL.encode() + os.urandom(5_000))
+    with _loudest_output_to(trail.output):
+        os.write(1, CONTROL.encode())
+        logging.getLogger("anything").debug(CONTROL)
+    found = {path for place in trail.places for path in files_holding(place, CONTROL)}
+    for control in controls:
+        control.unlink()
+    assert {str(path) for path in [*controls, trail.output]} <= found
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstd", "gzip", "none"])
+def test_a_control_is_found_inside_parquet(codec: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [CONTROL] * 1_000}), tmp_path / "control.parquet", compression=codec)
+    assert files_holding(tmp_path, CONTROL)

@@ -1,0 +1,97 @@
+"""What runs inline, and what a failure on Ray becomes. Without Ray: the choice and the sentence are plain functions."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from raystore.errors import IdConflict, JobFailed, LeaseLost, RaystoreError
+from raystore.session import INLINE_BELOW, choose_workers, root_cause, thread_count
+
+CORES = os.cpu_count() or 1
+
+
+@pytest.mark.parametrize(
+    "asked, size, below, expected",
+    [
+        (0, 10**9, INLINE_BELOW.embed_rows, 0),
+        (3, 1, INLINE_BELOW.embed_rows, 3),
+        (None, 0, INLINE_BELOW.embed_rows, 0),
+        (None, 1_999, INLINE_BELOW.embed_rows, 0),
+        (None, 2_000, INLINE_BELOW.embed_rows, CORES),
+        (None, 199_999, INLINE_BELOW.head_rows, 0),
+        (None, 200_000, INLINE_BELOW.head_rows, CORES),
+        (None, 999_999, INLINE_BELOW.index_rows, 0),
+        (None, 1_000_000, INLINE_BELOW.index_rows, CORES),
+    ],
+)
+def test_small_jobs_run_inline_and_large_ones_on_every_core(
+    asked: int | None, size: int, below: int, expected: int
+) -> None:
+    assert choose_workers(asked, size, below, "a job") == expected
+
+
+def test_the_choice_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "raystore")
+    choose_workers(None, 5, 10, "embed into 'tickets'")
+    choose_workers(None, 10, 10, "embed into 'tickets'")
+    choose_workers(2, 10, 10, "what was asked for needs no word")
+    assert caplog.messages == [
+        "embed into 'tickets': 5 items, inline",
+        f"embed into 'tickets': 10 items, {CORES} Ray workers",
+    ]
+
+
+class RayTaskError(Exception):
+    """As Ray's: the worker's exception hangs in `cause`, its text in the message."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"a worker raised {cause}")
+        self.cause = cause
+
+
+CONFLICT = IdConflict(collection="tickets", ids=["t-1"])
+
+
+def chained(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CONFLICT,
+        RayTaskError(CONFLICT),
+        RayTaskError(RayTaskError(CONFLICT)),
+        chained(RuntimeError("SECRET"), CONFLICT),
+        chained(RuntimeError("SECRET"), RayTaskError(chained(ValueError("SECRET"), CONFLICT))),
+    ],
+)
+def test_a_raystore_error_from_a_worker_arrives_as_itself(error: BaseException) -> None:
+    assert root_cause(error, "embedding", "Run it again.") is CONFLICT
+
+
+def test_ray_derives_its_error_from_the_workers_own_and_still_the_own_one_arrives() -> None:
+    lost = LeaseLost(folder="/store", token=1, found=2)
+
+    class Both(RayTaskError, LeaseLost):  # what Ray makes of it, so that except LeaseLost works
+        def __init__(self) -> None:
+            self.cause = lost
+
+    assert root_cause(Both(), "embedding", "Run it again.") is lost
+
+
+def test_the_text_of_a_foreign_exception_is_never_repeated() -> None:
+    found = root_cause(RayTaskError(ValueError("SECRET")), "embedding into 'tickets'", "Run it again.")
+    assert isinstance(found, JobFailed)
+    assert str(found) == "embedding into 'tickets' failed: a worker ended with RayTaskError. Run it again."
+    assert "SECRET" not in repr(found.facts)
+    assert isinstance(found, RaystoreError)
+
+
+def test_threads_fill_the_machine_and_no_more() -> None:
+    assert thread_count(0) == thread_count(1) == CORES
+    assert thread_count(CORES) == thread_count(10 * CORES) == 1
