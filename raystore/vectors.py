@@ -23,6 +23,16 @@ class Vectors(np.ndarray[Any, np.dtype[np.float32]]):
     def __array_finalize__(self, obj: Any) -> None:
         self.fingerprint = getattr(obj, "fingerprint", None)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """NumPy's own would lose the mark on the way to another process, and unmarked vectors pass everywhere."""
+        return _revive, (np.asarray(self), self.fingerprint)
+
+
+def _revive(matrix: Matrix, fingerprint: str | None) -> Vectors:
+    vectors = matrix.view(Vectors)
+    vectors.fingerprint = fingerprint
+    return vectors
+
 
 def mark(matrix: Matrix, fingerprint: str) -> Vectors:
     """The same memory, marked with its encoder."""

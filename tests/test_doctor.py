@@ -95,83 +95,79 @@ def _shorter_snapshot(store: Store) -> None:
     pq.write_table(pq.read_table(path).slice(1), path)
 
 
-DAMAGE: list[tuple[str, Callable[[Store], None], list[str], str]] = [
-    (
-        "a changed head",
-        lambda s: _flip(s.layout.heads("refunds") / "1" / "head.safetensors"),
-        ["head refunds@1"],
-        "head.safetensors has SHA-256",
-    ),
-    (
-        "a head without its report",
-        lambda s: (s.layout.heads("refunds") / "2" / "report.json").unlink(),
-        ["head refunds@2", "deployment triage"],
-        "report.json is missing",
-    ),
-    (
-        "fewer snapshot rows",
-        _shorter_snapshot,
-        ["snapshot refunds@1"],
-        "the rows of snapshot refunds@1 no longer have the hash they were frozen with",
-    ),
-    (
-        "a snapshot cut short",
-        lambda s: _cut(s.layout.snapshots("refunds") / "1" / "rows.parquet"),
-        ["snapshot refunds@1"],
-        "it cannot be read (ArrowInvalid). Restore it from a backup.",
-    ),
-    (
-        "a snapshot without its spec",
-        lambda s: (s.layout.snapshots("refunds") / "1" / "spec.json").unlink(),
-        ["snapshot refunds@1"],
-        "spec.json' is missing. Restore it from a backup.",
-    ),
-    ("a changed shard", lambda s: _flip(_shard(s)), ["index tickets@1"], "its digest differs"),
-    ("a missing shard", lambda s: _shard(s).unlink(), ["index tickets@1"], "is unusable: it is missing"),
-    (
-        "a damaged index manifest",
-        lambda s: _cut(_shard(s).parent / "manifest.json"),
-        ["index tickets@1"],
-        "manifest.json' cannot be read. Build the index again: collection.build_index().",
-    ),
-    ("changed golden vectors", lambda s: _flip(_golden(s)), ["encoder tiny"], "golden"),
-    ("missing golden vectors", lambda s: _golden(s).unlink(), ["encoder tiny"], "golden"),
-    (
-        "a collection without its data",
-        lambda s: shutil.rmtree(s.layout.rows("tickets") / "data"),
-        ["collection tickets"],
-        "Restore it from a backup.",
-    ),
-    (
-        "a table without its data",
-        lambda s: shutil.rmtree(s.layout.table("outcomes") / "data"),
-        ["table outcomes"],
-        "Restore it from a backup.",
-    ),
-    (
-        "a damaged deployment record",
-        lambda s: _cut(s.layout.deployment("triage") / "1.json"),
-        ["deployment triage"],
-        "it cannot be read (JSONDecodeError). Restore it from a backup.",
-    ),
-]
+Damage = tuple[str, Callable[[Store], None], str]  # what breaks, how, and its sentence
+HEAD_1: Damage = (
+    "head refunds@1",
+    lambda s: _flip(s.layout.heads("refunds") / "1" / "head.safetensors"),
+    "head.safetensors has SHA-256",
+)
+NO_REPORT: Damage = (
+    "head refunds@2",
+    lambda s: (s.layout.heads("refunds") / "2" / "report.json").unlink(),
+    "report.json is missing",
+)
+FEWER_ROWS: Damage = (
+    "snapshot refunds@1",
+    _shorter_snapshot,
+    "the rows of snapshot refunds@1 no longer have the hash they were frozen with",
+)
+CUT_ROWS: Damage = (
+    "snapshot refunds@1",
+    lambda s: _cut(s.layout.snapshots("refunds") / "1" / "rows.parquet"),
+    "it cannot be read (ArrowInvalid). Restore it from a backup.",
+)
+NO_SPEC: Damage = (
+    "snapshot refunds@1",
+    lambda s: (s.layout.snapshots("refunds") / "1" / "spec.json").unlink(),
+    "spec.json' is missing. Restore it from a backup.",
+)
+SHARD: Damage = ("index tickets@1", lambda s: _flip(_shard(s)), "its digest differs")
+NO_SHARD: Damage = ("index tickets@1", lambda s: _shard(s).unlink(), "is unusable: it is missing")
+MANIFEST: Damage = (
+    "index tickets@1",
+    lambda s: _cut(_shard(s).parent / "manifest.json"),
+    "manifest.json' cannot be read. Build the index again: collection.build_index().",
+)
+GOLDEN: Damage = ("encoder tiny", lambda s: _flip(_golden(s)), "golden")
+NO_GOLDEN: Damage = ("encoder tiny", lambda s: _golden(s).unlink(), "golden")
+NO_ROWS: Damage = (
+    "collection tickets",
+    lambda s: shutil.rmtree(s.layout.rows("tickets") / "data"),
+    "Restore it from a backup.",
+)
+NO_TABLE: Damage = (
+    "table outcomes",
+    lambda s: shutil.rmtree(s.layout.table("outcomes") / "data"),
+    "Restore it from a backup.",
+)
+RECORD: Damage = (
+    "deployment triage",
+    lambda s: _cut(s.layout.deployment("triage") / "1.json"),
+    "it cannot be read (JSONDecodeError). Restore it from a backup.",
+)
+ITS_HEAD: Damage = ("deployment triage", lambda s: None, "report.json is missing")  # the deployment's head is @2
 
 
-@pytest.mark.parametrize("damage, broken, sentence", [d[1:] for d in DAMAGE], ids=[d[0] for d in DAMAGE])
-def test_what_is_damaged_is_broken_and_the_rest_is_examined(
-    store: Store,
-    cli: Cli,
-    damage: Callable[[Store], None],
-    broken: list[str],
-    sentence: str,
-) -> None:
-    damage(store)
+@pytest.mark.parametrize(
+    "damages",
+    [
+        [GOLDEN],
+        [SHARD, NO_TABLE, FEWER_ROWS, HEAD_1, RECORD],
+        [NO_GOLDEN, NO_ROWS, NO_SHARD, CUT_ROWS, NO_REPORT, ITS_HEAD],
+        [MANIFEST, NO_SPEC],
+    ],
+    ids=lambda damages: ", ".join(what for what, _, _ in damages),
+)
+def test_what_is_damaged_is_broken_and_the_rest_is_examined(store: Store, cli: Cli, damages: list[Damage]) -> None:
+    for _, damage, _ in damages:
+        damage(store)
     said = cli("--store", store.root, "--json", "doctor", "--no-ray")
     found = {row["what"]: row for row in said.json}
     assert (said.code, said.err) == (1, "")
-    assert [what for what, row in found.items() if not row["ok"]] == broken
-    assert sentence in found[broken[0]]["found"]
+    assert [what for what, row in found.items() if not row["ok"]] == [what for what, _, _ in damages]
     assert set(HELD) <= set(found)
+    for what, _, sentence in damages:
+        assert sentence in found[what]["found"]
 
 
 def test_a_damaged_passport_breaks_all_that_stands_on_it_and_nothing_else(store: Store) -> None:

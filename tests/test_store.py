@@ -350,12 +350,11 @@ def test_two_stores_opened_on_one_root_both_write_and_see_each_others_rows(tmp_p
     assert first.table("table_b").version == second.table("table_a").version == 10
 
 
-def test_two_processes_open_one_new_root_and_both_write(tmp_path: Path, tiny_model: Path) -> None:
+def test_two_processes_open_one_store_and_both_write(tmp_path: Path, tiny_model: Path) -> None:
     program = """
         import sys, raystore
-        root, model, name = sys.argv[1:]
+        root, name = sys.argv[1:]
         store = raystore.open(root)
-        store.encoders.register("tiny", model=model)
         try:
             tickets = store.create_collection("tickets", encoder="tiny", exist_ok=True)
         except raystore.errors.AlreadyExists:
@@ -364,7 +363,8 @@ def test_two_processes_open_one_new_root_and_both_write(tmp_path: Path, tiny_mod
             tickets.log([{"id": f"{name}-{i}", "text": "a card"}, {"id": f"both-{i}", "text": "the same"}])
     """
     root = tmp_path / "store"
-    command = [sys.executable, "-c", textwrap.dedent(program), str(root), str(tiny_model)]
+    raystore.open(root).encoders.register("tiny", model=str(tiny_model))
+    command = [sys.executable, "-c", textwrap.dedent(program), str(root)]
     running = [subprocess.Popen([*command, name], stderr=subprocess.PIPE, text=True) for name in ("a", "b")]
     for process in running:
         _, said = process.communicate(timeout=120)

@@ -198,7 +198,11 @@ class CollectionTable:
         """The rows, in the order they were added; vectors only where their column is named."""
         wanted = list(columns) if columns is not None else self.visible
         self._check_readable(wanted)
-        table: pa.Table = self.rows.dataset().to_table(columns=wanted, filter=self._filter(where, as_of))
+        rows = self.rows.dataset().to_table(columns=wanted, filter=self._filter(where, as_of), with_row_id=True)
+        numbers = rows.column("_rowid").to_numpy()
+        if (numbers[1:] < numbers[:-1]).any():  # merged fragments stand behind later ones
+            rows = rows.take(np.argsort(numbers))
+        table: pa.Table = rows.select(wanted)
         return table
 
     def scan(
@@ -237,17 +241,13 @@ class CollectionTable:
             scan_in_order=True,
         )
         for batch in scanner.to_batches():
-            table = pa.Table.from_batches([batch])
-            vectors = table.column(column).combine_chunks()
-            if vectors.null_count:
-                table = table.filter(vectors.is_valid())
-                vectors = table.column(column).combine_chunks()
-            if len(table):
+            rows = batch.filter(batch.column(column).is_valid()) if batch.column(column).null_count else batch
+            if len(rows):
                 yield VectorBatch(
-                    ids=table.column("id").combine_chunks(),
-                    row_ids=table.column("_rowid").to_numpy().astype(np.int64),
-                    vectors=_matrix(vectors),
-                    table=table.select(wanted),
+                    ids=rows.column("id"),
+                    row_ids=rows.column("_rowid").to_numpy().astype(np.int64),
+                    vectors=_matrix(rows.column(column)),
+                    table=pa.Table.from_batches([rows.select(wanted)]),
                 )
 
     def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors:

@@ -18,10 +18,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import lance
 import pyarrow as pa
+import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata, write_fragments
 from lance.optimize import Compaction
 
@@ -36,11 +38,16 @@ PAYLOAD = "_payload"
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 
 # A fragment for each commit would make every scan slow, so small ones are merged in tiers, like a log-structured
-# merge tree: 32 fragments below a tier's size become one, until it has outgrown the tier. So one commit in 31 rewrites
-# fewer rows than the tier holds (1,024 for single rows), and a one-row commit never pays for the million rows beside it.
+# merge tree: 32 fragments of a tier become one, until it has outgrown the tier. One commit rewrites about as many rows as
+# the tier holds: 1,024 where rows come singly, however many millions are beside them.
 _TIERS = (1_024, 16_384, 262_144)
 _FRAGMENTS_A_TIER = 32
+# As fast as Lance's own choice at these sizes, and a job's memory stays level: 50 MB more from 10,000 to 200,000 rows of
+# 32 numbers, where it was 110 (`benchmarks/memory.py`).
+_MERGE = {"num_threads": 1, "batch_size": 1_024}
 _LOOKUP_CHUNK = 2_000
+# A look-up of a key in the index costs what a scan of some 500 to 1,000 keys costs (20k to 1M rows, 100 to 10,000 keys).
+_ROWS_SCANNED_A_KEY = 500
 _VERSIONS_KEPT = timedelta(hours=1)  # readers that opened an older version have this long to finish
 
 
@@ -106,15 +113,29 @@ class KeyedTable:
         return int(self.dataset().version)
 
     def known(self, keys: Sequence[str], dataset: lance.LanceDataset | None = None) -> dict[str, Known]:
-        """Which of the keys the table holds. Cost: about 2 ms and 20 us a key, at any table size."""
+        """Which of the keys the table holds. Cost: about 2 ms and 20 us a key, at any table size, or one scan of the keys."""
         dataset = dataset or self.dataset()
         found: dict[str, Known] = {}
-        for start in range(0, len(keys), _LOOKUP_CHUNK):
-            chunk = ", ".join(quoted(k) for k in keys[start : start + _LOOKUP_CHUNK])
-            rows = dataset.to_table(columns=[self.key, PAYLOAD, ADDED], filter=f"{self.key} IN ({chunk})")
-            for key, payload, added in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        for rows in (
+            self._scan_keys(keys, dataset) if self._is_scan_cheaper(keys, dataset) else self._look_up(keys, dataset)
+        ):
+            for key, payload, added in zip(*(rows.column(c).to_pylist() for c in (self.key, PAYLOAD, ADDED)), strict=True):
                 found[key] = Known(payload, added)
         return found
+
+    @staticmethod
+    def _is_scan_cheaper(keys: Sequence[str], dataset: lance.LanceDataset) -> bool:
+        return len(keys) * _ROWS_SCANNED_A_KEY >= int(dataset.count_rows())
+
+    def _scan_keys(self, keys: Sequence[str], dataset: lance.LanceDataset) -> Iterator[pa.RecordBatch]:
+        wanted = pa.array(keys, pa.string())
+        for rows in dataset.scanner(columns=[self.key, PAYLOAD, ADDED], batch_size=65_536).to_batches():
+            yield rows.filter(pc.is_in(rows.column(self.key), wanted))
+
+    def _look_up(self, keys: Sequence[str], dataset: lance.LanceDataset) -> Iterator[pa.Table]:
+        for start in range(0, len(keys), _LOOKUP_CHUNK):
+            listed = ", ".join(quoted(k) for k in keys[start : start + _LOOKUP_CHUNK])
+            yield dataset.to_table(columns=[self.key, PAYLOAD, ADDED], filter=f"{self.key} IN ({listed})")
 
     def commit(self, groups: Sequence[pa.Table], *, refuse_differing: bool) -> list[Committed]:
         """Write several callers' rows in one commit; durable when it returns.
@@ -147,23 +168,23 @@ class KeyedTable:
     def _commit_held(self, groups: Sequence[pa.Table], lease: Lease, refuse_differing: bool) -> list[Committed]:
         dataset = self.dataset(lease)
         keys = [group.column(self.key).to_pylist() for group in groups]
-        payloads = [group.column(PAYLOAD).to_pylist() for group in groups]
         seen = self.known([key for group_keys in keys for key in group_keys], dataset)
         version = int(dataset.version) + 1
         outcomes: list[Committed] = []
         fresh: list[pa.Table] = []
-        for group, group_keys, group_payloads in zip(groups, keys, payloads, strict=True):
-            old = {k: seen[k] for k in group_keys if k in seen}
-            differing = {
-                k: old[k] for k, p in zip(group_keys, group_payloads, strict=True) if k in old and old[k].payload != p
-            }
+        for group, group_keys in zip(groups, keys, strict=True):
+            old = {k: seen[k] for k in group_keys if k in seen} if seen else {}
+            payloads = group.column(PAYLOAD).to_pylist() if old or len(groups) > 1 else []
+            differing = {k: old[k] for k, p in zip(group_keys, payloads, strict=False) if k in old and old[k].payload != p}
             if differing and refuse_differing:
                 outcomes.append(Committed(version - 1, 0, len(old) - len(differing), differing))
                 continue
             new = [i for i, k in enumerate(group_keys) if k not in old]
-            outcomes.append(Committed(version if new else version - 1, len(new), len(old) - len(differing), differing))
+            newest = version if new or any(row.added == version for row in old.values()) else version - 1
+            outcomes.append(Committed(newest, len(new), len(old) - len(differing), differing))
+            if new and len(groups) > 1:  # what this group adds is known to the groups behind it
+                seen.update((group_keys[i], Known(payloads[i], version)) for i in new)
             if new:
-                seen.update((group_keys[i], Known(group_payloads[i], version)) for i in new)
                 fresh.append(group if len(new) == len(group_keys) else group.take(new))
         if fresh:
             self._append(dataset, pa.concat_tables(fresh, promote_options="default"), version, lease)
@@ -193,15 +214,19 @@ class KeyedTable:
         sizes = [f.physical_rows for f in dataset.get_fragments()]
         try:
             with lost_lease_is_said(lease):
-                for tier in _TIERS:
-                    full = sum(size < tier for size in sizes) >= _FRAGMENTS_A_TIER
-                    plan = Compaction.plan(dataset, {"target_rows_per_fragment": tier}) if full else None
+                for lower, tier in pairwise((0, *_TIERS)):
+                    full = sum(lower <= size < tier for size in sizes) >= _FRAGMENTS_A_TIER
+                    plan = Compaction.plan(dataset, {"target_rows_per_fragment": tier, **_MERGE}) if full else None
                     if plan and plan.num_tasks():  # small fragments with large ones between them wait for a higher tier
                         break
                 else:
                     return
-                rewrites = [task.execute(dataset) for task in plan.tasks]
-                self._sync_fragments([fragment for rewrite in rewrites for fragment in rewrite.new_fragments])
+                rewrites, rows = [], 0
+                for task in plan.tasks:
+                    if rows < tier:
+                        rewrites.append(task.execute(dataset))
+                        self._sync_fragments(rewrites[-1].new_fragments)
+                        rows += sum(fragment.physical_rows for fragment in task.fragments)
                 Compaction.commit(dataset, rewrites)
                 # Merging into the last index segment alone costs 6 ms at a million rows, into all of them 90.
                 merged = None if tier == _TIERS[-1] else 1

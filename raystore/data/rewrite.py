@@ -62,13 +62,20 @@ def _plain(reason: str) -> str:
 
 
 def relations(query: exp.Query, known: Callable[[str], bool]) -> dict[Relation, list[exp.Table]]:
-    """The store's relations the query names, with the places they stand at. Names of CTEs and functions are left alone."""
-    ctes = {cte.alias_or_name for cte in query.find_all(exp.CTE)}
+    """The store's relations the query names, with the places they stand at. Names of CTEs and functions are left alone.
+
+    Raises:
+        SqlRefused: a part of the query is named like a relation, so that its name would mean two things.
+    """
+    for cte in query.find_all(exp.CTE):
+        if known(cte.alias_or_name.lower()):
+            raise SqlRefused(
+                reason=f"its part WITH {cte.alias_or_name} has the name of a collection or table",
+                advice="Give it another name.",
+            )
     found: dict[Relation, list[exp.Table]] = {}
     for table in query.find_all(exp.Table):
-        if not isinstance(table.this, exp.Identifier) or table.db or (table.name in ctes and not known(table.name)):
-            continue
-        if known(table.name):
+        if isinstance(table.this, exp.Identifier) and not table.db and known(table.name):
             found.setdefault(Relation(table.name, _version(table)), []).append(table)
     return found
 

@@ -250,9 +250,9 @@ def _row_problems(joined: pa.Table, collection: str) -> list[str]:
     if null_labels:
         shown = listed([str(i) for i in null_labels], 3)
         problems.append(f"{len(null_labels)} rows have no label ({shown}); leave them out: WHERE label IS NOT NULL")
-    missing = joined.filter(joined.column("missing")).column("id").to_pylist()
+    missing = [i for i in joined.filter(joined.column("missing")).column("id").to_pylist() if i is not None]
     if missing:
-        problems.append(f"{len(missing)} ids are not in collection '{collection}' ({listed([str(i) for i in missing], 3)})")
+        problems.append(f"{len(missing)} ids are not in collection '{collection}' ({listed(missing, 3)})")
     bad = [w for w in joined.column("weight").to_pylist() if w is None or not 0 <= w < float("inf")]
     if bad:
         problems.append(f"{len(bad)} weights are null, negative or not finite")

@@ -182,11 +182,19 @@ def _read_file(path: str, call: str) -> pa.Table:
     try:
         if path.endswith((".parquet", ".pq")):
             return pq.read_table(path)
+        # sample_size=-1: the types are those of all rows, so a late one does not fail the file.
         read = duckdb.read_json if path.endswith((".jsonl", ".ndjson")) else duckdb.read_csv
-        return read(path, connection=duckdb.connect()).to_arrow_table()
+        relation = read(path, sample_size=-1, connection=duckdb.connect())
+        rows = relation.to_arrow_table()
     except (pa.ArrowException, duckdb.Error) as error:
         # The reader's own words may quote a row.
         raise InvalidArguments(call=call, problems=[f"'{path}' cannot be read ({type(error).__name__})"]) from None
+    # DuckDB gives values of several types as JSON text, quotes and all.
+    mixed = [name for name, kind in zip(relation.columns, relation.types, strict=True) if str(kind) == "JSON"]
+    problems = [f"column '{c}' of '{path}' holds values of several types" for c in mixed if rows[c].null_count < len(rows)]
+    if problems:
+        raise InvalidArguments(call=call, problems=problems)
+    return rows
 
 
 def _keyed(rows: pa.Table, keys: Sequence[str], call: str) -> pa.Table:
@@ -208,6 +216,7 @@ def _keyed(rows: pa.Table, keys: Sequence[str], call: str) -> pa.Table:
         raise InvalidArguments(call=call, problems=problems)
     for key in keys:
         kind = rows.schema.field(key).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_integer(kind) or _is_text(kind)):
             problems.append(f"key column '{key}' is {kind}, expected strings or integers")
     if problems:

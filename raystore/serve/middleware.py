@@ -5,10 +5,12 @@ Nothing here parses a body. Nothing of a request is logged but its type of failu
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +22,9 @@ from raystore.serve.problems import answer, answer_error, answer_unknown
 log = logging.getLogger("raystore.serve")
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+# How much of a body that is too large is read, and for how long, so that its sender gets to see the answer.
+_DRAIN_BYTES = 2**26
+_DRAIN_S = 10.0
 _PORT = re.compile(r":\d+$")
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -108,9 +113,10 @@ class KeyCheck:
 
 
 class BodyLimit:
-    """Reads the body whole, up to the limit, before the routes see it; what is over is answered 413 unread.
+    """Reads the body whole, up to the limit, before the routes see it; what is over is answered 413 and not kept.
 
-    Holds with and without a Content-Length: bytes are counted as they come.
+    Holds with and without a Content-Length: bytes are counted as they come. The rest of a body that is over is read
+    and dropped first: a connection that is closed on unread bytes is reset, and then the answer is lost with it.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -123,7 +129,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            await self._refuse(int(declared), scope, receive, send)
+            await self._refuse(int(declared), True, scope, receive, send)
             return
         parts: list[bytes] = []
         size = 0
@@ -136,7 +142,7 @@ class BodyLimit:
             size += len(parts[-1])
             more = message.get("more_body", False)
             if size > self.max_bytes:
-                await self._refuse(size, scope, receive, send)
+                await self._refuse(size, more, scope, receive, send)
                 return
         body = b"".join(parts)
         delivered = False
@@ -150,8 +156,21 @@ class BodyLimit:
 
         await self.app(scope, replay, send)
 
-    async def _refuse(self, found: int, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, found: int, more: bool, scope: Scope, receive: Receive, send: Send) -> None:
         error = BodyTooLarge(what="the body of this request", found=found, limit=self.max_bytes)
         response = answer_error(error, request_id(scope))
-        response.headers["connection"] = "close"  # the rest of the body stays unread
+        response.headers["connection"] = "close"  # much more than that stays unread
+        if more:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_S):
+                    await _drain(receive)
         await response(scope, receive, send)
+
+
+async def _drain(receive: Receive) -> None:
+    size = 0
+    more = True
+    while more and size < _DRAIN_BYTES:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)

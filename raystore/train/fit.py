@@ -7,9 +7,12 @@ through Ray's object store, and raw content is never near. Cost on Ray: 13 to 23
 from __future__ import annotations
 
 import logging
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,11 +120,35 @@ def _fit_on_ray(layout: Layout, name: str, recipe: Recipe, workers: int) -> _Fit
             run_config=RunConfig(name=name, storage_path=str(stage), failure_config=FailureConfig(max_failures=2)),
         )
         try:
-            result = trainer.fit()
+            with _interruptible(trainer):
+                result = trainer.fit()
         except (TrainingFailedError, ray.exceptions.RayError) as error:
             raise _cause(error, f"training head '{name}' on {workers} workers") from None
         arrays = load_file(Path(result.checkpoint.path) / "head.safetensors")
     return _Fit(arrays, int(result.metrics["n_train"]), float(result.metrics["seconds"]))
+
+
+@contextmanager
+def _interruptible(trainer: Any) -> Iterator[None]:
+    """Let a Ctrl-C during `fit` end the training and arrive as KeyboardInterrupt.
+
+    Ray Train (2.60) puts a handler of its own on SIGINT that ends the process with exit code 0, and leaves it there: every
+    later Ctrl-C of the process was swallowed.
+    """
+    import ray
+
+    controllers: list[Any] = []
+    trainer._register_sigint_handler = controllers.append
+    ours = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except KeyboardInterrupt:
+        for controller in controllers:
+            ray.kill(controller)  # its workers end with it
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not ours:
+            signal.signal(signal.SIGINT, ours)
 
 
 def _train_loop(config: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from raystore.store import Store
 from tests.cli.conftest import Made
 
 RAYSTORE = [str(Path(sys.executable).with_name("raystore"))]
-ROWS = 10_000
+ROWS = 6_000
 
 
 @pytest.fixture

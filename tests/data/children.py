@@ -125,6 +125,7 @@ def count(folder: str, counter: str, times: str) -> None:
 def commit_once(table: str, fence: str, lease_s: str, *ids: str) -> None:
     """One attempt at a commit, held up just before the end of it; says what became of it."""
     from raystore.data.keyed import KeyedTable
+    from raystore.errors import RaystoreError
     from tests.data.toy import some_rows
 
     keyed = KeyedTable(Path(table), Path(fence), "id")
@@ -132,7 +133,7 @@ def commit_once(table: str, fence: str, lease_s: str, *ids: str) -> None:
         with StallingFence(Path(fence), lease_s=float(lease_s)).hold() as lease:
             keyed._commit_held([some_rows(ids)], lease, True)
             say("committed")
-    except Exception as error:
+    except RaystoreError as error:
         say(f"{type(error).__name__} {error}")
 
 

@@ -18,7 +18,23 @@ from tests.data.children import Child
 from tests.data.toy import VECTORS, make_tickets, some_rows
 
 A, B = b"a" * 32, b"b" * 32
-HOSTILE = ["a'b", 'a"b', "a\\", "a\\'b", "%_", "--", "a\nb", "a\0b", "a\0c", " a", "a ", "ä", "a\u0308", "\U0001f600", "NULL"]
+HOSTILE = [
+    "a'b",
+    'a"b',
+    "a\\",
+    "a\\'b",
+    "%_",
+    "--",
+    "a\nb",
+    "a\0b",
+    "a\0c",
+    " a",
+    "a ",
+    "ä",
+    "a\u0308",
+    "\U0001f600",
+    "NULL",
+]
 
 
 @pytest.fixture
@@ -75,11 +91,12 @@ def test_another_payload_can_leave_out_its_row_alone(table: KeyedTable) -> None:
 
 def test_groups_share_one_commit_and_a_key_counts_for_the_first(table: KeyedTable) -> None:
     before = table.version
-    groups = [some_rows(["a", "b"]), some_rows(["b", "c"]), some_rows(["c"], B), some_rows([])]
+    groups = [some_rows(["a", "b"]), some_rows(["b", "c"]), some_rows(["c"], B), some_rows([]), some_rows(["c"])]
     outcomes = table.commit(groups, refuse_differing=True)
-    assert [o.added for o in outcomes] == [2, 1, 0, 0]
-    assert [o.known for o in outcomes] == [0, 1, 0, 0]
-    assert [list(o.differing) for o in outcomes] == [[], [], ["c"], []]
+    assert [o.added for o in outcomes] == [2, 1, 0, 0, 0]
+    assert [o.known for o in outcomes] == [0, 1, 0, 0, 1]
+    assert [list(o.differing) for o in outcomes] == [[], [], ["c"], [], []]
+    assert [o.version - before for o in outcomes] == [1, 1, 0, 0, 1]  # the version that holds the group's rows
     assert table.version == before + 1
     assert ids_of(table) == ["a", "b", "c"]
 
@@ -144,7 +161,9 @@ def test_racing_processes_with_other_payloads_are_told_which_rows_differ(table: 
     assert sum(added for added, _, _ in said) == 40
     assert [(added + differing, known) for added, known, differing in said] == [(40, 0)] * 3
     payloads = table.dataset().to_table(columns=["_payload"]).column("_payload").to_pylist()
-    assert sorted(payloads) == sorted(p.encode() * 32 for p, (added, _, _) in zip("abc", said, strict=True) for _ in range(added))
+    assert sorted(payloads) == sorted(
+        p.encode() * 32 for p, (added, _, _) in zip("abc", said, strict=True) for _ in range(added)
+    )
 
 
 def test_many_small_commits_leave_few_fragments_and_every_row(table: KeyedTable) -> None:
@@ -152,11 +171,10 @@ def test_many_small_commits_leave_few_fragments_and_every_row(table: KeyedTable)
         assert commit(table, f"row-{i}").added == 1
     dataset = table.dataset()
     assert len(dataset.get_fragments()) < 40
-    assert ids_of(table) == [f"row-{i}" for i in range(200)]
+    assert sorted(ids_of(table)) == sorted(f"row-{i}" for i in range(200))
     assert sorted(table.known([f"row-{i}" for i in range(0, 300, 7)])) == sorted(f"row-{i}" for i in range(0, 200, 7))
     assert commit(table, *(f"row-{i}" for i in range(205))).added == 5
-    added = dataset.to_table(columns=["_added"]).column("_added").to_pylist()
-    assert added == sorted(set(added))
+    assert len(set(dataset.to_table(columns=["_added"]).column("_added").to_pylist())) == 200
 
 
 def test_merged_rows_are_in_the_index_of_the_key(table: KeyedTable) -> None:
@@ -174,7 +192,7 @@ def test_small_fragments_between_large_ones_are_merged_by_a_higher_tier(table: K
     for i in range(20, 40):
         commit(table, *(f"job-{i}-{j}" for j in range(1_024)))
         commit(table, f"log-{i}")
-    assert len(table.dataset().get_fragments()) < 50
+    assert len(table.dataset().get_fragments()) < 70  # of 80 commits; those of another tier wait for their own 32
     assert table.dataset().count_rows() == 40 * 1_025
 
 
@@ -230,7 +248,9 @@ def test_a_full_disk_keeps_what_was_acknowledged_and_a_failed_merge_fails_no_com
         try:
             assert child.says() == "mounted"
         except AssertionError as refused:
-            pytest.skip(f"this system lets nobody mount a small disk: {refused}")  # test_layout has a full disk that needs none
+            pytest.skip(
+                f"this system lets nobody mount a small disk: {refused}"
+            )  # test_layout has a full disk that needs none
         merges, said, counts = child.says(), child.says(), child.says()
     path = folder / "store" / "collections" / "tickets" / "rows.lance"
     assert merges == f"fragments of '{path}' were not merged (OSError); the next commit tries again"

@@ -116,8 +116,28 @@ def test_what_a_column_cannot_hold_is_said_without_the_value(value: object, kind
 
 def test_new_columns_are_typed_by_their_values() -> None:
     rows = [
-        {"id": "a", "text": "t", "i": None, "f": 1, "s": None, "b": None, "d": None, "w": None, "null": None, "n": np.int64(3)},
-        {"id": "b", "text": "t", "i": 2, "f": 1.5, "s": "x", "b": np.bool_(True), "d": date(2026, 1, 1), "w": datetime(2026, 1, 1)},
+        {
+            "id": "a",
+            "text": "t",
+            "i": None,
+            "f": 1,
+            "s": None,
+            "b": None,
+            "d": None,
+            "w": None,
+            "null": None,
+            "n": np.int64(3),
+        },
+        {
+            "id": "b",
+            "text": "t",
+            "i": 2,
+            "f": 1.5,
+            "s": "x",
+            "b": np.bool_(True),
+            "d": date(2026, 1, 1),
+            "w": datetime(2026, 1, 1),
+        },
     ]
     incoming, problems = check_rows(rows, {}, 100)
     assert problems == []

@@ -133,7 +133,7 @@ def test_a_predicate_selects_the_rows_that_duckdb_selects(both: tuple[Collection
         ("product NOT LIKE 'c%'", "(NOT `product` LIKE 'c%')"),
         ("time >= TIMESTAMP '2026-01-01'", "`time` >= CAST('2026-01-01' AS TIMESTAMP)"),
         ("due < DATE '2026-01-01' -- and so on", "`due` < CAST('2026-01-01' AS DATE)"),
-        ('"product" = \'x\'', "`product` = 'x'"),
+        ("\"product\" = 'x'", "`product` = 'x'"),
     ],
 )
 def test_a_predicate_is_written_anew(text: str, filter: str) -> None:
@@ -179,7 +179,8 @@ def test_what_is_outside_the_grammar_is_refused_by_name(text: str, kind: str) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["product =", "product = 'card", "= 1", "product = 'a'; DROP TABLE t", "(n = 1", "AND", "   ", "n = 1)", "SELECT 1"]
+    "text",
+    ["product =", "product = 'card", "= 1", "product = 'a'; DROP TABLE t", "(n = 1", "AND", "   ", "n = 1)", "SELECT 1"],
 )
 def test_what_does_not_parse_is_refused(text: str) -> None:
     with pytest.raises(SqlRefused) as refused:
@@ -213,7 +214,15 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(both: tuple[Col
 
 @pytest.mark.parametrize(
     "where",
-    ["n = 'three'", "product > 3", "paid = 'card'", "time > TIMESTAMP 'soon'", "due = DATE '2026-13-01'", "n", "n LIKE 'a%'"],
+    [
+        "n = 'three'",
+        "product > 3",
+        "paid = 'card'",
+        "time > TIMESTAMP 'soon'",
+        "due = DATE '2026-13-01'",
+        "n",
+        "n LIKE 'a%'",
+    ],
 )
 def test_types_that_do_not_meet_are_refused_with_the_types_there_are(
     both: tuple[CollectionTable, pa.Table], where: str

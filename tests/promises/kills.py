@@ -31,7 +31,7 @@ import raystore
 from raystore.layout import vector_column
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_WORDS = "card never arrived hello world text sentence limit money blue the of is".split()
+_WORDS = ["card", "never", "arrived", "hello", "world", "text", "sentence", "limit", "money", "blue", "the", "of", "is"]
 # A batch is cut at 262,144 characters, so texts this long come ten to a commit: a few hundred moments to be killed at.
 _CHARS = 26_000
 
@@ -149,13 +149,13 @@ class Job:
                 return False
             family |= {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
             process.send_signal(signal.SIGKILL)
+            self.killed.append(family)
             return True
         finally:
             process.kill()
             process.wait()
             if process.stdout:
                 process.stdout.close()
-            self.killed.append(family)
             self._left |= family
 
     def run_to_the_end(self) -> list[int]:
@@ -165,6 +165,16 @@ class Job:
         self._clean_up()
         assert process.returncode == 0, (self.folder / "err").read_text()
         return [int(figure) for figure in out.split()[-4:]]
+
+    def wait_for_workers(self) -> None:
+        """Return when no embedding worker of the last killed run is left."""
+        found = []
+        for pid in self.killed[-1]:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                found += [process] if "MapWorker" in " ".join(process.cmdline()) else []
+        _, alive = psutil.wait_procs(found, timeout=60)
+        assert not alive, "workers outlive their driver"
 
     def _clean_up(self) -> None:
         """Ray's agents outlive a driver that was killed; those of our runs are ended here."""
@@ -187,6 +197,15 @@ class Job:
             lines = file.read_text(encoding="utf-8").splitlines()
             found[int(file.name)] = [json.loads(line) for line in lines]
         return found
+
+
+def kill_until_done(job: Job, kills: int, rng: random.Random) -> None:
+    """Kill it at most that often, most times some batches into a run and sometimes at its start; then let it end."""
+    for _ in range(kills):
+        early = rng.random() < 0.2
+        if not job.killed_after(rng.uniform(0, 2.5) if early else rng.uniform(0, 0.4), from_first_batch=not early):
+            return
+    job.run_to_the_end()
 
 
 @dataclass(frozen=True)

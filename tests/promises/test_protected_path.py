@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +30,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import raystore
-from raystore.errors import IdConflict, InvalidRows, InvalidVectors
+from raystore.data.embed import Embedder, EmbedPlan
+from raystore.data.readers import plan
+from raystore.encoders import Encoder
+from raystore.errors import IdConflict, InvalidRows, InvalidVectors, JobFailed, RaystoreError
 from raystore.serve.proxy import free_port
+from raystore.vectors import Vectors
 from tests.promises.search import files_holding, object_store_holding, spellings, spellings_in
 from tests.promises.test_resume import workers
 from tests.serve.conftest import make_store
@@ -120,6 +124,9 @@ def trail(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, ray_sessio
         _serve(trail, store)
     yield trail
     shutil.rmtree(folder / "raw")
+    for core in Path.cwd().glob("core*"):  # as large as the worker was
+        if core.is_file() and _changed(core) >= trail.started:
+            core.unlink()
 
 
 def _sick(tiny_model: Path, folder: Path) -> Path:
@@ -139,6 +146,7 @@ class _loudest_output_to:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._clients = [logging.getLogger(name) for name in ("httpx", "httpcore.http11", "httpcore.connection")]
 
     def __enter__(self) -> None:
         sys.stdout.flush()
@@ -152,10 +160,14 @@ class _loudest_output_to:
         self._level = root.level
         root.setLevel(logging.DEBUG)
         root.addHandler(self._handler)
+        for client in self._clients:  # the caller's own, which logs the addresses it asks for
+            client.disabled = True
 
     def __exit__(self, *exc: object) -> None:
         root = logging.getLogger()
         root.removeHandler(self._handler)
+        for client in self._clients:
+            client.disabled = False
         root.setLevel(self._level)
         self._handler.stream.close()
         sys.stdout.flush()
@@ -193,7 +205,10 @@ def _embed_on_ray(trail: Trail, store: raystore.Store) -> None:
         {"id": {"no": trail.text(19)}, "body": trail.text(19), "time": None, "product": "p"},
         {"id": trail.text(20, 600), "body": "hello", "time": None, "product": "p"},
     ]
-    lines = [json.dumps({"id": "g-1", "body": trail.text(21), "time": None, "product": "p"})]
+    # Types are read off the first 1,000 rows, so the odd ones come after them.
+    plain = 1_000
+    lines = [json.dumps({"id": f"p-{n}", "body": f"hello {n}", "time": None, "product": "p"}) for n in range(plain)]
+    lines += [json.dumps({"id": "g-1", "body": trail.text(21), "time": None, "product": "p"})]
     lines += [json.dumps(row) for row in bad] + ['{"id": "b-json", "body": "' + trail.text(22)]
     (trail.sources / "bad.jsonl").write_text("\n".join(lines), encoding="utf-8")
     raw = trail.text(23).encode() + b"\xff\xfe"
@@ -205,17 +220,19 @@ def _embed_on_ray(trail: Trail, store: raystore.Store) -> None:
 
     tickets = store.collection("tickets")
     before = len(tickets)
-    killer = threading.Thread(target=_kill_workers, args=(trail, lambda: len(tickets) - before))
+    files = [trail.sources / name for name in ("good.parquet", "bad.jsonl", "spoilt.parquet")]
+    done = threading.Event()
+    killer = threading.Thread(target=_kill_workers, args=(trail, lambda: len(tickets) - before, done))
     killer.start()
-    report = tickets.embed(
-        [trail.sources / "good.parquet", trail.sources / "bad.jsonl", trail.sources / "spoilt.parquet"],
-        text="body", id="id", time="time", keep=["product"], workers=2,
-    )  # fmt: skip
-    killer.join()
+    try:
+        report = tickets.embed(files, text="body", id="id", time="time", keep=["product"], workers=2)
+    finally:
+        done.set()
+        killer.join()
     trail.say(f"{report} {report!r}")
     assert report.workers == 2
     # A worker's counts die with it, so the table is asked and not the report.
-    assert len(tickets) - before == rows + 1
+    assert len(tickets) - before == rows + plain + 1
     aside = tickets.set_aside()
     trail.say(str(aside.to_pylist()))
     assert len(aside) == len(bad) + 2
@@ -227,12 +244,14 @@ def _embed_on_ray(trail: Trail, store: raystore.Store) -> None:
     assert (report.added, report.set_aside) == (2, 1)
 
 
-def _kill_workers(trail: Trail, rows: Callable[[], int]) -> None:
+def _kill_workers(trail: Trail, rows: Callable[[], int], done: threading.Event) -> None:
     """One worker is killed, and one aborts, as a crash in native code would: that is when core files are written."""
     for mark, how in ((60, signal.SIGKILL), (240, signal.SIGABRT)):
-        while rows() < mark:
-            time.sleep(0.005)
+        while rows() < mark and not done.wait(0.005):
+            pass
         found = workers()
+        if done.is_set() or not found:
+            return
         trail.core_limits += [resource.prlimit(worker.pid, resource.RLIMIT_CORE)[0] for worker in found]
         trail.killed.append(found[0].pid)
         found[0].send_signal(how)
@@ -255,7 +274,7 @@ def _log(trail: Trail, store: raystore.Store) -> None:
         trail.fails(lambda row=row: tickets.log([row]), InvalidRows)
     trail.fails(lambda: tickets.log([{"id": "l-26", "text": trail.text(33)}]), IdConflict)
     trail.fails(lambda: store.collection("sick").log([{"id": "s-9", "text": f"money {trail.text(33)}"}]), InvalidVectors)
-    trail.fails(lambda: tickets.search([trail.text(33), 7]), raystore.errors.RaystoreError)
+    trail.fails(lambda: tickets.search([trail.text(33), 7]), RaystoreError)
     tickets.search(trail.text(34), k=3)
 
 
@@ -301,7 +320,8 @@ def _serve(trail: Trail, store: raystore.Store) -> None:
             post(422, search, {"text": "hello", "where": f"product = '{trail.text(48)}' AND ("})
             post(404, search, {"id": trail.text(48)})
             # A caller who puts the text where it does not belong.
-            post(404, f"/v1/predict/{CANARIES[49].lower()}", {"text": trail.text(49)})
+            answer = client.post(f"/v1/predict/{CANARIES[49]}", json={"text": trail.text(49)})
+            assert answer.status_code == 404  # it names the deployment that was asked for, to whoever asked
             post(200, predict, {"text": "hello"}, params={"text": trail.text(49)}, headers={"x-text": CANARIES[49]})
             answer = client.get(f"/{CANARIES[49]}", params={"text": CANARIES[49]})
             trail.say(f"{answer.status_code} {answer.text} {dict(answer.headers)}")
@@ -325,6 +345,30 @@ def test_no_file_holds_a_canary(trail: Trail) -> None:
 
 def test_no_error_and_no_answer_holds_a_canary(trail: Trail) -> None:
     assert [message[:300] for message in trail.messages if spellings_in([message.encode("utf-8", "replace")], MARK)] == []
+
+
+class _Quoting:
+    """An encoder that fails as a library might: with what it was given, in an error that nobody foresaw."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.fingerprint, self.dim, self.max_chars = encoder.fingerprint, encoder.dim, 100_000
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        raise KeyError(texts[0])
+
+
+def test_an_error_that_quotes_the_text_leaves_the_worker_without_it(tmp_path: Path, tiny_model: Path) -> None:
+    store = raystore.open(tmp_path / "a store")
+    encoder = store.encoders.register("tiny", model=str(tiny_model))
+    store.create_collection("tickets", encoder="tiny")
+    source = tmp_path / "raw.jsonl"
+    source.write_text(json.dumps({"id": "q-1", "body": f"{MARK} hello"}), encoding="utf-8")
+    _, references = plan([str(source)], 1, "embed")
+    job = EmbedPlan("tickets", encoder.fingerprint, "body", "id", None, None, None, {}, "", False, 0)
+    with pytest.raises(JobFailed, match=r"KeyError at test_protected_path\.py:\d+") as caught:
+        Embedder(store.layout, job, _Quoting(encoder), store.key).embed(references[0])
+    assert MARK not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__context__ is None
 
 
 def test_the_object_store_holds_no_canary(trail: Trail) -> None:

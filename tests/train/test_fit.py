@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +156,37 @@ def test_two_ray_workers_fit_what_one_process_fits(tmp_path: Path, ray_here: Non
     assert_same_fit(spread, inline)
     assert spread.label == "refunds@2"
     assert not list((tmp_path / "store" / "tmp").iterdir())
+
+
+@pytest.mark.ray
+def test_ctrl_c_is_answered_after_a_training_on_ray_as_before(tmp_path: Path, ray_here: None) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    train(tmp_path, workers=1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_during_a_training_on_ray_ends_it_at_once(tmp_path: Path, ray_here: None) -> None:
+    began, driver = tmp_path / "began", os.getpid()
+
+    @dataclass(frozen=True)
+    class Slow(ArraySource):
+        def load(self, split: str, rank: int, world: int) -> Examples:
+            if os.getpid() != driver:
+                began.touch()
+                time.sleep(300)
+            return super().load(split, rank, world)
+
+    def press() -> None:
+        while not began.exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Slow(source().splits), workers=1)
+    assert not (tmp_path / "store" / "heads").exists()
 
 
 @pytest.mark.ray
