@@ -253,7 +253,7 @@ def _on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the table's own count is the truth, and is shown instead
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints a failed worker's whole traceback
     items = [{"reference": json.dumps(dataclasses.asdict(r))} for r in todo]
     watch = _CountWatch(table, counts.read, total, progress)
     try:

@@ -107,7 +107,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[CollectionTable, pa.
     return table, table.to_arrow(COLUMNS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(where=predicates)
 def test_a_predicate_selects_the_rows_that_duckdb_selects(both: tuple[CollectionTable, pa.Table], where: str) -> None:
     table, rows = both
