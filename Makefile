@@ -28,8 +28,8 @@ demo: $(VENV)/.base  ## raw text to a served prediction, end to end (ARGS='--kee
 test: $(VENV)/.dev  ## all tests but the slow ones
 	$(PYTEST) -m 'not slow and not gpu and not bench'
 
-test-fast: $(VENV)/.dev  ## the tests without Ray
-	$(PYTEST) -m 'not slow and not ray and not browser and not gpu and not bench'
+test-fast: $(VENV)/.dev  ## the tests without Ray and without a model, under a minute
+	$(PYTEST) -m 'not slow and not ray and not model and not browser and not gpu and not bench'
 
 test-slow: $(VENV)/.dev  ## kills by the dozen, the wheel in an empty environment
 	$(PYTEST) -m slow

@@ -64,12 +64,15 @@ class Collection:
         encoders = ", ".join(e.label for e in self.encoders)
         return f"<collection {self.name}: {len(self):,} rows, encoder {encoders}, version {self.version}>"
 
-    def log(self, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None) -> LogResult:
+    def log(
+        self, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None, add_columns: bool = False
+    ) -> LogResult:
         """What was written: version, rows added, rows known before. Committed when this returns.
 
         Args:
             rows: mappings with `id` and `text` (or `vector`), optionally `subject`, `tenant`, `time`, kept columns.
             fingerprint: the encoder of the vectors, needed where vectors are given.
+            add_columns: add kept columns that are not there yet; otherwise rows that bring them are refused.
 
         Raises:
             InvalidRows, PassportMismatch, IdConflict, DiskFull, WriterBlocked: nothing was written.
@@ -79,7 +82,7 @@ class Collection:
         encoder = self.encoder()
         if encoder.fingerprint not in self._logs:
             self._logs[encoder.fingerprint] = RowLog(self._table, encoder.load(), self._store.key)
-        return self._logs[encoder.fingerprint].log(rows, fingerprint=fingerprint)
+        return self._logs[encoder.fingerprint].log(rows, fingerprint=fingerprint, add_columns=add_columns)
 
     def embed(
         self,

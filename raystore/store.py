@@ -132,14 +132,23 @@ class Store:
     def tables(self) -> list[str]:
         return table_names(self.catalog)
 
-    def register_table(self, name: str, data: Any, *, id: str | None = None, subject: str | None = None) -> SourceTable:
+    def register_table(
+        self,
+        name: str,
+        data: Any,
+        *,
+        id: str | None = None,
+        subject: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> SourceTable:
         """The source table's new version, holding exactly `data`; the same data again makes none.
 
         Args:
             data: Parquet, CSV or JSONL path(s), an Arrow table, a pandas DataFrame, or a list of dicts.
             id, subject: its key columns; they become strings, so that they join a collection's.
+            columns: keep these beside the key columns; None keeps all, so name them where the data holds protected text.
         """
-        return register_table(self.catalog, name, data, id=id, subject=subject)
+        return register_table(self.catalog, name, data, id=id, subject=subject, columns=columns)
 
     def table(self, name: str, version: int | None = None) -> SourceTable:
         return open_table(self.catalog, name, version)
@@ -269,10 +278,11 @@ class Store:
         """
         from raystore.serve.deploy import deploy
         from raystore.serve.loading import Rooms
-        from raystore.serve.spec import AppSpec
+        from raystore.serve.spec import parse_spec
 
+        spec = parse_spec({"host": host, "port": port, "replicas": replicas}, f"deploy('{name}')")
         Rooms(self.root).record(name, head if isinstance(head, str) else head.label, log=log)
-        return deploy(self.root, AppSpec(host=host, port=port, replicas=replicas))
+        return deploy(self.root, spec)
 
     def lineage(self, thing: Any) -> Lineage:
         """Where a prediction, deployment, head or snapshot comes from: head, snapshot, SQL and versions, encoder.

@@ -17,6 +17,13 @@ def pytest_configure() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever uses a model pays seconds for torch: out of `make test-fast`, in `make test`."""
+    for item in items:
+        if "tiny_model" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.model)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[object]:
     """One local Ray for the whole run, with more logical CPUs than cores; started by raystore's own door."""

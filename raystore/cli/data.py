@@ -107,9 +107,10 @@ def embed(
 def log(
     name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name.")],
     file: Annotated[str, typer.Argument(help="JSONL with id, text and kept columns; '-' reads standard input.")] = "-",
+    add_columns: Annotated[bool, typer.Option("--add-columns", help="Add kept columns that are not there yet.")] = False,
 ) -> None:
-    """Log rows; committed when the command ends."""
-    result = STATE.open().collection(name).log(_json_lines(file))
+    """Log rows; committed when the command ends. A misspelt field is refused, not kept."""
+    result = STATE.open().collection(name).log(_json_lines(file), add_columns=add_columns)
     STATE.out.emit(
         asdict(result),
         lambda: STATE.out.say(f"{result.added:,} added, {result.known:,} known already; version {result.version}"),
@@ -140,9 +141,13 @@ def table_register(
     ],
     id: Annotated[str | None, typer.Option(help="Its key column that joins a collection's id.")] = None,
     subject: Annotated[str | None, typer.Option(help="Its column that joins a collection's subject.")] = None,
+    column: Annotated[
+        list[str],
+        typer.Option(help="Keep this column beside the keys; may be repeated. Without it, all: protected text too."),
+    ] = [],  # noqa: B006
 ) -> None:
     """Register files as a source table; the same data again makes no new version."""
-    found = STATE.open(create=True).register_table(name, paths, id=id, subject=subject)
+    found = STATE.open(create=True).register_table(name, paths, id=id, subject=subject, columns=column or None)
     facts = {"table": found.name, "version": found.version, "rows": found.n_rows, "columns": found.columns}
     STATE.out.emit(facts, lambda: STATE.out.say(repr(found)))
 

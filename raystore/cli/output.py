@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -30,12 +30,19 @@ def exit_code(error: RaystoreError) -> int:
     return EXIT_CODES.get(error.status, 2 if 400 <= error.status < 500 else 1)
 
 
-class RateColumn(ProgressColumn):
-    """Rows a second, over the whole task."""
+class PaceColumn(ProgressColumn):
+    """Rows a second since the start, what was done before left out, and the time left at that pace.
+
+    Workers report in batches of a thousand rows, so a pace over the last moments would jump.
+    """
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} rows/s" if speed else "", style="cyan")
+        new = task.completed - task.fields["before"]
+        if not task.elapsed or new <= 0 or task.total is None:
+            return Text("")
+        pace = new / task.elapsed
+        left = max(0, round((task.total - task.completed) / pace))
+        return Text(f"{pace:,.0f} {task.fields['unit']}/s, {left // 60}:{left % 60:02} left", style="cyan")
 
 
 @dataclass
@@ -45,7 +52,8 @@ class Output:
     as_json: bool = False
 
     def __post_init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=False)
+        # Into a pipe, a row stays on one line: it will be searched, not looked at.
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
         self.errors = Console(stderr=True, highlight=False)
 
     def emit(self, facts: Any, draw: Callable[[], None] | None = None) -> None:
@@ -83,17 +91,21 @@ class Output:
         self.console.print(table)
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar with rows/s and time left, on a terminal; a `progress(done, total)` callback."""
+    def progress(self, what: str, unit: str = "rows") -> Iterator[Callable[[int, int], None]]:
+        """A bar with rows/s and time left, on a terminal; a `progress(done, total)` callback.
+
+        The callback's first call says what was done before.
+        """
         bar = Progress(
-            TextColumn(what), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn(),
+            TextColumn(what), BarColumn(), MofNCompleteColumn(), PaceColumn(),
             console=self.errors, disable=self.as_json, transient=False,
         )  # fmt: skip
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(what, total=None, before=0, unit=unit)
 
         def advance(done: int, total: int) -> None:
             bar.start()
-            bar.update(task, completed=done, total=total)
+            before = done if bar.tasks[0].total is None else bar.tasks[0].fields["before"]
+            bar.update(task, completed=done, total=total, before=before)
 
         if bar.console.is_terminal:  # elsewhere only its end is shown, and where there was nothing to do, nothing
             bar.start()
@@ -150,6 +162,4 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
+    return str(value)  # whole numbers plain: they may be ids or years, and are copied

@@ -20,11 +20,11 @@ def serve(
 ) -> None:
     """Serve deployments on Ray Serve until SIGTERM or Ctrl-C."""
     from raystore.serve.deploy import serve_app
-    from raystore.serve.spec import AppSpec, load_spec
+    from raystore.serve.spec import AppSpec, load_spec, parse_spec
 
     spec = load_spec(file) if file else AppSpec()
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    spec = spec.model_copy(update=changes)
+    spec = parse_spec({**spec.model_dump(), **changes}, "serve")
     serve_app(
         spec.store or STATE.root,
         spec,

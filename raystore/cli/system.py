@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,7 +33,9 @@ def demo(
     text: Annotated[str | None, typer.Option(help="The column to embed.")] = None,
     label: Annotated[str | None, typer.Option(help="The column to learn; without it, no head is trained.")] = None,
     id: Annotated[str | None, typer.Option(help="The id column; without it, file name and row number.")] = None,
-    folder: Annotated[str, typer.Option(help="Where the demo's store and raw files go.")] = "raystore-demo",
+    folder: Annotated[
+        str | None, typer.Option(help="Where its store goes; by default raystore-demo, with --data raystore-demo-NAME.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Where the deployment listens.")] = 8000,
     workers: Annotated[int, typer.Option(help="Ray workers; 0 works in this process but for serving.")] = 2,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the deployment up until Ctrl-C.")] = False,
@@ -40,6 +43,7 @@ def demo(
     """Raw text to a served prediction, end to end."""
     from raystore.demo.run import run_demo
 
+    where = folder or ("raystore-demo" if data is None else f"raystore-demo-{Path(data).stem}")
     run_demo(
-        STATE.out, folder=folder, data=data, test=test, text=text, label=label, id=id, port=port, workers=workers, keep=keep
+        STATE.out, folder=where, data=data, test=test, text=text, label=label, id=id, port=port, workers=workers, keep=keep
     )

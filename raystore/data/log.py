@@ -88,6 +88,19 @@ class _Waiting:
         self.error: BaseException | None = None
 
 
+def _undeclared(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], columns: Mapping[str, str]
+) -> list[tuple[int, str | None, str]]:
+    """A problem for each column that is not there and was not asked for."""
+    problems: list[tuple[int, str | None, str]] = []
+    for name in names:
+        number = next(i for i, row in enumerate(rows) if isinstance(row, Mapping) and name in row)
+        known = ", ".join(columns) or "none"
+        shown = f"'{name}'" if str(name).isidentifier() and len(name) <= 63 else "a key"
+        problems.append((number, None, f"{shown} is no kept column of the collection (it has: {known})"))
+    return problems
+
+
 class RowLog:
     """Writes rows into one collection with one encoder. Safe to share between threads."""
 
@@ -98,13 +111,17 @@ class RowLog:
         self._key = store_key
         self._commits = GroupCommit(table.rows)
 
-    def log(self, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None) -> LogResult:
+    def log(
+        self, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None, add_columns: bool = False
+    ) -> LogResult:
         """What was written; durable when this returns.
 
         Args:
             rows: mappings with `id` and `text` (or `vector`), optionally `subject`, `tenant`, `time` (now, if
-                absent), and any kept columns; a column not declared yet is added.
+                absent), and any kept columns.
             fingerprint: the encoder of the vectors given; needed with `vector`, so that no stranger's gets in.
+            add_columns: add kept columns the collection does not have yet, nullable, typed by their values. Otherwise
+                they are refused: a misspelt 'text' must not become a column that keeps the text.
 
         Raises:
             InvalidRows: some rows cannot be written; all of them are named, and nothing was written.
@@ -118,12 +135,14 @@ class RowLog:
             incoming, problems = check_rows(rows, columns, self._encoder.max_chars)
             if any(v is not None for v in incoming.vectors):
                 problems += self._check_vectors(incoming, fingerprint)
+            new_columns = [pa.field(n, TYPES[t]) for n, t in incoming.kept_types.items() if n not in columns]
+            if new_columns and not add_columns:
+                problems += _undeclared(rows, [field.name for field in new_columns], columns)
             if problems:
                 found = sorted(problems, key=lambda p: p[0])
                 raise InvalidRows(collection=self._table.name, n_rows=len(rows), problems=found)
             if not incoming.ids:
                 return LogResult(self._table.version, 0, 0, self._encoder.fingerprint)
-            new_columns = [pa.field(n, TYPES[t]) for n, t in incoming.kept_types.items() if n not in columns]
             if not new_columns:
                 return self._write(incoming)
             # Another writer may be adding the same column with another type: the rows are checked again with what is there.

@@ -43,8 +43,7 @@ def parse_query(sql: str) -> exp.Query:
     try:
         statements = [s for s in sqlglot.parse(sql, dialect="duckdb") if s is not None]
     except sqlglot.errors.SqlglotError as error:
-        reason = str(error).splitlines()[0] if str(error) else "it does not parse"
-        raise SqlRefused(reason=f"it does not parse ({_plain(reason)})") from None
+        raise SqlRefused(reason=f"it does not parse{_place(error)}") from None
     if len(statements) != 1:
         raise SqlRefused(reason=f"it holds {len(statements)} statements, expected one query")
     if not isinstance(statements[0], exp.Query) or statements[0].find(exp.Into):
@@ -56,9 +55,12 @@ def parse_query(sql: str) -> exp.Query:
     return statements[0]
 
 
-def _plain(reason: str) -> str:
-    """sqlglot underlines with terminal codes; keep the words."""
-    return reason.replace("\x1b[4m", "").replace("\x1b[0m", "").strip().rstrip(".")
+def _place(error: Exception) -> str:
+    """Where the parser stopped; its own words speak of its classes."""
+    found = (getattr(error, "errors", None) or [{}])[0]
+    if not found.get("line"):
+        return ""
+    return f": line {found['line']}, column {found['col']}, near '{str(found.get('highlight') or '')[:40]}'"
 
 
 def relations(query: exp.Query, known: Callable[[str], bool]) -> dict[Relation, list[exp.Table]]:

@@ -38,6 +38,10 @@ from raystore.vectors import Matrix, Vectors
 _SCORES_KEPT = 8  # rankings kept per store: a query refined by hand asks for the same text again
 
 
+# Only the store's own relations: a snapshot that read a file could not be made again, and nothing is fetched or loaded.
+_CONFIG: dict[str, Any] = {"python_enable_replacements": False, "enable_external_access": False}
+
+
 class NamedEncoder(Protocol):
     @property
     def fingerprint(self) -> str: ...
@@ -113,7 +117,7 @@ class SqlEngine:
             where = f"store '{self._catalog.layout.root}'"
             raise TableNotFound(name=unknown[0], where=where, existing=sorted(known))
         places = relations(query, known.__contains__)
-        connection = duckdb.connect(config={"python_enable_replacements": False, "autoinstall_known_extensions": False})
+        connection = duckdb.connect(config=_CONFIG)
         try:
             # Else a comparison of times, and so a snapshot's hash, would hang on the machine's time zone.
             connection.execute("SET TimeZone = 'UTC'")
@@ -133,7 +137,10 @@ class SqlEngine:
             return SqlResult(connection.sql(query.sql("duckdb"), params=bound or None).to_arrow_table())
         except duckdb.Error as error:
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-            raise SqlRefused(reason=f"DuckDB says: {reason}") from None
+            advice = (
+                "SQL reads the store alone: register files with register_table." if "disabled by config" in reason else ""
+            )
+            raise SqlRefused(reason=f"DuckDB says: {reason}", advice=advice) from None
         finally:
             connection.close()
 

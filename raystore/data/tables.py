@@ -82,13 +82,20 @@ def open_table(catalog: Catalog, name: str, version: int | None = None) -> Sourc
 
 
 def register_table(
-    catalog: Catalog, name: str, data: Any, *, id: str | None = None, subject: str | None = None
+    catalog: Catalog,
+    name: str,
+    data: Any,
+    *,
+    id: str | None = None,
+    subject: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> SourceTable:
     """The table's new version, holding exactly `data`; the same data again makes no new version.
 
     Args:
         data: Parquet, CSV or JSONL path(s), an Arrow table, a pandas DataFrame, or a list of dicts.
         id, subject: the key columns; they are kept as strings, so that they join a collection's ids.
+        columns: keep these beside the key columns; None keeps all. Name them where the data also holds protected text.
 
     Raises:
         InvalidArguments: unreadable data, missing key columns, columns that changed their type or cannot be kept.
@@ -99,7 +106,8 @@ def register_table(
     layout = catalog.layout
     if layout.rows(name).exists():
         raise AlreadyExists(noun="collection", name=name, advice="Collections and tables share one SQL namespace.")
-    rows = _keyed(_read(data, call), [c for c in (id, subject) if c], call)
+    keys = [c for c in (id, subject) if c]
+    rows = _keyed(_chosen(_read(data, call), keys, columns, call), keys, call)
     record = {
         "rows": len(rows),
         "columns": [[f.name, str(f.type)] for f in rows.schema],
@@ -117,6 +125,16 @@ def register_table(
             with lease.committing(current + 1):  # whoever took over has cleared these rows: they must not be announced
                 catalog.set_alias(KIND, name, record)
     return open_table(catalog, name)
+
+
+def _chosen(rows: pa.Table, keys: Sequence[str], columns: Sequence[str] | None, call: str) -> pa.Table:
+    if columns is None:
+        return rows
+    has = ", ".join(rows.column_names)
+    problems = [f"there is no column '{c}' (columns=); there are: {has}" for c in columns if c not in rows.column_names]
+    if problems:
+        raise InvalidArguments(call=call, problems=problems)
+    return rows.select([c for c in rows.column_names if c in {*keys, *columns}])
 
 
 def _write_version(catalog: Catalog, name: str, rows: pa.Table, current: int, lease: Lease, call: str) -> None:

@@ -19,6 +19,7 @@ import httpx
 from raystore.cli.output import Output
 from raystore.collection import Collection
 from raystore.demo.corpus import Corpus, docstrings, own_files
+from raystore.serve.proxy import check_port_free
 from raystore.session import shutdown_ray
 from raystore.store import Store, open
 
@@ -64,6 +65,7 @@ def run_demo(
     began = time.monotonic()
     steps = _Steps(out, {"folder": str(Path(folder).absolute()), "seconds": {}})
     running: Running | None = None
+    check_port_free("127.0.0.1", port)  # now rather than at the last step, minutes from here
     try:
         corpus = _collect(steps, folder, data, test, text, label, id)
         store = open(Path(folder) / "store")
@@ -93,7 +95,7 @@ def _collect(
 ) -> Corpus:
     if data is None:
         with steps.step("Collect real text: the docstrings of the installed Python packages"):
-            with steps.out.progress("reading packages") as progress:
+            with steps.out.progress("reading packages", "packages") as progress:
                 corpus = docstrings(Path(folder), progress)
             steps.out.say(corpus.about)
     else:

@@ -119,7 +119,9 @@ def load_spec(path: str | Path) -> AppSpec:
         raise InvalidArguments(call=call, problems=[f"line {line} is no YAML: {error.problem}"]) from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise InvalidArguments(call=call, problems=["the file is no YAML in UTF-8"]) from None
-    return parse_spec({} if value is None else value, call)
+    if value is None:
+        raise InvalidArguments(call=call, problems=["the file is empty, expected deployments: and what else it should set"])
+    return parse_spec(value, call)
 
 
 def parse_spec(value: object, call: str) -> AppSpec:

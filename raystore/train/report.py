@@ -162,7 +162,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("  majority class", f"{report.baselines.majority:.1%}"),
         ("  10 nearest neighbours", f"{report.baselines.knn10:.1%}{among}"),
         ("macro-F1", f"{report.macro_f1:.1%}"),
-        ("log loss", f"{report.log_loss:.3f}"),
+        ("log loss", f"{abs(report.log_loss):.3f}"),
         (f"calibration error ({report.ece_bins} bins)", f"{report.ece:.1%} at temperature {report.temperature:.2f}"),
         ("rows", ", ".join(f"{split} {count:,}" for split, count in report.n.items())),
         ("fitted in", f"{report.seconds:.1f} s"),

@@ -173,9 +173,24 @@ def test_vectors_of_another_encoder_are_refused(tickets: CollectionTable, log: R
         make_log(tickets, OtherEncoder())
 
 
-def test_an_undeclared_column_is_added_nullable(tickets: CollectionTable, log: RowLog) -> None:
+def test_an_undeclared_column_is_refused_so_that_a_misspelt_text_is_not_kept(tickets: CollectionTable, log: RowLog) -> None:
+    with pytest.raises(InvalidRows) as refused:
+        log.log([{"id": "a", "text": "one", "product": "card"}, {"id": "b", "txet": CANARY, CANARY: 1}])
+    has = "(it has: product, price, n, paid, due)"
+    assert refused.value.problems == [
+        (1, None, "a key is no column name: letters, digits and '_', not starting with '_' or 'vec_'"),
+        (1, "b", "expected exactly one of 'text' and 'vector'"),
+        (1, None, f"a key is no kept column of the collection {has}"),
+        (1, None, f"'txet' is no kept column of the collection {has}"),
+    ]
+    assert CANARY not in str(refused.value)
+    assert tickets.count() == 0
+
+
+def test_an_undeclared_column_is_added_nullable_when_asked(tickets: CollectionTable, log: RowLog) -> None:
     log.log([{"id": "a", "text": "one"}])
-    log.log([{"id": "b", "text": "two", "channel": "mail", "score": np.float32(0.5), "unknown": None}])
+    row = {"id": "b", "text": "two", "channel": "mail", "score": np.float32(0.5), "unknown": None}
+    log.log([row], add_columns=True)
     assert tickets.columns["channel"] == "string"
     assert tickets.columns["score"] == "float64"
     assert "unknown" not in tickets.columns
@@ -186,7 +201,7 @@ def test_an_undeclared_column_is_added_nullable(tickets: CollectionTable, log: R
 
 
 def test_an_undeclared_column_is_checked_once_it_is_there(tickets: CollectionTable, log: RowLog) -> None:
-    log.log([{"id": "a", "text": "one", "score": 1}])
+    log.log([{"id": "a", "text": "one", "score": 1}], add_columns=True)
     with pytest.raises(InvalidRows) as refused:
         log.log([{"id": "b", "text": "two", "score": CANARY}])
     assert str(refused.value) == (
@@ -205,12 +220,12 @@ def test_writers_that_add_one_column_with_two_types_get_one_column_and_one_refus
         def columns(self) -> dict[str, str]:
             found = super().columns
             if "score" not in found:
-                make_log(tickets).log([{"id": "fast", "text": "one", "score": 1}])
+                make_log(tickets).log([{"id": "fast", "text": "one", "score": 1}], add_columns=True)
             return found
 
     slow = make_log(Slow(tickets.layout, "tickets"))
     with pytest.raises(InvalidRows, match="column 'score' is str, expected int64"):
-        slow.log([{"id": "slow", "text": "two", "score": "high"}])
+        slow.log([{"id": "slow", "text": "two", "score": "high"}], add_columns=True)
     assert ids_of(tickets) == ["fast"]
 
 
@@ -235,7 +250,8 @@ def test_no_rows_are_no_commit(tickets: CollectionTable, log: RowLog, rows: obje
 
 
 def test_rows_may_come_from_a_generator(tickets: CollectionTable, log: RowLog) -> None:
-    assert log.log({"id": str(i), "text": "hello", "fresh": i} for i in range(3)).added == 3
+    rows = ({"id": str(i), "text": "hello", "fresh": i} for i in range(3))
+    assert log.log(rows, add_columns=True).added == 3
 
 
 def test_one_row_instead_of_a_list_is_refused(log: RowLog) -> None:

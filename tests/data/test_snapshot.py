@@ -42,7 +42,7 @@ def make_engine(catalog: Catalog) -> SqlEngine:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with both tables, made once; each test gets a copy."""
     catalog = Catalog(make_store(tmp_path_factory.mktemp("filled") / "store"))
-    make_log(make_tickets(catalog.layout)).log(ticket_rows())
+    make_log(make_tickets(catalog.layout)).log(ticket_rows(), add_columns=True)
     register_table(catalog, "outcomes", outcome_rows(), id="ticket")
     return catalog.layout.root
 
@@ -309,7 +309,9 @@ def test_a_snapshot_samples_one_collection(catalog: Catalog, engine: SqlEngine) 
 
 
 def test_a_collection_with_the_name_of_a_keyword_can_be_sampled(catalog: Catalog, engine: SqlEngine) -> None:
-    make_log(CollectionTable.create(catalog.layout, "order", {ToyEncoder.fingerprint: 3})).log(ticket_rows())
+    make_log(CollectionTable.create(catalog.layout, "order", {ToyEncoder.fingerprint: 3})).log(
+        ticket_rows(), add_columns=True
+    )
     assert take(catalog, engine, 'SELECT id, n % 2 AS label FROM "order"').rows().num_rows == N
 
 

@@ -406,11 +406,21 @@ def test_one_statement_is_one_statement(engine: SqlEngine, sql: str, n: int) -> 
 
 
 def test_sql_that_does_not_parse_or_bind_says_why(engine: SqlEngine) -> None:
-    assert refusal(engine, "SELECT FROM WHERE").startswith("this SQL was not run: it does not parse (")
+    assert refusal(engine, "SELECT FROM WHERE") == (
+        "this SQL was not run: it does not parse: line 1, column 17, near 'WHERE'."
+    )
     assert refusal(engine, "SELECT colour FROM tickets").startswith(
         'this SQL was not run: DuckDB says: Binder Error: Referenced column "colour" not found in FROM clause'
     )
     assert "\x1b" not in refusal(engine, "SELECT (1 FROM tickets")
+
+
+@pytest.mark.parametrize("source", ["read_csv('{}')", "'{}'", "read_text('{}')", "glob('{}')"])
+def test_sql_reads_the_store_alone_and_no_file(engine: SqlEngine, tmp_path: Path, source: str) -> None:
+    (tmp_path / "secret.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    said = refusal(engine, f"SELECT * FROM {source.format(tmp_path / 'secret.csv')}")
+    assert "disabled by configuration" in said
+    assert said.endswith("SQL reads the store alone: register files with register_table.")
 
 
 def test_a_table_that_is_not_there_is_said_with_those_that_are(engine: SqlEngine, catalog: Catalog) -> None:

@@ -28,7 +28,7 @@ def rows_of(table: SourceTable) -> list[dict]:
     return table.to_arrow().to_pylist()
 
 
-def refusal(catalog: Catalog, data: object, **keys: str) -> str:
+def refusal(catalog: Catalog, data: object, **keys: object) -> str:
     with pytest.raises(InvalidArguments) as refused:
         register_table(catalog, "outcomes", data, **keys)
     return str(refused.value)
@@ -41,6 +41,17 @@ def test_a_table_is_its_rows_and_its_keys(catalog: Catalog) -> None:
     assert rows_of(table) == ROWS
     assert table_names(catalog) == ["outcomes"]
     assert repr(table) == "<table outcomes version 1: 2 rows, ticket, outcome>"
+
+
+def test_only_the_chosen_columns_are_kept_beside_the_keys(catalog: Catalog, tmp_path: Path) -> None:
+    data = [{"ticket": "a", "body": CANARY, "outcome": "refund"}]
+    table = register_table(catalog, "outcomes", data, id="ticket", columns=["outcome"])
+    assert rows_of(table) == [{"ticket": "a", "outcome": "refund"}]
+    files = [p for p in catalog.layout.root.rglob("*") if p.is_file()]
+    assert [p for p in files if CANARY.encode() in p.read_bytes()] == []
+    assert refusal(catalog, data, columns=["topic"]) == (
+        "register_table('outcomes'): there is no column 'topic' (columns=); there are: ticket, body, outcome."
+    )
 
 
 def test_a_new_version_holds_exactly_its_data_and_the_old_one_stays(catalog: Catalog) -> None:

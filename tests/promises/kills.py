@@ -97,7 +97,7 @@ def write_source(path: Path, rows: int, seed: int = 0) -> Source:
 def new_store(root: Path, model: Path | str) -> None:
     store = raystore.open(root)
     store.encoders.register("tiny", model=str(model))
-    store.create_collection("tickets", encoder="tiny")
+    store.create_collection("tickets", encoder="tiny", columns={"product": "string"})
 
 
 @dataclass

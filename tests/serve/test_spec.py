@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raystore.errors import InvalidArguments, PassportMismatch
-from raystore.serve.spec import AppSpec, deployment_records, load_spec, parse_spec
+from raystore.serve.spec import deployment_records, load_spec, parse_spec
 from tests.serve.conftest import Served
 
 
@@ -25,9 +25,13 @@ def test_a_file_with_a_deployment_alone_has_every_default(tmp_path: Path) -> Non
     assert spec.serves("tickets")
 
 
-def test_an_empty_file_is_a_spec(tmp_path: Path) -> None:
+def test_an_empty_file_is_refused_rather_than_taken_for_everything(tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_text("", encoding="utf-8")
-    assert load_spec(tmp_path / "app.yaml") == AppSpec()
+    with pytest.raises(InvalidArguments) as refused:
+        load_spec(tmp_path / "app.yaml")
+    assert str(refused.value) == (
+        f"serve '{tmp_path / 'app.yaml'}': the file is empty, expected deployments: and what else it should set."
+    )
 
 
 def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
