@@ -45,4 +45,4 @@ bench: $(VENV)/.dev  ## every benchmark: a peer and raystore on the same work, r
 	for file in benchmarks/[a-z]*.py; do case $$file in */common.py) ;; *) echo "== $$file"; $(BIN)/python $$file || exit 1 ;; esac; done
 
 clean:  ## remove the environment and what the demo made
-	rm -rf $(VENV) raystore-demo .bench-cache
+	rm -rf $(VENV) raystore-demo* .bench-cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from raystore.data.collection import CollectionTable
-from raystore.data.embed import set_aside_table
+from raystore.data.embed import set_aside_rows
 from raystore.data.keyed import quoted
 from raystore.data.log import LogResult, RowLog
 from raystore.encoders.registry import Encoder
@@ -133,11 +133,11 @@ class Collection:
         )
 
     def set_aside(self) -> pa.Table:
-        """The rows that could not be embedded: id (where it could be read), source file, row number, reason."""
-        table: pa.Table = (
-            set_aside_table(self._store.layout, self.name).dataset().to_table(columns=["id", "source", "row", "reason"])
-        )
-        return table
+        """The rows that could not be embedded: id (where it could be read), source file, row number (from 0), reason.
+
+        A history: a row that was mended and embedded later stays listed.
+        """
+        return set_aside_rows(self._store.layout, self.name)
 
     def to_arrow(
         self, columns: Sequence[str] | None = None, *, where: str | None = None, as_of: int | None = None

@@ -18,7 +18,7 @@ import numpy as np
 
 from raystore import __version__
 from raystore.data.collection import CollectionTable
-from raystore.data.embed import set_aside_table
+from raystore.data.embed import set_aside_rows
 from raystore.data.snapshot import content_hash
 from raystore.errors import RaystoreError, ShardCorrupt, StoreNotFound, StoreUnusable
 from raystore.index.manifest import index_folder, newest_number, read_manifest
@@ -154,7 +154,7 @@ def _collection(store: Store, name: str) -> str:
                 found=f"{bad:,} vectors of collection {name} are no unit vectors",
                 advice="Restore the collection from a backup.",
             )
-    aside = set_aside_table(store.layout, name).dataset().count_rows()
+    aside = len(set_aside_rows(store.layout, name))
     return f"{table.count():,} rows, version {table.version}, vectors hold" + (f"; {aside:,} set aside" if aside else "")
 
 

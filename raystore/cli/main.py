@@ -14,6 +14,7 @@ from raystore.cli import data, models, serving, system
 from raystore.cli.output import INTERRUPTED, Output
 from raystore.cli.state import STATE
 from raystore.errors import InvalidArguments, RaystoreError
+from raystore.session import no_core_files
 from raystore.settings import setting
 
 # What a wrong command line raises; typer publishes only the class below it.
@@ -89,6 +90,7 @@ def main() -> None:
     STATE.out = Output(as_json="--json" in sys.argv[1:])
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    no_core_files()  # embed and log may run in this process
     try:
         code = app(args=_hoisted(sys.argv[1:]), prog_name=app.info.name, standalone_mode=False) or 0
     except RaystoreError as error:

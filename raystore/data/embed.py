@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from raystore.vectors import Matrix, as_unit_rows
 # A commit takes 6 ms, so it may come often: at most this much work is done again after a kill.
 BATCH_ROWS = 1_024
 BATCH_CHARS = 262_144
+_BROKEN_FROM_ROWS = 8  # an encoder that fails on as many rows, and on no other, is broken itself
 
 SET_ASIDE_SCHEMA = pa.schema(
     [
@@ -99,6 +101,14 @@ def set_aside_table(layout: Layout, name: str) -> KeyedTable:
     return table
 
 
+def set_aside_rows(layout: Layout, name: str) -> pa.Table:
+    """id, source, row and reason of the rows that were set aside; makes no table where none was."""
+    columns = ["id", "source", "row", "reason"]
+    if not layout.set_aside(name).exists():
+        return SET_ASIDE_SCHEMA.empty_table().select(columns)
+    return set_aside_table(layout, name).dataset().to_table(columns=columns)
+
+
 def row_ids_of(block: Block, path: str, id_column: str | None, id_prefix: str) -> list[Any]:
     """The id of each row: its column, integers in decimal digits; or file name and row number where there is none."""
     if id_column is None:
@@ -111,14 +121,18 @@ def row_ids_of(block: Block, path: str, id_column: str | None, id_prefix: str) -
 
 
 def is_done(reference: Reference, plan: EmbedPlan, table: KeyedTable) -> bool:
-    """True when every id of the slice is in the table. Reads the id column only."""
+    """True when every id of the slice was in the table before the job began. Reads the id column only.
+
+    An id that this job itself wrote may be another row's: then the contents have to be compared.
+    """
     if plan.check:
         return False
     dataset = table.dataset()
     for block in read(reference, plan.id_columns or [plan.text], 16_384):
         ids = row_ids_of(block, reference.path, plan.id, plan.id_prefix)
         usable = [i for i in ids if id_problem(i) is None]
-        if len(usable) < len(ids) or len(table.known(usable, dataset)) < len(set(usable)):
+        known = {key for key, row in table.known(usable, dataset).items() if row.added <= plan.start_version}
+        if len(usable) < len(ids) or len(known) < len(set(usable)):
             return False
     return True
 
@@ -265,6 +279,7 @@ class Embedder:
     def _encode_singly(self, rows: Sequence[_Row]) -> tuple[Matrix, list[tuple[int, str | None, str]]]:
         good: list[Matrix] = []
         bad: list[tuple[int, str | None, str]] = []
+        failures: dict[str, int] = {}
         for row in rows:
             try:
                 vector = as_unit_rows(self._encoder.encode([row.text]), self._encoder.dim, "encode")
@@ -272,9 +287,16 @@ class Embedder:
                 bad.append((row.number, row.id, f"its vector {error.problems[0][1]}"))
             except (ValueError, RuntimeError) as error:  # the encoder's own words may quote the text
                 bad.append((row.number, row.id, f"the encoder failed on it ({type(error).__name__})"))
+                failures[type(error).__name__] = failures.get(type(error).__name__, 0) + 1
             else:
                 row.vector_row = len(good)
                 good.append(vector)
+        if len(rows) >= _BROKEN_FROM_ROWS and sum(failures.values()) == len(rows):
+            raise JobFailed(
+                job=f"embedding into '{self._plan.collection}'",
+                reason=f"the encoder failed on each of {len(rows)} rows ({', '.join(failures)}), so it is not the rows",
+                advice="None of them was set aside. Mend the encoder ('raystore encoder verify') and run the same call again.",
+            )
         return (np.concatenate(good) if good else np.empty((0, self._encoder.dim), np.float32)), bad
 
     def _as_table(self, rows: Sequence[_Row], vectors: Matrix) -> pa.Table:
@@ -296,14 +318,11 @@ class Embedder:
         counts.set_aside += len(bad)
         for _, _, reason in bad:
             counts.reasons[reason] = counts.reasons.get(reason, 0) + 1
-        keys = [f"{source}#{number}" for number, _, _ in bad]
-        digests = [
-            hashlib.sha256(f"{key}\0{reason}".encode("utf-8", "surrogateescape")).digest()
-            for key, (_, _, reason) in zip(keys, bad, strict=True)
-        ]
+        # The same row failing again for the same reason is one entry; a file that was replaced makes new ones.
+        digests = [hashlib.sha256(json.dumps([source, *entry]).encode()).digest() for entry in bad]
         rows = pa.table(
             {
-                "key": keys,
+                "key": [digest.hex() for digest in digests],
                 "id": pa.array([id_ for _, id_, _ in bad], pa.string()),
                 "source": [source] * len(bad),
                 "row": pa.array([number for number, _, _ in bad], pa.int64()),

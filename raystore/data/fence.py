@@ -89,7 +89,9 @@ class Lease:
             yield
 
     def release(self) -> None:
-        (self.folder / f"{self.token}.released").touch()
+        """Let the next writer in at once. Where that cannot be said (a full disk), the lease runs out by itself."""
+        with suppress(OSError):
+            (self.folder / f"{self.token}.released").touch()
 
 
 class Fence:
@@ -107,8 +109,11 @@ class Fence:
         self.wait_s = wait_s
 
     @contextmanager
-    def hold(self) -> Iterator[Lease]:
+    def hold(self, lease_s: float | None = None) -> Iterator[Lease]:
         """The lease, released at the end. Threads of one process queue up here first.
+
+        Args:
+            lease_s: for this once, instead of the fence's own.
 
         Raises:
             WriterBlocked: nobody let go within `wait_s`.
@@ -120,7 +125,7 @@ class Fence:
                 folder=str(self.folder.parent), waited_s=self.wait_s, holder="another thread of this process"
             )
         try:
-            lease = self._acquire(deadline)
+            lease = self._acquire(deadline, self.lease_s if lease_s is None else lease_s)
             try:
                 yield lease
             finally:
@@ -128,7 +133,7 @@ class Fence:
         finally:
             turn.release()
 
-    def _acquire(self, deadline: float) -> Lease:
+    def _acquire(self, deadline: float, lease_s: float) -> Lease:
         self.folder.mkdir(parents=True, exist_ok=True)
         pause_s = 0.002
         while True:
@@ -136,7 +141,7 @@ class Fence:
             last = tokens[-1] if tokens else 0
             holder = self._holder(last)
             if holder is None or _is_gone(holder) or time.time() > float(holder["expires"]):
-                if self._create(last + 1) and _tokens(self.folder)[-1] == last + 1:
+                if self._create(last + 1, lease_s) and _tokens(self.folder)[-1] == last + 1:
                     lease = Lease(self.folder, last + 1)
                     try:
                         self._clear_commit(deadline)
@@ -164,10 +169,10 @@ class Fence:
             return {"host": "", "pid": 0, "started": None, "expires": path.stat().st_mtime + self.lease_s}
         return record
 
-    def _create(self, token: int) -> bool:
+    def _create(self, token: int, lease_s: float) -> bool:
         part = self.folder / f".{uuid.uuid4().hex}"
         try:
-            part.write_text(json.dumps({**_me(), "expires": time.time() + self.lease_s}), encoding="utf-8")
+            part.write_text(json.dumps({**_me(), "expires": time.time() + lease_s}), encoding="utf-8")
             os.link(part, self.folder / f"{token}.json")
         except FileExistsError:
             return False

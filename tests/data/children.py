@@ -81,8 +81,8 @@ class StallingFence(Fence):
     stalls = 1
 
     @contextmanager
-    def hold(self) -> Iterator[Lease]:
-        with super().hold() as lease:
+    def hold(self, lease_s: float | None = None) -> Iterator[Lease]:
+        with super().hold(lease_s) as lease:
             if self.stalls:
                 self.stalls -= 1
                 ask = lease.committing

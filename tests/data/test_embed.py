@@ -167,6 +167,35 @@ def test_a_slice_whose_ids_are_all_known_is_not_read(job: Job, tmp_path: Path) -
     assert job.run(path) == EmbedCounts(read=3, known=3)  # what is known is skipped without a look
 
 
+def test_two_files_of_one_job_that_use_the_same_ids_for_other_texts_lose_nothing_silently(job: Job, tmp_path: Path) -> None:
+    first = parquet(tmp_path / "january.parquet", id=["1", "2", "3"], text=["one", "two", "three"])
+    second = parquet(tmp_path / "february.parquet", id=["1", "2", "3"], text=["uno", "two", "tres"])
+    counts = job.run(first, second)
+    assert (counts.added, counts.known, counts.set_aside) == (3, 1, 2)
+    assert job.aside() == [
+        ("february.parquet", 0, "1", "the id is known with another content"),
+        ("february.parquet", 2, "3", "the id is known with another content"),
+    ]
+
+
+def test_a_file_that_was_replaced_lists_its_new_failures_beside_the_old_ones(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    job.run(parquet(path, id=["a"], text=[""]))
+    job.run(parquet(path, id=["b"], text=[None]))
+    assert job.aside() == [("t.parquet", 0, "a", "the text is empty"), ("t.parquet", 0, "b", "the text is null")]
+
+
+def test_an_encoder_that_fails_on_every_row_ends_the_job_and_sets_none_aside(job: Job, tmp_path: Path) -> None:
+    job.encoder = Failing()
+    with pytest.raises(JobFailed) as failed:
+        job.run(parquet(tmp_path / "t.parquet", id=list("abcdefghij"), text=[f"boom {CANARY}"] * 10))
+    assert str(failed.value) == (
+        "embedding into 'tickets' failed: the encoder failed on each of 10 rows (ValueError), so it is not the rows. None of "
+        "them was set aside. Mend the encoder ('raystore encoder verify') and run the same call again."
+    )
+    assert job.aside() == []
+
+
 def test_check_finds_the_rows_that_changed(job: Job, tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", id=["a", "b", "c"], text=["one", "two", "three"], product=["x", "y", "z"])
     kept = {"kept_types": {"product": "string"}}
