@@ -13,7 +13,6 @@ import os
 import resource
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -245,8 +244,11 @@ def _embed_on_ray(trail: Trail, store: raystore.Store) -> None:
 
 
 def _kill_workers(trail: Trail, rows: Callable[[], int], done: threading.Event) -> None:
-    """One worker is killed, and one aborts, as a crash in native code would: that is when core files are written."""
-    for mark, how in ((60, signal.SIGKILL), (240, signal.SIGABRT)):
+    """Two workers are killed in the middle of a batch, and what a crash of theirs could have written is looked up first.
+
+    They are not made to crash: the handler Ray (2.60) puts on SIGABRT was seen to loop, taking a core and gigabytes.
+    """
+    for mark in (60, 240):
         while rows() < mark and not done.wait(0.005):
             pass
         found = workers()
@@ -254,7 +256,7 @@ def _kill_workers(trail: Trail, rows: Callable[[], int], done: threading.Event) 
             return
         trail.core_limits += [resource.prlimit(worker.pid, resource.RLIMIT_CORE)[0] for worker in found]
         trail.killed.append(found[0].pid)
-        found[0].send_signal(how)
+        found[0].kill()
 
 
 def _log(trail: Trail, store: raystore.Store) -> None:
@@ -380,7 +382,7 @@ def test_the_object_store_holds_no_canary(trail: Trail) -> None:
     del control
 
 
-def test_workers_and_replicas_that_crash_leave_no_core_file(trail: Trail) -> None:
+def test_workers_and_replicas_could_write_no_core_file_if_they_crashed(trail: Trail) -> None:
     assert trail.core_limits
     assert set(trail.core_limits) == {0}
 
