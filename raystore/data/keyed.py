@@ -48,6 +48,8 @@ _MERGE = {"num_threads": 1, "batch_size": 1_024}
 _LOOKUP_CHUNK = 2_000
 # A look-up of a key in the index costs what a scan of some 500 to 1,000 keys costs (20k to 1M rows, 100 to 10,000 keys).
 _ROWS_SCANNED_A_KEY = 500
+# A look-up scans the keys its index has not seen, some 4 ms for as many.
+_UNINDEXED_ROWS = 32_768
 _VERSIONS_KEPT = timedelta(hours=1)  # readers that opened an older version have this long to finish
 
 
@@ -210,24 +212,13 @@ class KeyedTable:
         The rows are committed already, so what goes wrong here (a full disk, a lost lease) fails nobody's call: whoever
         writes next finds the same work to do. Merged rows are on the disk before they take the place of their sources.
         """
-        dataset = self.dataset(lease)
-        sizes = [f.physical_rows for f in dataset.get_fragments()]
         try:
             with lost_lease_is_said(lease):
-                for lower, tier in pairwise((0, *_TIERS)):
-                    full = sum(lower <= size < tier for size in sizes) >= _FRAGMENTS_A_TIER
-                    plan = Compaction.plan(dataset, {"target_rows_per_fragment": tier, **_MERGE}) if full else None
-                    if plan and plan.num_tasks():  # small fragments with large ones between them wait for a higher tier
-                        break
-                else:
+                dataset = self.dataset(lease)
+                tier = self._merge_fragments(dataset)
+                unindexed = int(dataset.count_rows()) - int(dataset.describe_indices()[0].num_rows_indexed)
+                if tier is None and unindexed < _UNINDEXED_ROWS:
                     return
-                rewrites, rows = [], 0
-                for task in plan.tasks:
-                    if rows < tier:
-                        rewrites.append(task.execute(dataset))
-                        self._sync_fragments(rewrites[-1].new_fragments)
-                        rows += sum(fragment.physical_rows for fragment in task.fragments)
-                Compaction.commit(dataset, rewrites)
                 # Merging into the last index segment alone costs 6 ms at a million rows, into all of them 90.
                 merged = None if tier == _TIERS[-1] else 1
                 self.dataset(lease).optimize.optimize_indices(num_indices_to_merge=merged)
@@ -240,6 +231,24 @@ class KeyedTable:
             log.warning(
                 "fragments of '%s' were not merged (%s); the next commit tries again", self.path, type(error).__name__
             )
+
+    def _merge_fragments(self, dataset: lance.LanceDataset) -> int | None:
+        """Merge the fragments of the lowest tier that has filled up; that tier, or None where there is nothing to merge."""
+        sizes = [f.physical_rows for f in dataset.get_fragments()]
+        for lower, tier in pairwise((0, *_TIERS)):
+            full = sum(lower <= size < tier for size in sizes) >= _FRAGMENTS_A_TIER
+            plan = Compaction.plan(dataset, {"target_rows_per_fragment": tier, **_MERGE}) if full else None
+            if plan is None or not plan.num_tasks():  # small fragments with large ones between them wait for a higher tier
+                continue
+            rewrites, rows = [], 0
+            for task in plan.tasks:
+                if rows < tier:
+                    rewrites.append(task.execute(dataset))
+                    self._sync_fragments(rewrites[-1].new_fragments)
+                    rows += sum(fragment.physical_rows for fragment in task.fragments)
+            Compaction.commit(dataset, rewrites)
+            return tier
+        return None
 
     def _sync_fragments(self, fragments: Sequence[FragmentMetadata]) -> None:
         for fragment in fragments:

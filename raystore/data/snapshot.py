@@ -66,7 +66,7 @@ class SnapshotRecord:
         return pq.read_table(self.folder / "rows.parquet", schema=SCHEMA)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n:,} {s}" for s, n in self.spec["counts"].items())
+        counts = ", ".join(f"{self.spec['counts'][s]:,} {s}" for s in SIDES)
         return f"<snapshot {self.name}@{self.number}: {counts}; {len(self.classes)} classes; hash {self.hash[:12]}>"
 
 
