@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from raystore.vectors import Matrix
 
 log = logging.getLogger("raystore")
 
+_ABORT_S = 10
 _GLOO_TIMEOUT_S = 600  # a worker that waits longer for the others has lost them
 _ADVICE = "Run it again; if it stays so, train with workers=0 to see the error in this process."
 
@@ -144,7 +145,11 @@ def _interruptible(trainer: Any) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         for controller in controllers:
-            ray.kill(controller)  # its workers end with it
+            # It lets its workers and their places go before it ends; a controller that was only killed left something
+            # behind on which the next training of this process failed (ActorDiedError).
+            with suppress(ray.exceptions.RayError):  # its own end arrives as one
+                ray.get(controller.abort.remote(), timeout=_ABORT_S)
+            ray.kill(controller)
         raise
     finally:
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not ours:
