@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raystore.data.collection import TYPES, CollectionTable
+import pyarrow as pa
+
+from raystore.data.collection import TYPES, CollectionTable, check_columns
 from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, is_done
 from raystore.data.readers import Reference, SourceFile, find_files
 from raystore.data.readers import plan as plan_files
@@ -178,10 +180,6 @@ def _check_sources(
 
 
 def _add_columns(table: CollectionTable, kept_types: dict[str, str]) -> None:
-    import pyarrow as pa
-
-    from raystore.data.collection import check_columns
-
     new = {name: kind for name, kind in kept_types.items() if name not in table.columns}
     if new:
         checked = check_columns(new, f"embed into '{table.name}'", table.columns)
