@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from raystore.vectors import Matrix
 log = logging.getLogger("raystore")
 
 _ABORT_S = 10
+_MAX_FAILURES = 2  # of workers, in one training
 _GLOO_TIMEOUT_S = 600  # a worker that waits longer for the others has lost them
 _ADVICE = "Run it again; if it stays so, train with workers=0 to see the error in this process."
 
@@ -113,20 +114,48 @@ def _fit_on_ray(layout: Layout, name: str, recipe: Recipe, workers: int) -> _Fit
     cores = ray.cluster_resources().get("CPU", 1.0)
     share = min(1.0, int(100 * cores / workers) / 100) or 0.01
     with staging(layout.tmp) as stage:
-        trainer = TorchTrainer(
-            _train_loop,
-            train_loop_config={"recipe": recipe, "threads": thread_count(workers)},
-            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": share}),
-            torch_config=TorchConfig(backend="gloo", timeout_s=_GLOO_TIMEOUT_S),
-            run_config=RunConfig(name=name, storage_path=str(stage), failure_config=FailureConfig(max_failures=2)),
-        )
-        try:
+
+        def run(attempt: int) -> Any:
+            trainer = TorchTrainer(
+                _train_loop,
+                train_loop_config={"recipe": recipe, "threads": thread_count(workers)},
+                scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": share}),
+                torch_config=TorchConfig(backend="gloo", timeout_s=_GLOO_TIMEOUT_S),
+                run_config=RunConfig(
+                    name=f"{name}-{attempt}",
+                    storage_path=str(stage),
+                    failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+                ),
+            )
             with _interruptible(trainer):
-                result = trainer.fit()
+                return trainer.fit()
+
+        try:
+            result = _run_again_after_early_deaths(run)
         except (TrainingFailedError, ray.exceptions.RayError) as error:
             raise _cause(error, f"training head '{name}' on {workers} workers") from None
         arrays = load_file(Path(result.checkpoint.path) / "head.safetensors")
     return _Fit(arrays, int(result.metrics["n_train"]), float(result.metrics["seconds"]))
+
+
+def _run_again_after_early_deaths(run: Callable[[int], Any]) -> Any:
+    """What `run(attempt)` returned, tried again where a worker died before its group was wholly up.
+
+    Ray Train (2.60) replaces a worker that dies later (`max_failures`), but its controller still asks the workers a few
+    questions after it has started the loop, and takes a death at that moment (3 of 4 runs of a worker that died at once)
+    for a failure of its own, which no setting makes it try again.
+    """
+    from ray.exceptions import RayActorError
+    from ray.train.v2.api.exceptions import ControllerError
+
+    for attempt in range(_MAX_FAILURES):
+        try:
+            return run(attempt)
+        except ControllerError as error:
+            if not isinstance(error.controller_failure, RayActorError):
+                raise
+            log.warning("A training worker died while its group started; starting the group again.")
+    return run(_MAX_FAILURES)
 
 
 @contextmanager
@@ -145,8 +174,7 @@ def _interruptible(trainer: Any) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         for controller in controllers:
-            # It lets its workers and their places go before it ends; a controller that was only killed left something
-            # behind on which the next training of this process failed (ActorDiedError).
+            # It lets its workers and their places go before it ends.
             with suppress(ray.exceptions.RayError):  # its own end arrives as one
                 ray.get(controller.abort.remote(), timeout=_ABORT_S)
             ray.kill(controller)
