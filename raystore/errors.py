@@ -220,6 +220,21 @@ class InvalidVectors(RaystoreError, ValueError):
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
+class ItemsUnusable(RaystoreError, ValueError):
+    """Texts or images that cannot be encoded; `problems` are (place from 0, reason), and quote nothing."""
+
+    status = 422
+    call: str
+    n_items: int
+    problems: Sequence[tuple[int, str]]
+
+    def __str__(self) -> str:
+        shown = "; ".join(f"item {place} {reason}" for place, reason in self.problems[:5])
+        more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
+        return f"{self.call}: {len(self.problems)} of {self.n_items} items are unusable: {shown}{more}."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
 class DimensionMismatch(RaystoreError, ValueError):
     status = 422
     call: str
