@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from raystore.data.collection import CollectionTable
 from raystore.data.embed import set_aside_rows
 from raystore.data.keyed import quoted
 from raystore.data.log import LogResult, RowLog
+from raystore.data.manifest import read_jobs
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments, ItemNotFound
 from raystore.index.build import build_index
@@ -22,7 +22,9 @@ from raystore.index.search import IndexSearcher
 from raystore.session import INLINE_BELOW, choose_workers
 
 if TYPE_CHECKING:
-    from raystore.data.ingest import EmbedReport, Progress
+    from raystore.data.fill import FillReport
+    from raystore.data.ingest import EmbedReport
+    from raystore.data.pool import Progress
     from raystore.store import Store
 
 
@@ -35,7 +37,8 @@ class Collection:
     def __init__(self, store: Store, table: CollectionTable) -> None:
         self._store = store
         self._table = table
-        self._logs: dict[str, RowLog] = {}
+        self._encoders: dict[str, Encoder] = {}
+        self._logs: dict[tuple[str, ...], RowLog] = {}
         self._searchers: dict[str, IndexSearcher] = {}
 
     @property
@@ -52,10 +55,15 @@ class Collection:
         """The kept columns and their types, beside id, subject, tenant and time."""
         return self._table.columns
 
-    @cached_property
+    @property
     def encoders(self) -> list[Encoder]:
         """The encoders whose vectors it holds, the first one first."""
-        return [self._store.encoder(fingerprint) for fingerprint in self._table.fingerprints]
+        return [self._encoder_of(fingerprint) for fingerprint in self._table.fingerprints]
+
+    def _encoder_of(self, fingerprint: str) -> Encoder:
+        if fingerprint not in self._encoders:
+            self._encoders[fingerprint] = self._store.encoder(fingerprint)
+        return self._encoders[fingerprint]
 
     def __len__(self) -> int:
         return self._table.count()
@@ -69,8 +77,11 @@ class Collection:
     ) -> LogResult:
         """What was written: version, rows added, rows known before. Committed when this returns.
 
+        A row gets a vector of every encoder of the collection that takes its content: afterwards the content is gone.
+
         Args:
-            rows: mappings with `id` and `text` (or `vector`), optionally `subject`, `tenant`, `time`, kept columns.
+            rows: mappings with `id` and one of `text`, `image` (a file's bytes) and `vector`, optionally `subject`,
+                `tenant`, `time`, kept columns.
             fingerprint: the encoder of the vectors, needed where vectors are given.
             add_columns: add kept columns that are not there yet; otherwise rows that bring them are refused.
 
@@ -79,16 +90,18 @@ class Collection:
 
         Cost: the encoding, then about 6 ms; calls of many threads share a commit.
         """
-        encoder = self.encoder()
-        if encoder.fingerprint not in self._logs:
-            self._logs[encoder.fingerprint] = RowLog(self._table, encoder.load(), self._store.key)
-        return self._logs[encoder.fingerprint].log(rows, fingerprint=fingerprint, add_columns=add_columns)
+        fingerprints = tuple(self._table.fingerprints)  # another process may have added an encoder
+        if fingerprints not in self._logs:
+            loaded = [self._encoder_of(each).load() for each in fingerprints]
+            self._logs = {fingerprints: RowLog(self._table, loaded, self._store.key)}
+        return self._logs[fingerprints].log(rows, fingerprint=fingerprint, add_columns=add_columns)
 
     def embed(
         self,
         paths: str | Path | Sequence[str | Path],
         *,
-        text: str,
+        text: str | None = None,
+        image: str | None = None,
         id: str | None = None,
         subject: str | None = None,
         tenant: str | None = None,
@@ -96,41 +109,81 @@ class Collection:
         keep: Sequence[str] = (),
         id_prefix: str = "",
         check: bool = False,
-        workers: int | None = None,
+        encoder: str | None = None,
+        workers: Workers = None,
+        gpu_workers: Workers = None,
+        gpus_per_worker: float = 1.0,
+        dry_run: bool = False,
         progress: Progress | None = None,
-    ) -> EmbedReport:
-        """What became of the rows of the files: embedded, known already, or set aside with a reason.
+    ) -> EmbedReport | DryRun:
+        """What became of the rows of the files: embedded, filled, known already, or set aside with a reason.
 
         Run it again after a kill at any point: it goes on where it stopped. Known ids are skipped without reading
         their content, unless `check=True`, which reads it and sets rows with another content aside.
 
         Args:
             paths: Parquet, CSV, TSV or JSONL files, folders or patterns; CSV and JSONL as UTF-8.
-            text: the column to embed. It is never kept.
+            text, image: the column to embed, one of the two; an image is a file's bytes. It is never kept. Folders and
+                tars of image files need neither: their `image` is embedded, with `name` as the id.
             id: the column of ids, strings or integers; without it, ids are file name and row number.
             subject, tenant, time, keep: columns kept beside the vector.
             id_prefix: put before every id, for files whose ids are unique only within them.
-            workers: 0 embeds in this process, more on so many Ray workers; by default inline below 2,000 rows.
-            progress: called with rows done and rows in all.
+            encoder: where the collection has several, whose vectors the rows get; the first one's by default. A row that
+                is there and lacks this encoder's vector is filled, if its content is what was embedded before. For
+                the vectors of the others, call add_encoder(name) afterwards.
+            workers: 0 embeds in this process, more on so many Ray workers without a GPU; (1, 8) is a pool that grows and
+                shrinks. By default inline below 2,000 rows, else on every GPU of the Ray, else on every core.
+            gpu_workers: Ray workers with a GPU each, beside the others; (0, 4) takes up to four, if there are GPUs.
+            gpus_per_worker: the share of a GPU that one gets, so that several fit on one.
+            dry_run: try some 256 rows in this process, write nothing, and return a DryRun: pace, time, bytes, problems.
+            progress: called with rows done and rows in all (0 for a Ray Dataset).
 
         Raises:
-            InvalidArguments: files or columns that are not there; all are named, nothing was written.
+            InvalidArguments: files or columns that are not there, workers that cannot be, a Ray Dataset for a collection
+                that keeps no content; all are named, nothing was written.
             DiskFull, JobFailed: what is committed is safe; run the same call again.
         """
-        from raystore.data.ingest import SourceColumns, embed_files
+        from raystore.data.ingest import embed_files
+        from raystore.data.manifest import SourceColumns
 
         return embed_files(
             self._store.layout,
             self._table,
-            self.encoder(),
+            self.encoder(encoder),
             self._store.key,
             paths,
-            SourceColumns(text, id, subject, tenant, time, tuple(keep)),
+            SourceColumns(text, image, id, subject, tenant, time, tuple(keep)),
             id_prefix=id_prefix,
             check=check,
             workers=workers,
             progress=progress,
         )
+
+    def add_encoder(
+        self, encoder: str | Encoder, *, workers: int | None = None, progress: Progress | None = None
+    ) -> FillReport:
+        """What became of the rows that lacked a vector of this encoder; the collection holds its vectors from now on.
+
+        Embeds from the files of earlier `embed` jobs (see `jobs`) and fills only what is missing, so it may be run
+        again at any time: after a kill, or after more was embedded. A row whose content is no longer what was
+        embedded before is set aside with that reason. Rows that came by `log` have no file to be filled from: the
+        report counts them in `left`, and from now on `log` encodes with this encoder too.
+
+        Raises:
+            EncoderNotFound, ModelUnusable, GoldenMoved; DiskFull, JobFailed: what is committed is safe; run it again.
+        """
+        from raystore.data.fill import add_encoder
+
+        added = self._store.encoder(encoder) if isinstance(encoder, str) else encoder
+        return add_encoder(self._store.layout, self._table, added, self._store.key, workers=workers, progress=progress)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """What was embedded from where, oldest first: number, kind (embed or fill), started, ended, failed, encoder,
+        fingerprint, columns, id_prefix, files (path, rows, size_bytes, modified), workers, encoded_by, counts, reasons.
+
+        A job that was killed, or still runs, has no end (None).
+        """
+        return [job.model_dump(mode="json") for job in read_jobs(self._store.layout, self.name)]
 
     def set_aside(self) -> pa.Table:
         """The rows that could not be embedded: id (where it could be read), source file, row number (from 0), reason.
@@ -242,7 +295,7 @@ class Collection:
     def encoder(self, name: str | None = None) -> Encoder:
         """The named encoder, or the collection's first; PassportMismatch if it holds no vectors of it."""
         if name is None:
-            return self.encoders[0]
+            return self._encoder_of(self._table.fingerprints[0])
         encoder = self._store.encoder(name)
         self._table.check_encoder(encoder.fingerprint, encoder.label)
         return encoder

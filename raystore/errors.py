@@ -296,14 +296,15 @@ class GoldenMoved(RaystoreError, ValueError):
     status = 409
     encoder: str
     backend: str
+    modality: str
     worst_input: int
     cosine: float
     tolerance: float
 
     def __str__(self) -> str:
         return (
-            f"encoder {self.encoder} on backend {self.backend} no longer encodes its golden inputs: input "
-            f"{self.worst_input} came out at cosine {self.cosine:.6f}, at least {self.tolerance} is required. "
+            f"encoder {self.encoder} on backend {self.backend} no longer encodes its golden inputs: "
+            f"{self.modality} {self.worst_input} came out at cosine {self.cosine:.6f}, at least {self.tolerance} is required. "
             "It was not loaded. Register what this model has become under a name of its own, or use another backend."
         )
 

@@ -99,6 +99,15 @@ class Layout:
     def collection_fence(self, name: str) -> Path:
         return self.collection(name) / "fence"
 
+    def source(self, name: str) -> Path:
+        return self.collection(name) / "source.lance"
+
+    def source_fence(self, name: str) -> Path:
+        return self.collection(name) / "source.fence"
+
+    def jobs(self, collection: str) -> Path:
+        return self.collection(collection) / "jobs"
+
     def table(self, name: str) -> Path:
         return self.tables / f"{name}.lance"
 

@@ -103,13 +103,21 @@ class Store:
         return collection_names(self.layout)
 
     def create_collection(
-        self, name: str, *, encoder: str | Encoder, columns: Mapping[str, str] | None = None, exist_ok: bool = False
+        self,
+        name: str,
+        *,
+        encoder: str | Encoder,
+        columns: Mapping[str, str] | None = None,
+        keep_source: bool = False,
+        exist_ok: bool = False,
     ) -> Collection:
         """The new, empty collection for the vectors of one encoder.
 
         Args:
             columns: kept columns and their types (string, int64, float64, bool, timestamp, date).
-            exist_ok: open the collection if it is there and holds this encoder's vectors.
+            keep_source: keep the raw texts and images too, in plain, beside the vectors: `collection.source(ids)`. Nothing
+                else in a store holds them. It is chosen here for good.
+            exist_ok: open the collection if it is there, holds this encoder's vectors and keeps its content as asked.
 
         Raises:
             InvalidName, InvalidArguments, AlreadyExists, EncoderNotFound; PassportMismatch with `exist_ok` and another encoder.
@@ -118,8 +126,12 @@ class Store:
         if exist_ok and name in self.collections:
             collection = self.collection(name)
             collection._table.check_encoder(passport.fingerprint)
+            if keep_source and not collection._table.keeps_source:
+                problem = f"collection '{name}' is there and keeps no content; that is chosen when a collection is made"
+                raise InvalidArguments(call=f"create_collection('{name}')", problems=[problem])
             return collection
-        CollectionTable.create(self.layout, name, {passport.fingerprint: passport.dim}, columns)
+        dims = {passport.fingerprint: passport.dim}
+        CollectionTable.create(self.layout, name, dims, columns, keep_source=keep_source)
         return self.collection(name)
 
     def collection(self, name: str) -> Collection:

@@ -26,10 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[object]:
-    """One local Ray for the whole run, with more logical CPUs than cores; started by raystore's own door."""
+    """One local Ray for the whole run, with more logical CPUs than cores and a GPU that is one by name; started by
+    raystore's own door."""
     from raystore.session import shutdown_ray, start_ray
 
-    yield start_ray(num_cpus=8)
+    yield start_ray(num_cpus=8, num_gpus=1)
     shutdown_ray()
 
 

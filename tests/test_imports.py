@@ -21,7 +21,7 @@ ORDER = [
 # The demo draws through the command line's output, and the command line starts the demo; both are outermost.
 ALLOWED = {("demo", "cli")}
 KNOW_RAY = {
-    "session.py", "data/ingest.py", "index/build.py", "index/actors.py", "train/fit.py", "serve/deploy.py", "doctor.py",
+    "session.py", "data/pool.py", "index/build.py", "index/actors.py", "train/fit.py", "serve/deploy.py", "doctor.py",
 }  # fmt: skip
 
 

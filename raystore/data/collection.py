@@ -30,6 +30,7 @@ from raystore.layout import Layout, check_name, names, vector_column
 from raystore.vectors import Matrix, Vectors, mark
 
 FINGERPRINT = b"raystore:fingerprint"
+KEEPS_SOURCE = b"raystore:keeps_source"
 TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "int64": pa.int64(),
@@ -64,10 +65,16 @@ def vector_field(fingerprint: str, dim: int) -> pa.Field:
     return pa.field(vector_column(fingerprint), pa.list_(pa.float32(), dim), metadata={FINGERPRINT: fingerprint})
 
 
-def vector_array(matrix: Matrix) -> pa.FixedSizeListArray:
-    """The matrix as a Lance vector column, without a copy where it is contiguous."""
+def fingerprints_of(schema: pa.Schema) -> list[str]:
+    """The full fingerprints of a collection's vector columns, in their order."""
+    return [f.metadata[FINGERPRINT].decode() for f in schema if f.metadata and FINGERPRINT in f.metadata]
+
+
+def vector_array(matrix: Matrix, has: npt.NDArray[np.bool_] | None = None) -> pa.FixedSizeListArray:
+    """The matrix as a Lance vector column, without a copy where it is contiguous; null where `has` (n,) is False."""
     flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
+    absent = None if has is None else pa.array(~has)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1], mask=absent)
 
 
 def column_problem(name: object, others: Iterable[object]) -> str | None:
@@ -119,9 +126,17 @@ class CollectionTable:
 
     @classmethod
     def create(
-        cls, layout: Layout, name: str, dims: Mapping[str, int], columns: Mapping[str, str] | None = None
+        cls,
+        layout: Layout,
+        name: str,
+        dims: Mapping[str, int],
+        columns: Mapping[str, str] | None = None,
+        *,
+        keep_source: bool = False,
     ) -> CollectionTable:
         """The new, empty collection. `dims` gives the dimension of each encoder, by full fingerprint.
+
+        With `keep_source` its raw content is kept beside it (`kept_source.py`), which no later call can change.
 
         Raises:
             InvalidName, InvalidArguments: the name, or columns that cannot be.
@@ -136,7 +151,8 @@ class CollectionTable:
                 pa.field(PAYLOAD, pa.binary(32)),
                 pa.field(ADDED, pa.int64()),
                 *(vector_field(fingerprint, dim) for fingerprint, dim in dims.items()),
-            ]
+            ],
+            metadata={KEEPS_SOURCE: b"yes"} if keep_source else None,
         )
         taken = AlreadyExists(noun="collection", name=name, advice=f"Open it: store.collection('{name}').")
         if layout.table(name).exists():
@@ -159,9 +175,14 @@ class CollectionTable:
         return schema
 
     @property
+    def keeps_source(self) -> bool:
+        """Whether whoever made the collection chose to keep its raw content."""
+        return KEEPS_SOURCE in (self.schema.metadata or {})
+
+    @property
     def fingerprints(self) -> list[str]:
         """The encoders whose vectors the collection holds, oldest column first."""
-        return [f.metadata[FINGERPRINT].decode() for f in self.schema if f.metadata and FINGERPRINT in f.metadata]
+        return fingerprints_of(self.schema)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -188,6 +209,25 @@ class CollectionTable:
                 found=label or fingerprint,
                 advice="Encode with the collection's encoder, or use a collection made for this one.",
             )
+
+    def add_encoder(self, fingerprint: str, dim: int) -> bool:
+        """Make a vector column for this encoder, null in every row; False where there is one already.
+
+        Raises:
+            InvalidArguments: another encoder's column has the same first 12 digits.
+        """
+        if fingerprint in self.fingerprints:
+            return False
+        self.rows.add_columns([vector_field(fingerprint, dim)])
+        if fingerprint not in self.fingerprints:
+            problem = f"the column '{vector_column(fingerprint)}' is another encoder's, whose fingerprint begins alike"
+            raise InvalidArguments(call=f"add_encoder to '{self.name}'", problems=[problem])
+        return True
+
+    def count_lacking(self, fingerprint: str) -> int:
+        """How many rows have no vector of this encoder. Cost: one pass over which are null, 40 ms at 200,000 rows."""
+        self.check_encoder(fingerprint)
+        return int(self.rows.dataset().count_rows(f"{vector_column(fingerprint)} IS NULL"))
 
     def count(self, where: str | None = None, as_of: int | None = None) -> int:
         return int(self.rows.dataset().count_rows(self._filter(where, as_of)))

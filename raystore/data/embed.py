@@ -11,28 +11,43 @@ import contextlib
 import hashlib
 import json
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from raystore.data.collection import CollectionTable
-from raystore.data.keyed import PAYLOAD, PRIMARY_KEY, KeyedTable, Known
-from raystore.data.log import TextEncoder
+from raystore.data.collection import CollectionTable, fingerprints_of, vector_array
+from raystore.data.kept_source import open_source
+from raystore.data.keyed import PAYLOAD, PRIMARY_KEY, Filled, KeyedTable, Known
 from raystore.data.readers import Block, Reference, parse_text, read
-from raystore.data.rows import as_time, id_problem, is_unicode, kept_value, payload_digests, row_table, text_problem
-from raystore.errors import InvalidVectors, JobFailed, RaystoreError
-from raystore.layout import Layout
+from raystore.data.rows import (
+    as_time,
+    content_problem,
+    id_problem,
+    is_unicode,
+    kept_value,
+    payload_digests,
+    row_table,
+    unusable,
+)
+from raystore.encoders.items import Encoded, Item
+from raystore.encoders.passport import Modality
+from raystore.errors import JobFailed, RaystoreError
+from raystore.layout import Layout, vector_column
 from raystore.vectors import Matrix, as_unit_rows
 
 # A commit takes 6 ms, so it may come often: at most this much work is done again after a kill.
 BATCH_ROWS = 1_024
 BATCH_CHARS = 262_144
+BATCH_BYTES = 64 * 2**20  # of images in memory at once
+_IMAGE_ROWS = 256  # some seconds of work, where a text takes a few milliseconds
 _BROKEN_FROM_ROWS = 8  # an encoder that fails on as many rows, and on no other, is broken itself
+_OTHER_CONTENT = "the id is known with another content"
+_NOT_AS_BEFORE = "the content is not what was embedded before"
 
 SET_ASIDE_SCHEMA = pa.schema(
     [
@@ -47,13 +62,31 @@ SET_ASIDE_SCHEMA = pa.schema(
 )
 
 
+class JobEncoder(Protocol):
+    """What a job needs of an encoder."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_chars(self) -> int: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    def encode_each(self, items: Sequence[Item]) -> Encoded: ...
+
+
 @dataclass(frozen=True)
 class EmbedPlan:
-    """What a job does with each row. Columns are names in the source files."""
+    """What a job does with each row. Columns are names in the source files; `content` is the one to embed.
+
+    `fill_only`: rows that the collection holds without a vector of this encoder get one, and no row is added.
+    """
 
     collection: str
     fingerprint: str
-    text: str
+    content: str
+    modality: Modality
     id: str | None
     subject: str | None
     tenant: str | None
@@ -62,6 +95,7 @@ class EmbedPlan:
     id_prefix: str
     check: bool
     start_version: int
+    fill_only: bool = False
 
     @property
     def id_columns(self) -> list[str]:
@@ -69,27 +103,40 @@ class EmbedPlan:
 
     @property
     def columns(self) -> list[str]:
-        named = [self.id, self.text, self.subject, self.tenant, self.time, *self.kept_types]
-        return [c for c in named if c is not None]
+        named = [self.id, self.content, self.subject, self.tenant, self.time, *self.kept_types]
+        return list(dict.fromkeys(c for c in named if c is not None))
 
 
 @dataclass
 class EmbedCounts:
-    """What became of the rows read: added + known + set_aside = read."""
+    """What became of the rows read: added + filled + known + absent + set_aside = read.
+
+    `filled` rows were there and got their vector of this encoder; `absent` ones are not in the collection, where a job
+    only fills. `encoded_by` counts rows by backend and device, as "openvino on cpu".
+    """
+
+    OUTCOMES: ClassVar = ("added", "filled", "known", "absent", "set_aside")
 
     read: int = 0
     added: int = 0
+    filled: int = 0
     known: int = 0
+    absent: int = 0
     set_aside: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    encoded_by: dict[str, int] = field(default_factory=dict, compare=False)
 
     def add(self, other: EmbedCounts) -> None:
-        self.read += other.read
-        self.added += other.added
-        self.known += other.known
-        self.set_aside += other.set_aside
-        for reason, n in other.reasons.items():
-            self.reasons[reason] = self.reasons.get(reason, 0) + n
+        for name in ("read", *self.OUTCOMES):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, theirs in ((self.reasons, other.reasons), (self.encoded_by, other.encoded_by)):
+            for name, n in theirs.items():
+                mine[name] = mine.get(name, 0) + n
+
+
+def batch_rows(plan: EmbedPlan) -> int:
+    """How many rows are read at a time."""
+    return _IMAGE_ROWS if plan.modality == "image" else BATCH_ROWS
 
 
 def set_aside_table(layout: Layout, name: str) -> KeyedTable:
@@ -121,16 +168,24 @@ def row_ids_of(block: Block, path: str, id_column: str | None, id_prefix: str) -
 
 
 def is_done(reference: Reference, plan: EmbedPlan, table: KeyedTable) -> bool:
-    """True when every id of the slice was in the table before the job began. Reads the id column only.
+    """True when nothing is left to do in the slice. Reads the id column only.
 
-    An id that this job itself wrote may be another row's: then the contents have to be compared.
+    That is: every id was in the table before the job began, with a vector of this encoder. An id that this job itself
+    wrote may be another row's: then the contents have to be compared.
     """
     if plan.check:
         return False
     dataset = table.dataset()
-    for block in read(reference, plan.id_columns or [plan.text], 16_384):
+    column, several = vector_column(plan.fingerprint), len(fingerprints_of(dataset.schema)) > 1
+    # Ids made of row numbers need no reading.
+    whole = [Block(reference.first_row, {}, reference.n_rows)]
+    for block in whole if plan.id is None else read(reference, plan.id_columns, 16_384):
         ids = row_ids_of(block, reference.path, plan.id, plan.id_prefix)
         usable = [i for i in ids if id_problem(i) is None]
+        if several and table.null_in(column, usable):
+            return False
+        if plan.fill_only:
+            continue
         known = {key for key, row in table.known(usable, dataset).items() if row.added <= plan.start_version}
         if len(usable) < len(ids) or len(known) < len(set(usable)):
             return False
@@ -140,9 +195,13 @@ def is_done(reference: Reference, plan: EmbedPlan, table: KeyedTable) -> bool:
 class Embedder:
     """Embeds references into one collection. One per process; made where the work is done, never sent."""
 
-    def __init__(self, layout: Layout, plan: EmbedPlan, encoder: TextEncoder, store_key: bytes) -> None:
+    def __init__(self, layout: Layout, plan: EmbedPlan, encoder: JobEncoder, store_key: bytes) -> None:
         self._table = CollectionTable.open(layout, plan.collection)
+        self._column = vector_column(plan.fingerprint)
+        # With one encoder every row has its vector, and nobody needs to look.
+        self._may_lack = len(self._table.fingerprints) > 1
         self._aside = set_aside_table(layout, plan.collection)
+        self._source = open_source(self._table)
         self._plan = plan
         self._encoder = encoder
         self._key = store_key
@@ -153,18 +212,16 @@ class Embedder:
         Raises:
             JobFailed: something nobody foresaw. Its own words may quote a row, so its kind and place are said instead.
         """
-        try:
-            return self._embed(reference, progress)
-        except (RaystoreError, OSError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001  Ray writes what leaves a worker into its log files
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
-        raise JobFailed(
-            job=f"embedding rows {reference.first_row} to {reference.first_row + reference.n_rows - 1} of '{reference.path}'",
-            reason=reason,
-            advice="What is committed is safe: run the same call again, it goes on where it stopped.",
-        )
+        rows = f"rows {reference.first_row} to {reference.first_row + reference.n_rows - 1} of '{reference.path}'"
+        return _without_words(f"embedding {rows}", lambda: self._embed(reference, progress))
+
+    def embed_block(self, source: str, block: Block, progress: Callable[[EmbedCounts], None] | None = None) -> EmbedCounts:
+        """What became of the rows of a block that came from `source`; all of it is committed when this returns.
+
+        Raises:
+            JobFailed: as `embed`.
+        """
+        return _without_words(f"embedding rows of '{source}'", lambda: self._embed_block(source, block, progress))
 
     def _embed(self, reference: Reference, progress: Callable[[EmbedCounts], None] | None) -> EmbedCounts:
         total = EmbedCounts()
@@ -173,52 +230,106 @@ class Embedder:
             if progress:
                 progress(total)
             return total
-        for block in read(reference, self._plan.columns, BATCH_ROWS):
-            for start, stop in _cut(block, self._plan.text):
-                counts = self._embed_rows(reference, block, start, stop)
-                total.add(counts)
-                if progress:
-                    progress(counts)
+        for block in read(reference, self._plan.columns, batch_rows(self._plan)):
+            total.add(self._embed_block(reference.path, block, progress))
         return total
 
-    def _embed_rows(self, reference: Reference, block: Block, start: int, stop: int) -> EmbedCounts:
-        ids = row_ids_of(block, reference.path, self._plan.id, self._plan.id_prefix)[start:stop]
+    def _embed_block(self, source: str, block: Block, progress: Callable[[EmbedCounts], None] | None) -> EmbedCounts:
+        total = EmbedCounts()
+        for start, stop in _cut(block, self._plan.content):
+            counts = self._embed_rows(source, block, start, stop)
+            total.add(counts)
+            if progress:
+                progress(counts)
+        return total
+
+    def _embed_rows(self, source: str, block: Block, start: int, stop: int) -> EmbedCounts:
+        ids = row_ids_of(block, source, self._plan.id, self._plan.id_prefix)[start:stop]
         rows, bad = self._usable(block, ids, start)
+        counts = EmbedCounts(read=stop - start)
         known = self._table.rows.known([r.id for r in rows])
-        payloads = self._payloads(rows)
+        lacking = self._table.rows.null_in(self._column, list(known)) if self._may_lack else set()
+        if self._plan.fill_only:
+            bad = self._wanting(bad, counts)
         fresh: list[_Row] = []
-        n_known = 0
-        for row, payload in zip(rows, payloads, strict=True):
+        late: list[_Row] = []
+        for row, payload in zip(rows, self._payloads(rows), strict=True):
             row.payload = payload
             seen = known.get(row.id)
-            if seen is None:
+            if seen is None and self._plan.fill_only:
+                counts.absent += 1
+            elif seen is None:
                 fresh.append(row)
                 known[row.id] = Known(payload, self._plan.start_version + 1)
+            elif row.id in lacking and seen.payload != payload:
+                bad.append((row.number, row.id, _NOT_AS_BEFORE))
+            elif row.id in lacking:
+                late.append(row)
+                lacking.discard(row.id)
             elif self._is_another(seen, payload):
-                bad.append((row.number, row.id, "the id is known with another content"))
+                bad.append((row.number, row.id, _OTHER_CONTENT))
             else:
-                n_known += 1
-        vectors, failed = self._encode(fresh)
-        bad += failed
-        fresh = [row for row in fresh if row.vector_row is not None]
-        counts = EmbedCounts(read=stop - start, known=n_known)
+                counts.known += 1
+        vectors, failed = self._encode([*fresh, *late])
         # First the bad rows: once the good ones are in, a slice may be done, and nobody reads it again after a kill.
-        self._set_aside(reference.path, bad, counts)
-        if fresh:
-            outcome = self._table.rows.commit([self._as_table(fresh, vectors)], refuse_differing=False)[0]
-            counts.added = outcome.added
-            # A key another worker committed meanwhile: the same row sent twice, or another row with its id.
-            counts.known += outcome.known
-            numbers = {row.id: row.number for row in fresh}
-            differing = [(numbers[i], i, "the id is known with another content") for i in outcome.differing]
-            self._set_aside(reference.path, differing, counts)
+        self._set_aside(source, bad + failed, counts)
+        self._commit(source, [row for row in fresh if row.vector_row is not None], vectors, counts)
+        self._fill(source, [row for row in late if row.vector_row is not None], vectors, counts)
         return counts
+
+    def _wanting(self, bad: Sequence[_Bad], counts: EmbedCounts) -> list[_Bad]:
+        """Those bad rows that a job which only fills was to fill; the others were never in the collection."""
+        lacking = self._table.rows.null_in(self._column, [id_ for _, id_, _ in bad if id_ is not None])
+        found = [entry for entry in bad if entry[1] in lacking]
+        counts.absent += len(bad) - len(found)
+        return found
+
+    def _commit(self, source: str, rows: Sequence[_Row], vectors: Matrix, counts: EmbedCounts) -> None:
+        if not rows:
+            return
+        if self._source is not None:
+            self._source.keep([row.id for row in rows], [row.payload for row in rows], [row.content for row in rows])
+        outcome = self._table.rows.commit([self._as_table(rows, vectors)], refuse_differing=False)[0]
+        counts.added += outcome.added
+        # A key another worker committed meanwhile: the same row sent twice, or another row with its id.
+        counts.known += outcome.known
+        self._encoded(outcome.added, counts)
+        self._set_aside(source, _of_ids(rows, outcome.differing, _OTHER_CONTENT), counts)
+        if self._may_lack and outcome.known:  # by a job with another encoder, perhaps
+            filled = self._write_late(rows, vectors).filled
+            counts.known -= filled
+            counts.filled += filled
+            self._encoded(filled, counts)
+
+    def _fill(self, source: str, rows: Sequence[_Row], vectors: Matrix, counts: EmbedCounts) -> None:
+        if not rows:
+            return
+        outcome = self._write_late(rows, vectors)
+        counts.filled += outcome.filled
+        counts.known += outcome.known
+        counts.absent += len(outcome.absent)  # erased meanwhile
+        self._encoded(outcome.filled, counts)
+        self._set_aside(source, _of_ids(rows, outcome.differing, _NOT_AS_BEFORE), counts)
+
+    def _write_late(self, rows: Sequence[_Row], vectors: Matrix) -> Filled:
+        values = pa.table(
+            {
+                "id": [row.id for row in rows],
+                PAYLOAD: pa.array([row.payload for row in rows], pa.binary(32)),
+                self._column: vector_array(_of_rows(rows, vectors)),
+            }
+        )
+        return self._table.rows.fill(values, self._column)
+
+    def _encoded(self, rows: int, counts: EmbedCounts) -> None:
+        by = f"{self._encoder.backend} on {self._encoder.device}"
+        counts.add(EmbedCounts(encoded_by={by: rows} if rows else {}))
 
     def _is_another(self, seen: Known, payload: bytes) -> bool:
         """A known id with other content: looked for where asked, and always among the rows this job itself wrote."""
         return seen.payload != payload and (self._plan.check or seen.added > self._plan.start_version)
 
-    def _usable(self, block: Block, ids: Sequence[Any], start: int) -> tuple[list[_Row], list[tuple[int, str | None, str]]]:
+    def _usable(self, block: Block, ids: Sequence[Any], start: int) -> tuple[list[_Row], list[_Bad]]:
         plan, good, bad = self._plan, [], []
         for place, id_ in enumerate(ids):
             i = start + place
@@ -227,8 +338,8 @@ class Embedder:
             reason = block.unreadable.get(number) or id_problem(id_)
             row = _Row(number, named or "")
             if reason is None:
-                row.text = block.columns[plan.text][i]
-                reason = text_problem(row.text, self._encoder.max_chars)
+                row.content = block.columns[plan.content][i]
+                reason = content_problem(row.content, plan.modality, self._encoder.max_chars)
             if reason is None:
                 reason = self._read_columns(row, block, i)
             if reason is None:
@@ -258,53 +369,57 @@ class Embedder:
     def _payloads(self, rows: Sequence[_Row]) -> list[bytes]:
         return payload_digests(
             self._key,
-            [row.text.encode() for row in rows],
+            [row.content.encode() if isinstance(row.content, str) else row.content for row in rows],
             [row.subject for row in rows],
             [row.tenant for row in rows],
             {name: [row.kept[name] for row in rows] for name in self._plan.kept_types},
         )
 
-    def _encode(self, rows: Sequence[_Row]) -> tuple[Matrix, list[tuple[int, str | None, str]]]:
-        """Vectors of the rows that encode, in order; the others are named. A failing batch is tried row by row."""
+    def _encode(self, rows: Sequence[_Row]) -> tuple[Matrix, list[_Bad]]:
+        """Vectors of the rows that encode, each row told its place, and the others named.
+
+        An encoder says itself which items it cannot encode. Where it fails on a batch, each row is tried alone.
+        """
         if not rows:
             return np.empty((0, self._encoder.dim), np.float32), []
         try:
-            vectors = as_unit_rows(self._encoder.encode([row.text for row in rows]), self._encoder.dim, "encode")
-        except (ValueError, RuntimeError):  # InvalidVectors among them: some row came out without a direction
-            return self._encode_singly(rows)
-        for i, row in enumerate(rows):
-            row.vector_row = i
-        return vectors, []
-
-    def _encode_singly(self, rows: Sequence[_Row]) -> tuple[Matrix, list[tuple[int, str | None, str]]]:
-        good: list[Matrix] = []
-        bad: list[tuple[int, str | None, str]] = []
+            return self._encode_batch(rows)
+        except (ValueError, RuntimeError):
+            pass
+        parts: list[Matrix] = []
+        bad: list[_Bad] = []
         failures: dict[str, int] = {}
         for row in rows:
             try:
-                vector = as_unit_rows(self._encoder.encode([row.text]), self._encoder.dim, "encode")
-            except InvalidVectors as error:
-                bad.append((row.number, row.id, f"its vector {error.problems[0][1]}"))
-            except (ValueError, RuntimeError) as error:  # the encoder's own words may quote the text
-                bad.append((row.number, row.id, f"the encoder failed on it ({type(error).__name__})"))
-                failures[type(error).__name__] = failures.get(type(error).__name__, 0) + 1
+                vectors, problems = self._encode_batch([row], sum(map(len, parts)))
+            except (ValueError, RuntimeError) as error:  # the encoder's own words may quote the content
+                name = type(error).__name__
+                bad.append((row.number, row.id, f"the encoder failed on it ({name})"))
+                failures[name] = failures.get(name, 0) + 1
             else:
-                row.vector_row = len(good)
-                good.append(vector)
+                parts.append(vectors)
+                bad += problems
         if len(rows) >= _BROKEN_FROM_ROWS and sum(failures.values()) == len(rows):
             raise JobFailed(
                 job=f"embedding into '{self._plan.collection}'",
                 reason=f"the encoder failed on each of {len(rows)} rows ({', '.join(failures)}), so it is not the rows",
                 advice="None of them was set aside. Mend the encoder ('raystore encoder verify') and run the same call again.",
             )
-        return (np.concatenate(good) if good else np.empty((0, self._encoder.dim), np.float32)), bad
+        return np.concatenate([np.empty((0, self._encoder.dim), np.float32), *parts]), bad
+
+    def _encode_batch(self, rows: Sequence[_Row], first: int = 0) -> tuple[Matrix, list[_Bad]]:
+        encoded = self._encoder.encode_each([row.content for row in rows])
+        vectors = as_unit_rows(encoded.vectors, self._encoder.dim, "encode")
+        for vector_row, place in enumerate(encoded.places.tolist()):
+            rows[place].vector_row = first + vector_row
+        modality = self._plan.modality
+        return vectors, [(rows[i].number, rows[i].id, unusable(modality, said)) for i, said in encoded.problems.items()]
 
     def _as_table(self, rows: Sequence[_Row], vectors: Matrix) -> pa.Table:
         return row_table(
             ids=[row.id for row in rows],
             payloads=[row.payload for row in rows],
-            vectors=vectors,
-            fingerprint=self._plan.fingerprint,
+            vectors={self._plan.fingerprint: vector_array(_of_rows(rows, vectors))},
             subjects=[row.subject for row in rows],
             tenants=[row.tenant for row in rows],
             times=[row.time for row in rows],
@@ -312,7 +427,7 @@ class Embedder:
             kept_types=self._plan.kept_types,
         )
 
-    def _set_aside(self, source: str, bad: Sequence[tuple[int, str | None, str]], counts: EmbedCounts) -> None:
+    def _set_aside(self, source: str, bad: Sequence[_Bad], counts: EmbedCounts) -> None:
         if not bad:
             return
         counts.set_aside += len(bad)
@@ -333,11 +448,25 @@ class Embedder:
         self._aside.commit([rows], refuse_differing=False)
 
 
+def _without_words(job: str, work: Callable[[], EmbedCounts]) -> EmbedCounts:
+    """What `work` returns. Of an error nobody foresaw its kind and place are said: its own words may quote a row."""
+    try:
+        return work()
+    except (RaystoreError, OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  Ray writes what leaves a worker into its log files
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+    # Raised outside the handler: chained, the other error would travel with this one.
+    advice = "What is committed is safe: run the same call again, it goes on where it stopped."
+    raise JobFailed(job=job, reason=reason, advice=advice)
+
+
 @dataclass
 class _Row:
     number: int
     id: str
-    text: str = ""
+    content: Item = ""
     subject: str | None = None
     tenant: str | None = None
     time: datetime | None = None
@@ -346,14 +475,27 @@ class _Row:
     vector_row: int | None = None
 
 
-def _cut(block: Block, text: str) -> list[tuple[int, int]]:
-    """The block in runs of at most BATCH_CHARS characters, so that a commit is never far away."""
-    runs, start, chars = [], 0, 0
-    for i, value in enumerate(block.columns[text]):
-        chars += len(value) if isinstance(value, str) else 0
-        if chars >= BATCH_CHARS:
+_Bad = tuple[int, str | None, str]  # row number, its id where it has one, reason
+
+
+def _of_rows(rows: Sequence[_Row], vectors: Matrix) -> Matrix:
+    return vectors[np.array([row.vector_row for row in rows], np.int64)]
+
+
+def _of_ids(rows: Sequence[_Row], ids: Iterable[str], reason: str) -> list[_Bad]:
+    numbers = {row.id: row.number for row in rows}
+    return [(numbers[id_], id_, reason) for id_ in ids]
+
+
+def _cut(block: Block, content: str) -> list[tuple[int, int]]:
+    """The block in runs of at most BATCH_CHARS characters or BATCH_BYTES bytes, so that a commit is never far away."""
+    runs, start, share = [], 0, 0.0
+    for i, value in enumerate(block.columns[content]):
+        share += len(value) / BATCH_CHARS if isinstance(value, str) else 0
+        share += len(value) / BATCH_BYTES if isinstance(value, bytes) else 0
+        if share >= 1:
             runs.append((start, i + 1))
-            start, chars = i + 1, 0
+            start, share = i + 1, 0.0
     if start < block.n_rows:
         runs.append((start, block.n_rows))
     return runs

@@ -1,4 +1,4 @@
-"""RAY: the embedding job. References go to workers over Ray Data; counts come back.
+"""The embedding job: references go to the workers of `pool.py`, counts come back.
 
 Each worker holds the encoder, reads, encodes and commits by itself (`embed.Embedder`), so no row, vector or text
 passes through the object store, and a job killed anywhere is resumed by running it again: what is committed is
@@ -7,36 +7,34 @@ skipped by its id. Inline (`workers=0`) the same Embedder runs in this process.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import logging
-import os
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pyarrow as pa
 
 from raystore.data.collection import TYPES, CollectionTable, check_columns
 from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, is_done
+from raystore.data.manifest import JobFile, JobRecord, RunningJob, SourceColumns, now
+from raystore.data.pool import AskedPool, Pool, Progress, Workers, check_pool, embed_references
 from raystore.data.readers import Reference, SourceFile, find_files
 from raystore.data.readers import plan as plan_files
-from raystore.encoders.registry import Encoder, open_encoder
-from raystore.errors import InvalidArguments, ItemNotFound
+from raystore.encoders.registry import Encoder
+from raystore.errors import InvalidArguments
 from raystore.layout import Layout
-from raystore.session import INLINE_BELOW, choose_workers, no_core_files, root_cause, start_ray, thread_count
 
-Progress = Callable[[int, int], None]
 # Looking up which slices are done costs 20 us a row here; on a larger job the workers look, in parallel.
 _LOOK_FIRST_ROWS = 200_000
 
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What a job did: `added` + `known` + `set_aside` = `read`; `reasons` counts why rows were set aside."""
+    """What a job did: `added` + `filled` + `known` + `set_aside` = `read`; `reasons` counts why rows were set aside.
+
+    `filled` rows were in the collection and got the vector of this encoder that they lacked.
+    """
 
     collection: str
     fingerprint: str
@@ -48,30 +46,21 @@ class EmbedReport:
     reasons: dict[str, int]
     seconds: float
     workers: int
+    gpu_workers: int = 0
+    filled: int = 0
 
     @property
     def rows_per_s(self) -> float:
-        return self.added / self.seconds if self.seconds > 0 else 0.0
+        return (self.added + self.filled) / self.seconds if self.seconds > 0 else 0.0
 
     def __str__(self) -> str:
         aside = f", {self.set_aside:,} set aside" if self.set_aside else ""
-        how = "inline" if self.workers == 0 else f"{self.workers} Ray workers"
+        filled = f", {self.filled:,} filled" if self.filled else ""
+        how = Pool((self.workers, self.workers), (self.gpu_workers, self.gpu_workers))
         return (
-            f"{self.collection}: {self.added:,} rows embedded, {self.known:,} known already{aside}; "
+            f"{self.collection}: {self.added:,} rows embedded{filled}, {self.known:,} known already{aside}; "
             f"{self.seconds:.1f} s, {self.rows_per_s:,.0f} rows/s, {how}"
         )
-
-
-@dataclass(frozen=True)
-class SourceColumns:
-    """Which columns of the source files hold what."""
-
-    text: str
-    id: str | None = None
-    subject: str | None = None
-    tenant: str | None = None
-    time: str | None = None
-    keep: Sequence[str] = ()
 
 
 def embed_files(
@@ -84,22 +73,61 @@ def embed_files(
     *,
     id_prefix: str = "",
     check: bool = False,
-    workers: int | None = None,
+    workers: Workers = None,
+    gpu_workers: Workers = None,
+    gpus_per_worker: float = 1.0,
     progress: Progress | None = None,
 ) -> EmbedReport:
     """Embed the rows of the files into the collection; the public face is `Collection.embed`."""
     call = f"embed into '{table.name}'"
     table.check_encoder(encoder.fingerprint, encoder.label)
+    asked = check_pool(workers, gpu_workers, gpus_per_worker, call)
     files = find_files(paths, call)
-    if workers is not None and workers < 0:
-        raise InvalidArguments(call=call, problems=[f"workers is {workers}, expected 0 (inline) or more"])
-    sources, references = plan_files(files, workers or 1, call)
-    kept_types = _check_sources(sources, columns, table, call)
-    _add_columns(table, kept_types)
-    plan = EmbedPlan(
+    sources, references = plan_files(files, asked.slices_for, call)
+    columns = content_found(sources, columns, call)
+    kept_types = check_sources(sources, columns, encoder, table, call)
+    add_columns(table, kept_types)
+    plan = plan_of(table, encoder, columns, kept_types, id_prefix=id_prefix, check=check)
+    record = job_record("embed", encoder, columns, id_prefix, sources)
+    began = time.monotonic()
+    with RunningJob(layout, table.name, record) as job:
+        pool = run_slices(layout, table, plan, encoder, store_key, references, asked, job.counts, progress)
+        job.workers = pool.most
+    return report_of(plan, job.counts, pool, len(files), time.monotonic() - began)
+
+
+def report_of(plan: EmbedPlan, counts: EmbedCounts, pool: Pool, files: int, seconds: float) -> EmbedReport:
+    return EmbedReport(
+        collection=plan.collection,
+        fingerprint=plan.fingerprint,
+        files=files,
+        read=counts.read,
+        added=counts.added,
+        known=counts.known,
+        set_aside=counts.set_aside,
+        reasons=dict(sorted(counts.reasons.items())),
+        seconds=seconds,
+        workers=pool.cpu[1],
+        gpu_workers=pool.gpu[1],
+        filled=counts.filled,
+    )
+
+
+def plan_of(
+    table: CollectionTable,
+    encoder: Encoder,
+    columns: SourceColumns,
+    kept_types: dict[str, str],
+    *,
+    id_prefix: str = "",
+    check: bool = False,
+    fill_only: bool = False,
+) -> EmbedPlan:
+    return EmbedPlan(
         collection=table.name,
         fingerprint=encoder.fingerprint,
-        text=columns.text,
+        content=columns.content,
+        modality=columns.modality,
         id=columns.id,
         subject=columns.subject,
         tenant=columns.tenant,
@@ -108,47 +136,93 @@ def embed_files(
         id_prefix=id_prefix,
         check=check,
         start_version=table.version,
+        fill_only=fill_only,
     )
-    began = time.monotonic()
-    counts = EmbedCounts()
+
+
+def job_record(
+    kind: Literal["embed", "fill"],
+    encoder: Encoder,
+    columns: SourceColumns,
+    id_prefix: str,
+    sources: Sequence[SourceFile],
+) -> JobRecord:
+    files = [JobFile(path=s.path, rows=s.n_rows, size_bytes=getattr(s, "size_bytes", None), modified=getattr(s, "modified", None)) for s in sources]
+    return JobRecord(
+        kind=kind,
+        started=now(),
+        encoder=encoder.label,
+        fingerprint=encoder.fingerprint,
+        columns=columns,
+        id_prefix=id_prefix,
+        files=tuple(files),
+    )
+
+
+def run_slices(
+    layout: Layout,
+    table: CollectionTable,
+    plan: EmbedPlan,
+    encoder: Encoder,
+    store_key: bytes,
+    references: Sequence[Reference],
+    asked: AskedPool,
+    counts: EmbedCounts,
+    progress: Progress | None,
+) -> Pool:
+    """The pool that embedded the slices: inline or on Ray. What became of their rows is added to `counts`."""
     total = sum(r.n_rows for r in references)
-    todo = references
-    if total <= _LOOK_FIRST_ROWS:
-        todo = [r for r in references if not is_done(r, plan, table.rows)]
-        counts.read = counts.known = total - sum(r.n_rows for r in todo)
+    todo, counts.known = left_to_do(references, plan, table)
+    counts.read = counts.known
     if progress:
         progress(counts.read, total)
-    remaining = sum(r.n_rows for r in todo)
-    chosen = 0 if not todo else choose_workers(workers, remaining, INLINE_BELOW.embed_rows, call)
-    if not todo:
-        pass
-    elif chosen == 0:
+    pool = Pool()
+    if todo and asked.is_inline(sum(r.n_rows for r in todo)):
         _inline(layout, plan, encoder, store_key, todo, counts, total, progress)
-    else:
-        _on_ray(layout, plan, todo, chosen, counts, total, progress, table)
-    return EmbedReport(
-        collection=table.name,
-        fingerprint=encoder.fingerprint,
-        files=len(files),
-        read=counts.read,
-        added=counts.added,
-        known=counts.known,
-        set_aside=counts.set_aside,
-        reasons=dict(sorted(counts.reasons.items())),
-        seconds=time.monotonic() - began,
-        workers=chosen,
-    )
+    elif todo:
+        known = counts.read
+        gained = (lambda rows: progress(min(known + rows, total), total)) if progress else None
+        more, pool = embed_references(table, plan, todo, asked, gained)
+        counts.add(more)
+        if progress:
+            progress(counts.read, total)
+    return pool
 
 
-def _check_sources(
-    sources: Sequence[SourceFile], columns: SourceColumns, table: CollectionTable, call: str
+def left_to_do(references: Sequence[Reference], plan: EmbedPlan, table: CollectionTable) -> tuple[Sequence[Reference], int]:
+    """The slices with rows to embed, and how many rows the others hold. On large jobs the workers look themselves."""
+    total = sum(r.n_rows for r in references)
+    if total > _LOOK_FIRST_ROWS:
+        return references, 0
+    todo = [r for r in references if not is_done(r, plan, table.rows)]
+    return todo, total - sum(r.n_rows for r in todo)
+
+
+def content_found(sources: Sequence[SourceFile], columns: SourceColumns, call: str) -> SourceColumns:
+    """The columns with the one to embed named. Folders and tars of images need not say: their files are the images.
+
+    Raises:
+        InvalidArguments: both text= and image= are given, or neither where the sources hold other things.
+    """
+    if columns.text and columns.image:
+        raise InvalidArguments(call=call, problems=["expected exactly one of text= and image=, found both"])
+    if columns.content:
+        return columns
+    if all(s.columns.get("image") == "binary" and "name" in s.columns for s in sources):
+        return replace(columns, image="image", id=columns.id or "name")
+    raise InvalidArguments(call=call, problems=["which column is to be embedded? Name it with text= or image="])
+
+
+def check_sources(
+    sources: Sequence[SourceFile], columns: SourceColumns, encoder: Encoder, table: CollectionTable, call: str
 ) -> dict[str, str]:
     """The kept columns and their types; every missing or unusable column of every file is named together."""
-    problems = []
+    problems = _modality_problems(columns, encoder)
     declared = table.columns
     kept: dict[str, str] = {}
     named = {
         "text": columns.text,
+        "image": columns.image,
         "id": columns.id,
         "subject": columns.subject,
         "tenant": columns.tenant,
@@ -162,6 +236,11 @@ def _check_sources(
         id_type = source.columns.get(columns.id or "")
         if id_type is not None and id_type not in ("string", "int64") and source.kind == "parquet":
             problems.append(f"'{source.path}': column '{columns.id}' (id=) is {id_type}, expected strings or integers")
+        image_type = source.columns.get(columns.image or "", "binary")
+        if image_type != "binary":
+            problems.append(
+                f"'{source.path}': column '{columns.image}' (image=) is {image_type}, expected the bytes of image files"
+            )
         for column in columns.keep:
             kind = source.columns.get(column)
             if kind is None:
@@ -172,18 +251,31 @@ def _check_sources(
                 kept[column] = declared.get(column) or kept.get(column) or kind
     if columns.id is None and len({Path(s.path).stem for s in sources}) < len(sources):
         problems.append("two files have the same name, and without id= ids are made from file names and row numbers")
-    if columns.text in columns.keep:
-        problems.append(f"column '{columns.text}' is the text; it is embedded and never kept (keep=)")
+    if columns.content in columns.keep:
+        problems.append(f"column '{columns.content}' is the {columns.modality}; it is embedded and never kept (keep=)")
     if problems:
         raise InvalidArguments(call=call, problems=list(dict.fromkeys(problems)))
     return kept
 
 
-def _add_columns(table: CollectionTable, kept_types: dict[str, str]) -> None:
+def _modality_problems(columns: SourceColumns, encoder: Encoder) -> list[str]:
+    taken = encoder.passport.modalities
+    if columns.modality in taken:
+        return []
+    other = " or ".join(f"{m}=" for m in taken)
+    return [f"encoder {encoder.label} takes no {columns.modality}s ({columns.modality}=): name a column with {other}"]
+
+
+def new_columns(table: CollectionTable, kept_types: dict[str, str]) -> list[pa.Field]:
+    """The kept columns that the collection does not have yet. Raises InvalidArguments for those it cannot have."""
     new = {name: kind for name, kind in kept_types.items() if name not in table.columns}
-    if new:
-        checked = check_columns(new, f"embed into '{table.name}'", table.columns)
-        table.rows.add_columns([pa.field(n, t) for n, t in checked.items()])
+    checked = check_columns(new, f"embed into '{table.name}'", table.columns)
+    return [pa.field(name, kind) for name, kind in checked.items()]
+
+
+def add_columns(table: CollectionTable, kept_types: dict[str, str]) -> None:
+    if new := new_columns(table, kept_types):
+        table.rows.add_columns(new)
 
 
 def _inline(
@@ -205,95 +297,3 @@ def _inline(
 
     for reference in todo:
         embedder.embed(reference, advance)
-
-
-class _Worker:
-    """One Ray Data actor: opens the store by its root, checks the golden vectors, then embeds reference by reference."""
-
-    def __init__(self, root: str, plan: EmbedPlan, threads: int) -> None:
-        from raystore.catalog import open_root
-        from raystore.secret import load_store_key
-
-        no_core_files()
-        self._node = os.getppid()
-        layout, about = open_root(root, create=False)
-        encoder = open_encoder(layout, plan.fingerprint, threads=threads)
-        self._embedder = Embedder(layout, plan, encoder, load_store_key(layout, about["key_id"]))
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        counts = EmbedCounts()
-        for reference in batch["reference"]:
-            counts.add(self._embedder.embed(Reference(**json.loads(str(reference))), self._end_if_orphaned))
-        return {"counts": [json.dumps(dataclasses.asdict(counts))]}
-
-    def _end_if_orphaned(self, _: EmbedCounts) -> None:
-        """Ask after each batch whether the node that started this worker still runs.
-
-        It ends with a killed driver at once, its workers 5 s later; they would do the next run's batches beside it.
-        """
-        if os.getppid() != self._node:
-            os._exit(1)
-
-
-def _on_ray(
-    layout: Layout,
-    plan: EmbedPlan,
-    todo: Sequence[Reference],
-    workers: int,
-    counts: EmbedCounts,
-    total: int,
-    progress: Progress | None,
-    table: CollectionTable,
-) -> None:
-    start_ray()
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the table's own count is the truth, and is shown instead
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints a failed worker's whole traceback
-    items = [{"reference": json.dumps(dataclasses.asdict(r))} for r in todo]
-    watch = _CountWatch(table, counts.read, total, progress)
-    try:
-        with watch:
-            results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-                _Worker,
-                fn_constructor_kwargs={"root": str(layout.root), "plan": plan, "threads": thread_count(workers)},
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
-                num_cpus=1,
-            )
-            for row in results.iter_rows():
-                counts.add(EmbedCounts(**json.loads(row["counts"])))
-    except (ray.exceptions.RayError, ItemNotFound, ValueError, RuntimeError) as error:
-        advice = "What is committed is safe: run the same call again, it goes on where it stopped."
-        raise root_cause(error, f"embedding into '{table.name}'", advice) from None
-    if progress:
-        progress(counts.read, total)
-
-
-class _CountWatch:
-    """Tells progress by the rows the collection gained, once a second, while a job runs elsewhere."""
-
-    def __init__(self, table: CollectionTable, done: int, total: int, progress: Progress | None) -> None:
-        self._table = table
-        self._done = done
-        self._total = total
-        self._progress = progress
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="raystore-progress")
-
-    def __enter__(self) -> None:
-        if self._progress:
-            self._thread.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _watch(self) -> None:
-        assert self._progress is not None
-        before = self._table.count()
-        while not self._stop.wait(1.0):
-            self._progress(min(self._done + self._table.count() - before, self._total), self._total)

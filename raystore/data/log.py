@@ -1,7 +1,8 @@
 """`log`: a few rows from a running service, durable when the call returns.
 
-Rows are checked, embedded in this process, and committed; callers of many threads share a commit. The text is used
-and forgotten: neither the table nor any error holds it. A row sent again changes nothing and is not embedded again.
+Rows are checked, embedded in this process with every encoder of the collection that takes them, and committed; callers
+of many threads share a commit. The content is used and forgotten: neither the table nor any error holds it, so an
+encoder that is left out here can never make up for it. A row sent again changes nothing and is not embedded again.
 """
 
 from __future__ import annotations
@@ -15,28 +16,40 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from raystore.data.collection import TYPES, CollectionTable
+from raystore.data.collection import TYPES, CollectionTable, vector_array
 from raystore.data.keyed import Committed, KeyedTable
-from raystore.data.rows import Incoming, check_rows, payload_digests, row_table
-from raystore.errors import DimensionMismatch, IdConflict, InvalidRows, InvalidVectors
-from raystore.vectors import Matrix, Vectors, as_unit_rows
+from raystore.data.rows import Incoming, check_rows, payload_digests, row_table, unusable
+from raystore.encoders.items import Item
+from raystore.encoders.passport import Modality
+from raystore.errors import DimensionMismatch, IdConflict, InvalidRows, InvalidVectors, ItemsUnusable
+from raystore.vectors import Vectors, as_unit_rows
 
 
-class TextEncoder(Protocol):
-    """What writing needs of an encoder."""
+class Takes(Protocol):
+    @property
+    def modalities(self) -> Sequence[Modality]: ...
 
+
+class RowEncoder(Protocol):
+    """What logging needs of an encoder; `passport` says what it takes."""
+
+    @property
+    def passport(self) -> Takes: ...
     @property
     def fingerprint(self) -> str: ...
     @property
     def dim(self) -> int: ...
     @property
     def max_chars(self) -> int: ...
-    def encode(self, texts: Sequence[str]) -> Vectors: ...
+    def encode(self, items: Sequence[Item]) -> Vectors: ...
 
 
 @dataclass(frozen=True)
 class LogResult:
-    """What a call wrote: the collection's version that holds it, rows added, rows known before (unchanged)."""
+    """What a call wrote: the collection's version that holds it, rows added, rows known before (unchanged).
+
+    `fingerprint` is the collection's first encoder's.
+    """
 
     version: int
     added: int
@@ -101,12 +114,19 @@ def _undeclared(
 
 
 class RowLog:
-    """Writes rows into one collection with one encoder. Safe to share between threads."""
+    """Writes rows into one collection with one or several of its encoders. Safe to share between threads.
 
-    def __init__(self, table: CollectionTable, encoder: TextEncoder, store_key: bytes) -> None:
-        table.check_encoder(encoder.fingerprint)
+    A row gets a vector of each encoder that takes its content; of the collection's other encoders it has none.
+    """
+
+    def __init__(self, table: CollectionTable, encoders: RowEncoder | Sequence[RowEncoder], store_key: bytes) -> None:
+        given = list(encoders) if isinstance(encoders, Sequence) else [encoders]
+        for encoder in given:
+            table.check_encoder(encoder.fingerprint)
         self._table = table
-        self._encoder = encoder
+        self._encoders = {encoder.fingerprint: encoder for encoder in given}
+        self._first = given[0].fingerprint
+        self._max_chars = min(encoder.max_chars for encoder in given)
         self._key = store_key
         self._commits = GroupCommit(table.rows)
 
@@ -116,8 +136,8 @@ class RowLog:
         """What was written; durable when this returns.
 
         Args:
-            rows: mappings with `id` and `text` (or `vector`), optionally `subject`, `tenant`, `time` (now, if
-                absent), and any kept columns.
+            rows: mappings with `id` and one of `text`, `image` (a file's bytes) and `vector`, optionally `subject`,
+                `tenant`, `time` (now, if absent), and any kept columns.
             fingerprint: the encoder of the vectors given; needed with `vector`, so that no stranger's gets in.
             add_columns: add kept columns the collection does not have yet, nullable, typed by their values. Otherwise
                 they are refused: a misspelt 'text' must not become a column that keeps the text.
@@ -131,7 +151,8 @@ class RowLog:
         rows = list(rows)
         while True:
             columns = self._table.columns
-            incoming, problems = check_rows(rows, columns, self._encoder.max_chars)
+            incoming, problems = check_rows(rows, columns, self._max_chars)
+            problems += self._check_items(incoming)
             if any(v is not None for v in incoming.vectors):
                 problems += self._check_vectors(incoming, fingerprint)
             new_columns = [pa.field(n, TYPES[t]) for n, t in incoming.kept_types.items() if n not in columns]
@@ -141,23 +162,33 @@ class RowLog:
                 found = sorted(problems, key=lambda p: p[0])
                 raise InvalidRows(collection=self._table.name, n_rows=len(rows), problems=found)
             if not incoming.ids:
-                return LogResult(self._table.version, 0, 0, self._encoder.fingerprint)
+                return LogResult(self._table.version, 0, 0, self._first)
             if not new_columns:
-                return self._write(incoming)
+                return self._write(incoming, fingerprint)
             # Another writer may be adding the same column with another type: the rows are checked again with what is there.
             self._table.rows.add_columns(new_columns)
+
+    def _check_items(self, incoming: Incoming) -> list[tuple[int, str | None, str]]:
+        """A problem for each item that no encoder of the collection takes: its row would have no vector at all."""
+        taken = {m for encoder in self._encoders.values() for m in encoder.passport.modalities}
+        expected = " and ".join(f"{m}s" for m in sorted(taken))
+        return [
+            (number, incoming.ids[number] or None, f"its {modality_of(item)} is not what the collection embeds: {expected}")
+            for number, item in enumerate(incoming.items)
+            if isinstance(item, (str, bytes)) and modality_of(item) not in taken
+        ]
 
     def _check_vectors(self, incoming: Incoming, fingerprint: str | None) -> list[tuple[int, str | None, str]]:
         if fingerprint is None:
             number = next(i for i, v in enumerate(incoming.vectors) if v is not None)
             return [(number, None, "vectors are given without fingerprint=, so nobody knows which encoder made them")]
-        self._table.check_encoder(fingerprint)
+        dim = self._table.dim(fingerprint)
         problems: list[tuple[int, str | None, str]] = []
         for number, vector in enumerate(incoming.vectors):
             if vector is None:
                 continue
             try:
-                unit = as_unit_rows(vector, self._encoder.dim, "log")
+                unit = as_unit_rows(vector, dim, "log")
                 incoming.vectors[number] = unit[0]
                 reason = None if len(unit) == 1 else f"is a list of {len(unit)} vectors, expected one"
             except InvalidVectors as error:
@@ -168,10 +199,10 @@ class RowLog:
                 problems.append((number, incoming.ids[number] or None, f"the vector {reason}"))
         return problems
 
-    def _write(self, incoming: Incoming) -> LogResult:
+    def _write(self, incoming: Incoming, fingerprint: str | None) -> LogResult:
         contents = [
-            text.encode() if text is not None else np.asarray(vector, np.float32).tobytes()
-            for text, vector in zip(incoming.texts, incoming.vectors, strict=True)
+            np.asarray(vector, np.float32).tobytes() if item is None else item.encode() if isinstance(item, str) else item
+            for item, vector in zip(incoming.items, incoming.vectors, strict=True)
         ]
         payloads = payload_digests(self._key, contents, incoming.subjects, incoming.tenants, incoming.kept)
         known = self._table.rows.known(incoming.ids)
@@ -180,14 +211,13 @@ class RowLog:
             raise IdConflict(collection=self._table.name, ids=differing)
         new = [row for row, id_ in enumerate(incoming.ids) if id_ not in known]
         if not new:
-            return LogResult(self._table.version, 0, len(known), self._encoder.fingerprint)
+            return LogResult(self._table.version, 0, len(known), self._first)
         now = datetime.now(UTC)
         outcome = self._commits.submit(
             row_table(
                 ids=[incoming.ids[i] for i in new],
                 payloads=[payloads[i] for i in new],
-                vectors=self._vectors(incoming, new),
-                fingerprint=self._encoder.fingerprint,
+                vectors=self._vectors(incoming, new, fingerprint),
                 subjects=[incoming.subjects[i] for i in new],
                 tenants=[incoming.tenants[i] for i in new],
                 times=[incoming.times[i] or now for i in new],
@@ -197,14 +227,45 @@ class RowLog:
         )
         if outcome.differing:  # another writer committed one of the ids between the look-up and the commit
             raise IdConflict(collection=self._table.name, ids=list(outcome.differing))
-        return LogResult(outcome.version, outcome.added, len(known) + outcome.known, self._encoder.fingerprint)
+        return LogResult(outcome.version, outcome.added, len(known) + outcome.known, self._first)
 
-    def _vectors(self, incoming: Incoming, rows: Sequence[int]) -> Matrix:
-        out = np.empty((len(rows), self._encoder.dim), dtype=np.float32)
-        texts = [(place, incoming.texts[i]) for place, i in enumerate(rows) if incoming.texts[i] is not None]
-        for place, i in enumerate(rows):
-            if incoming.texts[i] is None:
-                out[place] = incoming.vectors[i]
-        if texts:
-            out[[place for place, _ in texts]] = self._encoder.encode([text for _, text in texts if text is not None])
-        return out
+    def _vectors(
+        self, incoming: Incoming, rows: Sequence[int], fingerprint: str | None
+    ) -> dict[str, pa.FixedSizeListArray]:
+        """By fingerprint a vector of each of the rows, null where the encoder does not take the row's content.
+
+        Raises:
+            InvalidRows: an item that passed its checks and has no vector all the same.
+        """
+        found: dict[str, pa.FixedSizeListArray] = {}
+        given = {place: i for place, i in enumerate(rows) if incoming.items[i] is None}
+        for name in dict.fromkeys([*self._encoders, *([fingerprint] if fingerprint and given else [])]):
+            encoder = self._encoders.get(name)
+            dim = encoder.dim if encoder else self._table.dim(name)
+            vectors = np.zeros((len(rows), dim), dtype=np.float32)
+            has = np.zeros(len(rows), dtype=np.bool_)
+            if name == fingerprint:
+                for place, i in given.items():
+                    vectors[place], has[place] = incoming.vectors[i], True
+            if encoder is not None:
+                taken = encoder.passport.modalities
+                items = {p: item for p, i in enumerate(rows) if (item := incoming.items[i]) and modality_of(item) in taken}
+                if items:
+                    vectors[list(items)] = self._encode(encoder, list(items.values()), [rows[p] for p in items], incoming)
+                    has[list(items)] = True
+            found[name] = vector_array(vectors, has)
+        return found
+
+    def _encode(self, encoder: RowEncoder, items: Sequence[Item], numbers: Sequence[int], incoming: Incoming) -> Vectors:
+        try:
+            return encoder.encode(items)
+        except ItemsUnusable as error:
+            problems = [
+                (numbers[place], incoming.ids[numbers[place]], unusable(modality_of(items[place]), reason))
+                for place, reason in error.problems
+            ]
+        raise InvalidRows(collection=self._table.name, n_rows=len(incoming.ids), problems=problems)
+
+
+def modality_of(item: Item) -> Modality:
+    return "text" if isinstance(item, str) else "image"

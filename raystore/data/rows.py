@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raystore.data.collection import TYPES, column_problem, vector_array
+from raystore.data.collection import TYPES, column_problem
 from raystore.data.keyed import PAYLOAD
+from raystore.encoders.items import Item
+from raystore.encoders.passport import Modality
 from raystore.layout import vector_column
 from raystore.secret import keyed_digest
-from raystore.vectors import Matrix
 
 RESERVED = ("id", "text", "vector", "subject", "tenant", "time")
 MAX_ID_CHARS = 512
@@ -53,6 +54,22 @@ def text_problem(value: object, max_chars: int) -> str | None:
     return None
 
 
+def content_problem(value: object, modality: Modality, max_chars: int) -> str | None:
+    """Why this cannot be embedded as text or image, or None. Whether an image can be decoded is the encoder's to say."""
+    if modality == "text":
+        return text_problem(value, max_chars)
+    if value is None:
+        return "the image is null"
+    if not isinstance(value, bytes):
+        return f"the image is {type(value).__name__}, expected the bytes of an image file"
+    return None if value else "the image is empty"
+
+
+def unusable(modality: Modality, reason: str) -> str:
+    """A sentence of what an encoder says of an item ("is empty") or of its vector ("its vector is zero")."""
+    return reason if reason.startswith("its ") else f"the {modality} {reason}"
+
+
 def is_unicode(value: str) -> bool:
     try:
         value.encode("utf-8")
@@ -79,10 +96,11 @@ def as_time(value: object) -> datetime | None:
 
 @dataclass
 class Incoming:
-    """Rows that passed their checks, column-wise: n of each. `contents` is text, or None where a vector was given."""
+    """Rows that passed their checks, column-wise: n of each. An item is a text, an image file's bytes, or None where a
+    vector was given."""
 
     ids: list[str] = field(default_factory=list)
-    texts: list[str | None] = field(default_factory=list)
+    items: list[Item | None] = field(default_factory=list)
     vectors: list[Any] = field(default_factory=list)
     subjects: list[str | None] = field(default_factory=list)
     tenants: list[str | None] = field(default_factory=list)
@@ -95,7 +113,8 @@ def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) 
     """The rows column-wise, and every problem found in them: (row number, id where it is one, reason).
 
     Args:
-        columns: the declared columns; other keys are new columns, typed by their values.
+        columns: the declared columns; other keys are new columns, typed by their values. `image` is content where a row
+            holds bytes under it and no column is called so.
     """
     incoming = Incoming(kept_types={})
     problems: list[Problem] = []
@@ -103,7 +122,10 @@ def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) 
     given, rows = rows, [_plain(row) if isinstance(row, Mapping) else {} for row in rows]
     # A new column is one that has a value: nulls have no type to give it.
     kept = {key for row in rows for key, value in row.items() if key in columns or value is not None}
-    kept_names = sorted(kept - set(RESERVED), key=str)
+    contents = ["text", "vector"]
+    if "image" not in columns and any(isinstance(row.get("image"), bytes) for row in rows):
+        contents.insert(1, "image")
+    kept_names = sorted(kept - {*RESERVED, *contents}, key=str)
     for name in kept_names:
         incoming.kept[name] = []
         incoming.kept_types[name] = columns.get(name) or _first_type(rows, name)
@@ -116,10 +138,11 @@ def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) 
         named = id_ if isinstance(id_, str) and reasons[0] is None else None
         if named is not None and first_row.setdefault(named, number) != number:
             reasons.append(f"the id stands in row {first_row[named]} of this call already")
-        if ("text" in row) == ("vector" in row):
-            reasons.append("expected exactly one of 'text' and 'vector'")
-        elif "text" in row:
-            reasons.append(text_problem(row["text"], max_chars))
+        holds = [key for key in contents if key in row]
+        if len(holds) != 1:
+            reasons.append("expected exactly one of 'text', 'image' and 'vector'")
+        elif holds != ["vector"]:
+            reasons.append(content_problem(row[holds[0]], "image" if holds == ["image"] else "text", max_chars))
         elif row["vector"] is None:
             reasons.append("the vector is null")
         for key in ("subject", "tenant"):
@@ -142,7 +165,7 @@ def check_rows(rows: Sequence[Any], columns: Mapping[str, str], max_chars: int) 
             reasons = [f"is {type(given[number]).__name__}, expected a mapping"]
         problems += [(number, named, reason) for reason in reasons if reason]
         incoming.ids.append(named or "")
-        incoming.texts.append(row.get("text"))
+        incoming.items.append(row.get("image") if holds == ["image"] else row.get("text"))
         incoming.vectors.append(row.get("vector"))
         incoming.subjects.append(row.get("subject"))
         incoming.tenants.append(row.get("tenant"))
@@ -229,15 +252,14 @@ def row_table(
     *,
     ids: Sequence[str],
     payloads: Sequence[bytes],
-    vectors: Matrix,
-    fingerprint: str,
+    vectors: Mapping[str, pa.FixedSizeListArray],
     subjects: Sequence[str | None],
     tenants: Sequence[str | None],
     times: Sequence[datetime | None],
     kept: Mapping[str, Sequence[Any]],
     kept_types: Mapping[str, str],
 ) -> pa.Table:
-    """The rows as `KeyedTable.commit` takes them."""
+    """The rows as `KeyedTable.commit` takes them; `vectors` by fingerprint, null where a row has none."""
     columns: dict[str, pa.Array] = {
         "id": pa.array(ids, pa.string()),
         "subject": pa.array(subjects, pa.string()),
@@ -246,5 +268,5 @@ def row_table(
     }
     columns |= {name: pa.array(values, TYPES[kept_types[name]]) for name, values in kept.items()}
     columns[PAYLOAD] = pa.array(payloads, pa.binary(32))
-    columns[vector_column(fingerprint)] = vector_array(vectors)
+    columns |= {vector_column(fingerprint): found for fingerprint, found in vectors.items()}
     return pa.table(columns)

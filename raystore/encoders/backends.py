@@ -53,6 +53,8 @@ class ExportedBackend(Backend):
 
     package: ClassVar[str]  # whose absence means it is not installed
     extra: ClassVar[str]
+    # How it may compute: the library's own choice first, then what to fall back on where that is not exact enough.
+    precisions: ClassVar[tuple[str, ...]] = ("auto",)
 
     @classmethod
     @abstractmethod
@@ -68,7 +70,7 @@ class ExportedBackend(Backend):
         """
 
     @abstractmethod
-    def __init__(self, folder: Path, stem: str, *, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, stem: str, *, threads: int | None = None, precision: str = "auto") -> None:
         """Read the files of `export`; `threads` None is every core. Raises RuntimeError where it cannot run them."""
 
 

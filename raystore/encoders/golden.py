@@ -1,13 +1,15 @@
 """Golden vectors: what fixed inputs must encode to, kept beside the passport and re-encoded at every load.
 
 An encoder whose output moved (another library version, a damaged file, a lossy backend) is noticed before
-it writes a vector. Cost of a check: 16 short encodings, tens of milliseconds. Knows no model.
+it writes a vector. Cost of a check: 16 short texts, tens of milliseconds, or a dozen
+pictures. Knows no model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from raystore.encoders.passport import Passport
+from raystore.encoders.items import Item
+from raystore.encoders.passport import Modality, Passport
 from raystore.errors import GoldenMoved, ModelUnusable
 from raystore.vectors import Matrix
+
+Golden = Mapping[Modality, Matrix]
 
 # Never edited: the golden vectors of every registered encoder belong to exactly these texts, in this order.
 PROBES: tuple[str, ...] = (
@@ -40,14 +45,24 @@ PROBES: tuple[str, ...] = (
 )
 
 
-def pack(vectors: Matrix, fingerprint: str) -> bytes:
+def probes(modality: Modality) -> Sequence[Item]:
+    """What the golden vectors of a modality belong to: the texts above, or the files of `image_probes.py`."""
+    if modality == "text":
+        return PROBES
+    from raystore.encoders.image_probes import image_probes
+
+    return image_probes()
+
+
+def pack(vectors: Golden, fingerprint: str) -> bytes:
     """The bytes of golden.safetensors."""
-    data: bytes = save_safetensors({"vectors": np.ascontiguousarray(vectors)}, metadata={"fingerprint": fingerprint})
+    arrays = {modality: np.ascontiguousarray(rows) for modality, rows in vectors.items()}
+    data: bytes = save_safetensors(arrays, metadata={"fingerprint": fingerprint})
     return data
 
 
-def read(path: Path, sha256: str, passport: Passport, label: str) -> Matrix:
-    """The golden vectors (len(PROBES), dim).
+def read(path: Path, sha256: str, passport: Passport, label: str) -> Golden:
+    """The golden vectors (number of probes, dim) of each modality.
 
     Raises:
         ModelUnusable: the file is missing or is not the one whose digest was recorded.
@@ -56,38 +71,42 @@ def read(path: Path, sha256: str, passport: Passport, label: str) -> Matrix:
         data = path.read_bytes()
     except FileNotFoundError:
         data = b""
-    vectors: Matrix | None = None
+    found: dict[Modality, Matrix] = {}
     if hashlib.sha256(data).hexdigest() == sha256:
-        try:
-            vectors = load_safetensors(data)["vectors"]
-        except (SafetensorError, KeyError):
-            vectors = None
-    if vectors is None or vectors.shape != (len(PROBES), passport.dim):
+        with contextlib.suppress(SafetensorError):
+            found = load_safetensors(data)
+    shapes = {modality: (len(probes(modality)), passport.dim) for modality in passport.modalities}
+    if {modality: rows.shape for modality, rows in found.items()} != shapes:
         raise ModelUnusable(
             model=label,
             found=f"its golden vectors '{path}' are not those it was registered with",
             advice="Restore that folder from a backup; without them nobody can tell whether the encoder moved.",
         )
-    return vectors
+    return found
 
 
 def check(
-    expected: Matrix, encode: Callable[[Sequence[str]], Matrix], *, tolerance: float, label: str, backend: str
+    expected: Golden, encode: Callable[[Sequence[Item]], Matrix], *, tolerance: float, label: str, backend: str
 ) -> float:
     """The worst cosine between the golden vectors and what `encode` makes of the probes now.
 
     Raises:
         GoldenMoved: one is below `tolerance`, not finite, or of another dimension; `worst_input` counts from 0.
     """
-    found = np.asarray(encode(PROBES), dtype=np.float64)
-    if found.shape != expected.shape:
-        cosines = np.full(len(expected), np.nan)
-    else:
-        with np.errstate(all="ignore"):
-            lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected.astype(np.float64), axis=1)
-            cosines = np.einsum("nd,nd->n", found, expected.astype(np.float64)) / lengths
-    worst = int(np.argmin(np.where(np.isfinite(cosines), cosines, -np.inf)))
-    cosine = float(min(cosines[worst], 1.0)) if np.isfinite(cosines[worst]) else float("nan")
-    if not cosine >= tolerance:
-        raise GoldenMoved(encoder=label, backend=backend, worst_input=worst, cosine=cosine, tolerance=tolerance)
-    return cosine
+    worst_of_all = 1.0
+    for modality, rows in expected.items():
+        found = np.asarray(encode(probes(modality)), dtype=np.float64)
+        if found.shape != rows.shape:
+            cosines = np.full(len(rows), np.nan)
+        else:
+            with np.errstate(all="ignore"):
+                lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(rows.astype(np.float64), axis=1)
+                cosines = np.einsum("nd,nd->n", found, rows.astype(np.float64)) / lengths
+        worst = int(np.argmin(np.where(np.isfinite(cosines), cosines, -np.inf)))
+        cosine = float(min(cosines[worst], 1.0)) if np.isfinite(cosines[worst]) else float("nan")
+        if not cosine >= tolerance:
+            raise GoldenMoved(
+                encoder=label, backend=backend, modality=modality, worst_input=worst, cosine=cosine, tolerance=tolerance
+            )
+        worst_of_all = min(worst_of_all, cosine)
+    return worst_of_all

@@ -141,7 +141,7 @@ class Passport(_Part):
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        return tuple(m for m in ("text", "image") if getattr(self, m) is not None)  # type: ignore[misc]
+        return tuple(m for m in ("text", "image") if getattr(self, m) is not None)
 
     def label(self, name: str) -> str:
         """'minilm@5f3c1a2b9d0e'."""

@@ -1,6 +1,6 @@
 """What a store keeps of an encoder: its folder (passport and golden vectors) and the records that name it.
 
-    encoders/<fp12>/passport.json, golden.safetensors, exports/
+    encoders/<fp12>/passport.json, golden.safetensors, exports/ (a cache), graph/ (of an int8 encoder: its weights)
     aliases/encoder/<name>/<n>.json      fingerprint, and the source its weights came from
 
 The source stands outside the fingerprint: the same encoder may come from a folder here and a hub name there.
@@ -11,18 +11,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raystore.catalog import Catalog, Record
 from raystore.encoders import golden
-from raystore.encoders.passport import Passport
-from raystore.encoders.source import Source, find_source
-from raystore.encoders.text import Options
+from raystore.encoders.model import Options
+from raystore.encoders.passport import Card, Passport, digest_of
+from raystore.encoders.source import Source, file_digest, find_source
 from raystore.errors import EncoderNotFound, ModelUnusable
 from raystore.layout import FP12, Layout, disk_full_is_said, names, read_json, staging, write_json
-from raystore.vectors import Matrix
 
 KIND = "encoder"
 _HEX = re.compile(r"[0-9a-f]{12,64}")
@@ -30,18 +30,24 @@ _HEX = re.compile(r"[0-9a-f]{12,64}")
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """A passport, its golden vectors' digest and where they lie."""
+    """A passport, what is known beside it, its golden vectors' digest and where they lie."""
 
     passport: Passport
+    card: Card
     golden_sha256: str
     folder: Path
 
-    def golden(self, label: str) -> Matrix:
+    def golden(self, label: str) -> golden.Golden:
         return golden.read(self.folder / "golden.safetensors", self.golden_sha256, self.passport, label)
 
 
-def publish_encoder(layout: Layout, passport: Passport, vectors: Matrix) -> bool:
-    """Put the encoder's folder in place, whole; False where it stands there already, which is left as it is."""
+def publish_encoder(
+    layout: Layout, passport: Passport, vectors: golden.Golden, card: Card, graph: Path | None = None
+) -> bool:
+    """Put the encoder's folder in place, whole; False where it stands there already, which is left as it is.
+
+    `graph`: a folder whose files become graph/, for an encoder whose weights come from nowhere else.
+    """
     folder = layout.encoder(passport.fingerprint)
     if (folder / "passport.json").is_file():
         return False
@@ -55,7 +61,10 @@ def publish_encoder(layout: Layout, passport: Passport, vectors: Matrix) -> bool
             "fingerprint": passport.fingerprint,
             "golden_sha256": hashlib.sha256(data).hexdigest(),
             "passport": passport.model_dump(mode="json"),
+            "card": card.model_dump(mode="json"),
         }
+        if graph is not None:
+            shutil.copytree(graph, stage / "graph")
         write_json(stage / "passport.json", about, layout.tmp)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -65,6 +74,12 @@ def publish_encoder(layout: Layout, passport: Passport, vectors: Matrix) -> bool
                 raise
             return False  # another process registered the same encoder first
     return True
+
+
+def graph_digest(folder: Path) -> str:
+    """The digest of a graph's files by name and bytes, without its tokenizer, which a passport states apart."""
+    files = sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
+    return digest_of({path.name: file_digest(path) for path in files if path.name != "tokenizer.json"})
 
 
 def read_encoder(layout: Layout, fingerprint: str) -> StoredEncoder:
@@ -78,7 +93,11 @@ def read_encoder(layout: Layout, fingerprint: str) -> StoredEncoder:
     about, passport = _read_passport(layout, fingerprint)
     if passport.fingerprint != fingerprint:
         raise _damaged(folder)
-    return StoredEncoder(passport=passport, golden_sha256=str(about.get("golden_sha256")), folder=folder)
+    try:
+        card = Card.model_validate(about.get("card", {}))
+    except ValueError:
+        raise _damaged(folder) from None
+    return StoredEncoder(passport=passport, card=card, golden_sha256=str(about.get("golden_sha256")), folder=folder)
 
 
 def _read_passport(layout: Layout, fingerprint: str) -> tuple[Record, Passport]:

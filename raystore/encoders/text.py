@@ -12,12 +12,10 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
-from raystore.encoders.passport import Passport, Step, digest_of
+from raystore.encoders.model import Model, Options, tensor_digests
+from raystore.encoders.passport import Passport, Step, TextPart, digest_of
 from raystore.encoders.source import Source, modules
 from raystore.errors import InvalidArguments, ModelUnusable
 
@@ -42,33 +40,14 @@ _VOLATILE = frozenset(
 )
 
 
-class Options(BaseModel):
-    """What a caller changed about a model; None leaves the model's own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_length: int | None = None
-    pooling: str | None = None
-    prompt: str | None = None
-
-
-@dataclass(frozen=True)
-class TextModel:
-    """A loaded model. `chain` maps {'input_ids', 'attention_mask', ..} to {'sentence_embedding'}, not yet unit rows."""
-
-    passport: Passport
-    chain: torch.nn.Sequential
-    tokenizer_json: str
-    tensors: dict[str, str]  # name -> sha256
-
-
-def load_text_model(source: Source, options: Options) -> TextModel:
+def load_text_model(source: Source, options: Options) -> Model:
     """The model in float32, in eval mode, on the CPU, and its passport.
 
     Raises:
         ModelUnusable: transformers cannot load it, or it is no model that turns a text into one vector.
         InvalidArguments: an option that this model cannot take.
     """
+    _no_image_options(options)
     with quiet():
         chain, prompts, default_prompt = _load(source)
     transformer: Any = chain[0]
@@ -76,10 +55,7 @@ def load_text_model(source: Source, options: Options) -> TextModel:
     tokenizer_json = canonical_tokenizer(tokenizer.backend_tokenizer.to_str())
     steps = _steps(source, chain, options)
     tensors = _tensor_digests(chain)
-    passport = Passport(
-        weights=digest_of(tensors),
-        architecture=type(transformer.auto_model).__name__,
-        config=config_digest(transformer.auto_model.config),
+    part = TextPart(
         steps=tuple(steps),
         pooling=str(next(s.config["pooling_mode"] for s in steps if s.type == "Pooling")),
         prompts=prompts,
@@ -90,15 +66,63 @@ def load_text_model(source: Source, options: Options) -> TextModel:
         truncation_side=tokenizer.truncation_side,
         padding_side=tokenizer.padding_side,
         pad_id=tokenizer.pad_token_id or 0,
+    )
+    passport = Passport(
+        weights=digest_of(tensors),
+        architecture=type(transformer.auto_model).__name__,
+        config=config_digest(transformer.auto_model.config),
+        text=part,
         dim=_dim(chain, transformer),
     )
-    if passport.prompt and not all(step.config.get("include_prompt", True) for step in steps):
-        raise ModelUnusable(
-            model=source.model,
-            found="it leaves the tokens of its prompt out of the pooling, which raystore does not do",
-            advice="Register it with prompt=''.",
-        )
-    return TextModel(passport=passport, chain=chain, tokenizer_json=tokenizer_json, tensors=tensors)
+    return Model(
+        passport=passport,
+        graphs={"text": _unit_rows(chain, _left_out(transformer, part))},
+        tensors=tensors,
+        tokenizer_json=tokenizer_json,
+    )
+
+
+def _no_image_options(options: Options) -> None:
+    wrong = [f"{name}= is for image models" for name in ("resize", "kernel") if getattr(options, name) is not None]
+    if wrong:
+        raise InvalidArguments(call="register", problems=wrong)
+
+
+def _left_out(transformer: Any, part: TextPart) -> int:
+    """How many tokens of the prompt, which stand before every text, the pooling leaves out (Instructor models do)."""
+    if not part.prompt or all(step.config.get("include_prompt", True) for step in part.steps):
+        return 0
+    return int(transformer._get_prompt_length(part.prompt) or 0)
+
+
+def _unit_rows(chain: torch.nn.Sequential, left_out: int) -> torch.nn.Module:
+    """A module from (input_ids, attention_mask[, token_type_ids]) to unit rows, pooling and all inside.
+
+    Source: sentence-transformers' encode, which runs these modules in this order.
+    """
+    import torch
+
+    class UnitRows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.chain = chain
+
+        def forward(
+            self,
+            input_ids: torch.Tensor,
+            attention_mask: torch.Tensor,
+            token_type_ids: torch.Tensor | None = None,
+        ) -> torch.Tensor:
+            features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if token_type_ids is not None:
+                features["token_type_ids"] = token_type_ids
+            if left_out:
+                features["prompt_length"] = left_out
+            for module in self.chain:
+                features = module(features)
+            return torch.nn.functional.normalize(features["sentence_embedding"], p=2.0, dim=1)
+
+    return UnitRows().eval()
 
 
 @contextmanager
@@ -247,7 +271,7 @@ def config_digest(config: Any) -> str:
 
 
 def _tensor_digests(chain: Any) -> dict[str, str]:
-    """sha256 of dtype, shape and bytes of each tensor that reaches the output, by name.
+    """The digest of each tensor that reaches the output, by name.
 
     Named within its module, not within the files, so sharding and container do not show. A pooler is left
     out: nothing reads it, and a file without one gets a random one at load.
@@ -255,11 +279,6 @@ def _tensor_digests(chain: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for i, module in enumerate(chain):
         state = module.auto_model.state_dict() if i == 0 else module.state_dict()
-        for name, tensor in state.items():
-            if i == 0 and name.startswith("pooler."):
-                continue
-            array = tensor.detach().cpu().contiguous().numpy()
-            digest = hashlib.sha256(f"{array.dtype.name}{list(array.shape)}".encode())
-            digest.update(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
-            found[f"{i}.{name}"] = digest.hexdigest()
+        read = {name: tensor for name, tensor in state.items() if i > 0 or not name.startswith("pooler.")}
+        found |= tensor_digests(read, f"{i}.")
     return found

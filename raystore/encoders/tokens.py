@@ -1,6 +1,6 @@
 """From texts to the integer matrices a model eats: cleaning, tokens, batches of like length. `tokenizers` and NumPy only.
 
-Both backends read texts through here, so they cannot differ in it. Texts are never stored or quoted.
+All backends read texts through here, so they cannot differ in it. Texts are never stored or quoted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from raystore.encoders.passport import Passport
+from raystore.encoders.ahead import ahead
+from raystore.encoders.backends import BatchSize
+from raystore.encoders.passport import TextPart
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,22 +29,10 @@ WINDOW = 4096
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows` (n,) are places in the list of texts; `inputs` are (n, longest) by the model's argument names."""
+    """`rows` (n,) are places in the list of items; `inputs` (n, ..) are named as the model names its arguments."""
 
     rows: Integers
-    inputs: dict[str, Integers]
-
-
-@dataclass(frozen=True)
-class BatchSize:
-    """`tokens` bounds rows * longest, padding included, `rows` the rows alone; one text is always a batch.
-
-    `multiple`: lengths are padded up to a multiple of it, so that a compiled model meets fewer shapes.
-    """
-
-    tokens: int
-    rows: int
-    multiple: int = 1
+    inputs: dict[str, npt.NDArray[Any]]
 
 
 def clean(text: str) -> str:
@@ -51,38 +41,47 @@ def clean(text: str) -> str:
 
 
 class TextReader:
-    """Turns texts into batches as a passport says. Holds no text; safe to use from several threads."""
+    """Turns texts into batches as a passport's text part says. Holds no text; safe to use from several threads."""
 
-    def __init__(self, tokenizer_json: str, passport: Passport) -> None:
+    def __init__(self, tokenizer_json: str, part: TextPart) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer: Tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(passport.max_length, direction=passport.truncation_side)
-        self._passport = passport
+        self._tokenizer.enable_truncation(part.max_length, direction=part.truncation_side)
+        self._part = part
 
     def batches(self, texts: Sequence[str], size: BatchSize) -> Iterator[Batch]:
-        """Every text once, batched with texts of like length, longest first."""
-        for start in range(0, len(texts), WINDOW):
-            window = [self._passport.prompt + clean(text) for text in texts[start : start + WINDOW]]
-            encodings = self._tokenizer.encode_batch_fast(window)
+        """Every text once, batched with texts of like length, longest first in each window.
+
+        A window is tokenised while the one before it is encoded.
+        """
+        windows = self._windows(texts)
+        start = 0
+        for encodings in ahead(windows) if len(texts) > WINDOW else windows:
             lengths = np.fromiter((len(e) for e in encodings), dtype=np.int64, count=len(encodings))
             for rows in split(lengths, size):
                 yield Batch(rows=rows + start, inputs=self._matrices([encodings[i] for i in rows], size.multiple))
+            start += len(encodings)
+
+    def _windows(self, texts: Sequence[str]) -> Iterator[list[Any]]:
+        for start in range(0, len(texts), WINDOW):
+            window = [self._part.prompt + clean(text) for text in texts[start : start + WINDOW]]
+            yield self._tokenizer.encode_batch_fast(window)
 
     def _matrices(self, encodings: Sequence[Any], multiple: int) -> dict[str, Integers]:
-        passport = self._passport
+        part = self._part
         # A tokenizer without special tokens reads an empty text as no token at all; a model wants one position.
         longest = max(1, *(len(e) for e in encodings))
         width = -(-longest // multiple) * multiple
-        width = max(longest, min(width, passport.max_length))
+        width = max(longest, min(width, part.max_length))
         shape = (len(encodings), width)
-        ids = np.full(shape, passport.pad_id, dtype=np.int64)
+        ids = np.full(shape, part.pad_id, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
-        types = np.zeros(shape, dtype=np.int64) if "token_type_ids" in passport.inputs else None
+        types = np.zeros(shape, dtype=np.int64) if "token_type_ids" in part.inputs else None
         for i, encoding in enumerate(encodings):
             n = len(encoding)
-            place = slice(width - n, width) if passport.padding_side == "left" else slice(0, n)
+            place = slice(width - n, width) if part.padding_side == "left" else slice(0, n)
             ids[i, place] = encoding.ids
             mask[i, place] = 1
             if types is not None:
@@ -90,7 +89,7 @@ class TextReader:
         found = {"input_ids": ids, "attention_mask": mask}
         if types is not None:
             found["token_type_ids"] = types
-        return {name: found[name] for name in passport.inputs}
+        return {name: found[name] for name in part.inputs}
 
 
 def split(lengths: Integers, size: BatchSize) -> list[Integers]:

@@ -10,8 +10,9 @@ import asyncio
 import base64
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -23,9 +24,10 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from raystore import __version__, access
-from raystore.errors import BodyTooLarge, RaystoreError
+from raystore.errors import ItemsUnusable, RaystoreError
 from raystore.serve import wire
 from raystore.serve.auth import Door
+from raystore.serve.content import read_items, read_rows
 from raystore.serve.middleware import LOOPBACK_NAMES, BodyLimit, HostCheck, KeyCheck, LastResort, request_id
 from raystore.serve.orchestrator import Orchestrator
 from raystore.serve.problems import InvalidRequestError, answer, answer_error, answer_invalid, field_problems
@@ -35,6 +37,7 @@ from raystore.vectors import Matrix
 T = TypeVar("T")
 Provider = Callable[[], Orchestrator | None]
 Name = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+ModelName = Annotated[str, Path(min_length=1, max_length=200)]
 
 # Requests that may wait for the encoder at once; they share its batches, so more threads only wait.
 _THREADS = 16
@@ -77,45 +80,86 @@ def make_app(provider: Provider, spec: AppSpec, door: Door | None = None) -> Fas
 def _routes(provider: Provider, limits: Limits, threads: _Threads) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/predict/{deployment}", response_model=wire.PredictAnswer, summary="Predict a label for each text")
+    @router.post(
+        "/predict/{deployment}",
+        response_model=wire.PredictAnswer,
+        summary="Predict a label for each text or image",
+        description=wire.CONTENT,
+    )
     async def predict(deployment: Name, body: wire.PredictRequest, request: Request) -> Any:
-        _check_texts(body.items, "text" if body.text is not None else "texts", limits)
         ready, id_ = _ready(provider), request_id(request.scope)
-        return await threads.run(lambda: ready.predict(deployment, body.items, top=body.top, request_id=id_))
+
+        def answer() -> Any:
+            items = read_items(body.contents, limits)
+            with _fields_named(list(body.contents)):
+                return ready.predict(deployment, items, top=body.top, request_id=id_)
+
+        return await threads.run(answer)
 
     @router.post(
-        "/collections/{collection}/log", response_model=wire.LogAnswer, summary="Embed rows and keep the embeddings"
+        "/collections/{collection}/log",
+        response_model=wire.LogAnswer,
+        summary="Embed rows and keep the embeddings",
+        description=wire.ROW_CONTENT,
     )
     async def log(collection: Name, body: wire.LogRequest, request: Request) -> Any:
-        _check_count(len(body.rows), "rows", limits)
-        for i, row in enumerate(body.rows):
-            _check_length(row.text or "", f"rows[{i}].text", limits)
         ready, id_ = _ready(provider), request_id(request.scope)
-        rows = [row.row() for row in body.rows]
-        return await threads.run(lambda: ready.log(collection, rows, fingerprint=body.fingerprint, request_id=id_))
 
-    @router.post("/collections/{collection}/search", response_model=wire.SearchAnswer, summary="Find the nearest rows")
+        def answer() -> Any:
+            rows = read_rows([row.row() for row in body.rows], limits)
+            return ready.log(collection, rows, fingerprint=body.fingerprint, request_id=id_)
+
+        return await threads.run(answer)
+
+    @router.post(
+        "/collections/{collection}/search",
+        response_model=wire.SearchAnswer,
+        summary="Find the nearest rows",
+        description=wire.CONTENT,
+    )
     async def search(collection: Name, body: wire.SearchRequest, request: Request) -> Any:
-        if body.text is not None:
-            _check_texts([body.text], "text", limits)
         ready, id_ = _ready(provider), request_id(request.scope)
-        return await threads.run(lambda: ready.search(collection, **body.model_dump(), request_id=id_))
 
-    @router.post("/embeddings", response_model=wire.EmbeddingsAnswer, summary="Encode texts, in OpenAI's shape")
+        def answer() -> Any:
+            item = next(iter(read_items(body.contents, limits)), None)
+            with _fields_named(list(body.contents)):
+                return ready.search(collection, item=item, **body.model_dump(exclude={"text"}), request_id=id_)
+
+        return await threads.run(answer)
+
+    @router.post(
+        "/embeddings",
+        response_model=wire.EmbeddingsAnswer,
+        summary="Encode texts and images, in OpenAI's shape",
+        description=wire.CONTENT,
+    )
     async def embeddings(body: wire.EmbeddingsRequest, request: Request) -> Any:
-        _check_texts(body.items, "input", limits)
         ready, id_ = _ready(provider), request_id(request.scope)
-        vectors, encoder, tokens = await threads.run(
-            lambda: ready.embed(body.items, body.model, dimensions=body.dimensions)
-        )
-        packed = [_base64(row) if body.encoding_format == "base64" else row.tolist() for row in vectors]
-        return {
-            "data": [{"index": i, "embedding": embedding} for i, embedding in enumerate(packed)],
-            "model": encoder.label,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-            "fingerprint": encoder.fingerprint,
-            "request_id": id_,
-        }
+
+        def answer() -> Any:
+            items = read_items(body.contents, limits)
+            with _fields_named(list(body.contents)):
+                vectors, encoder, tokens = ready.embed(items, body.model, dimensions=body.dimensions)
+            packed = [_base64(row) if body.encoding_format == "base64" else row.tolist() for row in vectors]
+            return {
+                "data": [{"index": i, "embedding": embedding} for i, embedding in enumerate(packed)],
+                "model": encoder.label,
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+                "fingerprint": encoder.fingerprint,
+                "request_id": id_,
+            }
+
+        return await threads.run(answer)
+
+    @router.get("/models", response_model=wire.ModelList, summary="List the encoders, in OpenAI's shape")
+    async def models() -> Any:
+        ready = _ready(provider)
+        return {"data": await threads.run(ready.models)}
+
+    @router.get("/models/{model}", response_model=wire.ModelCard, summary="One encoder, by name, label or fingerprint")
+    async def model(model: ModelName) -> Any:
+        ready = _ready(provider)
+        return await threads.run(lambda: ready.model(model))
 
     return router
 
@@ -150,26 +194,13 @@ def _ready(provider: Provider) -> Orchestrator:
     return ready
 
 
-def _check_count(n: int, what: str, limits: Limits) -> None:
-    if n > limits.max_items:
-        raise BodyTooLarge(what=what, found=n, limit=limits.max_items, unit="items")
-
-
-def _check_length(text: str, what: str, limits: Limits) -> None:
-    if len(text) > limits.max_chars:
-        raise BodyTooLarge(what=what, found=len(text), limit=limits.max_chars, unit="characters")
-
-
-def _check_texts(texts: Sequence[str], field: str, limits: Limits) -> None:
-    """Raise on too many texts, on one that is too long, and on those that hold nothing but spaces."""
-    _check_count(len(texts), field, limits)
-    for i, text in enumerate(texts):
-        _check_length(text, field if len(texts) == 1 else f"{field}[{i}]", limits)
-    empty = [i for i, text in enumerate(texts) if not text.strip()]
-    if empty:
-        raise InvalidRequestError(
-            [(f"body.{field}" if len(texts) == 1 else f"body.{field}[{i}]", "is empty") for i in empty]
-        )
+@contextmanager
+def _fields_named(paths: Sequence[str]) -> Iterator[None]:
+    """Where items turn out to be unusable, the answer names the fields they came in."""
+    try:
+        yield
+    except ItemsUnusable as error:
+        raise InvalidRequestError([(paths[place], reason) for place, reason in error.problems]) from None
 
 
 def _base64(row: Matrix) -> str:
@@ -227,6 +258,8 @@ def docs_page(openapi: dict[str, Any]) -> str:
             parts.append(
                 f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{html.escape(operation['summary'])}.</p>"
             )
+            if about := operation.get("description"):
+                parts.append(f"<p>{html.escape(about)}</p>")
             if sent := example(operation.get("requestBody", {}).get("content", {})):
                 parts.append(f"<p>Send</p>{sent}")
             if received := example(operation["responses"]["200"].get("content", {})):

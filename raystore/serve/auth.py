@@ -23,6 +23,8 @@ _MAX_BELIEVED = 1024
 VERBS: tuple[tuple[re.Pattern[str], Verb], ...] = (
     (re.compile(r"/v1/predict/[^/]+"), Verb.PREDICT),
     (re.compile(r"/v1/embeddings"), Verb.PREDICT),
+    (re.compile(r"/v1/models"), Verb.PREDICT),
+    (re.compile(r"/v1/models/[^/]+"), Verb.PREDICT),
     (re.compile(r"/v1/collections/[^/]+/log"), Verb.LOG),
     (re.compile(r"/v1/collections/[^/]+/search"), Verb.SEARCH),
 )

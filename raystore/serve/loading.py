@@ -7,6 +7,7 @@ an export, 3 to 6 s through torch); heads are small. Knows no HTTP and no Ray.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable, collection_names
 from raystore.data.log import LogResult, RowLog
 from raystore.encoders import Encoders, LoadedEncoder, open_encoder
-from raystore.errors import KeyRequired
+from raystore.encoders.records import KIND
+from raystore.errors import EncoderNotFound, KeyRequired, ModelUnusable
 from raystore.index.search import IndexSearcher
 from raystore.layout import Layout
 from raystore.secret import load_store_key
 from raystore.serve.auth import Door
 from raystore.serve.batching import BatchingEncoder
-from raystore.serve.orchestrator import Found, Live, Orchestrator
+from raystore.serve.orchestrator import Found, Known, Live, Orchestrator
 from raystore.serve.spec import AppSpec, DeploymentRecord, deployment_records, record_deployment
 from raystore.train.heads import Heads
 from raystore.vectors import Vectors
@@ -80,9 +82,23 @@ class Rooms:
         return Orchestrator(
             load_encoder=load,
             resolve_encoder=lambda model: self.encoders.resolve(model).fingerprint,
+            known_encoders=self.known,
             open_collection=lambda name: OpenCollection(self.layout, name, self.store_key),
             collection_names=lambda: [n for n in collection_names(self.layout) if spec.serves(n)],
         )
+
+    def known(self) -> list[Known]:
+        """Every encoder that has a name, by name; loads none."""
+        found = []
+        for name in self.encoders.names():
+            record = self.catalog.alias(KIND, name)
+            try:
+                passport = self.encoders.resolve(name)
+            except (EncoderNotFound, ModelUnusable):  # its folder is gone or damaged: it cannot be used, the others can
+                continue
+            since = datetime.fromisoformat(record["published_at"]).timestamp() if record else 0
+            found.append(Known(name, passport.fingerprint, passport.modalities, passport.dim, int(since)))
+        return found
 
 
 class OpenCollection:
@@ -92,7 +108,7 @@ class OpenCollection:
         self._layout = layout
         self._table = CollectionTable.open(layout, name)
         self._store_key = store_key
-        self._logs: dict[str, RowLog] = {}
+        self._logs: dict[tuple[str, ...], RowLog] = {}
         self._searchers: dict[str, IndexSearcher] = {}
 
     @property
@@ -102,10 +118,14 @@ class OpenCollection:
     def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors:
         return self._table.vectors_of(ids, fingerprint)
 
-    def log(self, rows: Sequence[Mapping[str, Any]], encoder: BatchingEncoder, fingerprint: str | None) -> LogResult:
-        log = self._logs.get(encoder.fingerprint)
+    def log(
+        self, rows: Sequence[Mapping[str, Any]], encoders: Sequence[BatchingEncoder], fingerprint: str | None
+    ) -> LogResult:
+        """See `RowLog.log`; `encoders` are all of the collection's, of which a row with a text gets a vector each."""
+        key = tuple(encoder.fingerprint for encoder in encoders)
+        log = self._logs.get(key)
         if log is None:  # two threads may make two; commits are safe either way, only grouped apart
-            log = self._logs.setdefault(encoder.fingerprint, RowLog(self._table, encoder, self._store_key))
+            log = self._logs.setdefault(key, RowLog(self._table, encoders, self._store_key))
         return log.log(rows, fingerprint=fingerprint)
 
     def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found:

@@ -4,7 +4,7 @@ It holds the deployments' records and heads, and is handed three ways in: how an
 collection is opened, what encoders there are. What it was handed is kept, so a request loads nothing that an
 earlier one did. Safe in many threads: a change of deployments swaps one dictionary.
 
-It holds texts only while it encodes them and never puts one into an error.
+It holds texts and images only while it encodes them and never puts one into an error.
 """
 
 from __future__ import annotations
@@ -20,25 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raystore.data.log import LogResult
+from raystore.encoders.items import Item
+from raystore.encoders.passport import Modality
 from raystore.errors import CollectionNotFound, DeploymentNotFound, InvalidArguments, PassportMismatch
-from raystore.serve.batching import BatchingEncoder
+from raystore.serve.batching import BatchingEncoder, ServedEncoder
 from raystore.serve.spec import DeploymentRecord
 from raystore.vectors import Vectors, as_unit_rows, mark
-
-
-class ServedEncoder(Protocol):
-    """An encoder with its model in memory."""
-
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def max_chars(self) -> int: ...
-    def encode(self, texts: Sequence[str]) -> Vectors: ...
-    def count_tokens(self, texts: Sequence[str]) -> int: ...
 
 
 class Predicted(Protocol):
@@ -75,8 +62,21 @@ class ServedCollection(Protocol):
     @property
     def fingerprints(self) -> list[str]: ...
     def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors: ...
-    def log(self, rows: Sequence[Mapping[str, Any]], encoder: BatchingEncoder, fingerprint: str | None) -> LogResult: ...
+    def log(
+        self, rows: Sequence[Mapping[str, Any]], encoders: Sequence[BatchingEncoder], fingerprint: str | None
+    ) -> LogResult: ...
     def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found: ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """A registered encoder, loaded or not; `created` in seconds since 1970."""
+
+    name: str
+    fingerprint: str
+    modalities: tuple[Modality, ...]
+    dim: int
+    created: int
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class Orchestrator:
         *,
         load_encoder: Callable[[str], ServedEncoder],
         resolve_encoder: Callable[[str], str],
+        known_encoders: Callable[[], Sequence[Known]],
         open_collection: Callable[[str], ServedCollection],
         collection_names: Callable[[], Sequence[str]],
         where: str = "this service",
@@ -134,17 +135,19 @@ class Orchestrator:
         Args:
             load_encoder: the encoder of a fingerprint, in memory and golden-checked; slow, called once each.
             resolve_encoder: the fingerprint of a name, label or fingerprint; EncoderNotFound.
+            known_encoders: those of the store, by name.
             open_collection: a collection by name; called once each.
             collection_names: those this service serves.
             where: what error sentences call this service.
         """
         self._load_encoder = load_encoder
         self._resolve_encoder = resolve_encoder
+        self._known_encoders = known_encoders
         self._open_collection = open_collection
         self._collection_names = collection_names
         self._where = where
         self._live: dict[str, Live] = {}
-        self._encoders: dict[str, tuple[ServedEncoder, BatchingEncoder]] = {}
+        self._encoders: dict[str, BatchingEncoder] = {}
         self._collections: dict[str, ServedCollection] = {}
         self._loading = threading.Lock()
 
@@ -162,14 +165,13 @@ class Orchestrator:
         """Take over the encoders another orchestrator of this store has in memory."""
         self._encoders.update(other._encoders)
 
-    def encoder(self, fingerprint: str) -> tuple[ServedEncoder, BatchingEncoder]:
+    def encoder(self, fingerprint: str) -> BatchingEncoder:
         found = self._encoders.get(fingerprint)
         if found is None:
             with self._loading:
                 found = self._encoders.get(fingerprint)
                 if found is None:
-                    loaded = self._load_encoder(fingerprint)
-                    found = self._encoders[fingerprint] = (loaded, BatchingEncoder(loaded))
+                    found = self._encoders[fingerprint] = BatchingEncoder(self._load_encoder(fingerprint))
         return found
 
     def collection(self, name: str) -> ServedCollection:
@@ -181,11 +183,30 @@ class Orchestrator:
             self._collections[name] = self._open_collection(name)
         return self._collections[name]
 
-    def predict(self, name: str, texts: Sequence[str], *, top: int, request_id: str) -> dict[str, Any]:
-        """A prediction per text, in order; durable in the log's collection, where there is one, before it returns.
+    def models(self) -> list[dict[str, Any]]:
+        """The store's encoders by name, as OpenAI's clients list models."""
+        return [_card(known) for known in self._known_encoders()]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The encoder of a name, label or fingerprint; one that has no name any more goes by its fingerprint.
+
+        Raises:
+            EncoderNotFound: with the names there are.
+        """
+        fingerprint = self._resolve_encoder(name)
+        same = [known for known in self._known_encoders() if known.fingerprint == fingerprint]
+        asked = [known for known in same if known.name == name]
+        if same:
+            return _card((asked or same)[0])
+        passport = self.encoder(fingerprint).passport
+        return _card(Known(fingerprint, fingerprint, passport.modalities, passport.dim, created=0))
+
+    def predict(self, name: str, items: Sequence[Item], *, top: int, request_id: str) -> dict[str, Any]:
+        """A prediction per item, in order; durable in the log's collection, where there is one, before it returns.
 
         Raises:
             DeploymentNotFound: with the names there are.
+            ItemsUnusable: items the encoder does not take or cannot read.
             And what a log raises: nothing was answered then.
         """
         live = self._live.get(name)
@@ -193,13 +214,13 @@ class Orchestrator:
             raise DeploymentNotFound(name=name, where=self._where, existing=sorted(self._live))
         timer = Timer()
         with timer.stage("encode"):
-            vectors = self.encoder(live.record.fingerprint)[1].encode(texts)
+            vectors = self.encoder(live.record.fingerprint).encode(items)
         with timer.stage("head"):
             predicted = live.head.predict(vectors)
         logged = None
         if live.record.log is not None:
             with timer.stage("log"):
-                logged = self._keep(live.record, live.record.log, vectors, request_id)
+                logged = self._keep(live.record, live.record.log, items, vectors, request_id)
         return {
             "predictions": [
                 {
@@ -207,7 +228,7 @@ class Orchestrator:
                     "confidence": float(predicted.confidence[i]),
                     "probabilities": _top(live.head.classes, predicted.probabilities[i], top),
                 }
-                for i in range(len(texts))
+                for i in range(len(items))
             ],
             "lineage": live.lineage,
             "fingerprint": live.record.fingerprint,
@@ -216,12 +237,25 @@ class Orchestrator:
             "timings_ms": timer.done(),
         }
 
-    def _keep(self, record: DeploymentRecord, collection: str, vectors: Vectors, request_id: str) -> list[str]:
+    def _keep(
+        self, record: DeploymentRecord, name: str, items: Sequence[Item], vectors: Vectors, request_id: str
+    ) -> list[str]:
         ids = [request_id] if len(vectors) == 1 else [f"{request_id}-{i}" for i in range(len(vectors))]
-        rows = [{"id": id_, "vector": vector} for id_, vector in zip(ids, vectors, strict=True)]
-        batching = self.encoder(record.fingerprint)[1]
-        self._opened(collection).log(rows, batching, record.fingerprint)
+        collection = self._opened(name)
+        encoders = self._encoders_of(collection)
+        if len(encoders) == 1:
+            rows = [{"id": id_, "vector": vector} for id_, vector in zip(ids, vectors, strict=True)]
+        else:  # the others need the content, and it is gone when this request is answered
+            rows = [
+                {"id": id_, "text" if isinstance(item, str) else "image": item}
+                for id_, item in zip(ids, items, strict=True)
+            ]
+        collection.log(rows, encoders, record.fingerprint)
         return ids
+
+    def _encoders_of(self, collection: ServedCollection) -> list[BatchingEncoder]:
+        """All encoders of a collection: a logged row gets a vector of each, for its content is not kept."""
+        return [self.encoder(fingerprint) for fingerprint in collection.fingerprints]
 
     def _opened(self, name: str) -> ServedCollection:
         """A collection a deployment logs to; it need not be among those that are served."""
@@ -235,8 +269,8 @@ class Orchestrator:
         """What was added; durable when it returns. Raises what `RowLog.log` raises."""
         collection = self.collection(name)
         timer = Timer()
-        encoder = self.encoder(self._encoder_of(name, collection, fingerprint))[1]
-        result = collection.log(rows, encoder, fingerprint)
+        self._encoder_of(name, collection, fingerprint)  # raises where the vectors are of none of its encoders
+        result = collection.log(rows, self._encoders_of(collection), fingerprint)
         return {
             "added": result.added,
             "known": result.known,
@@ -250,7 +284,7 @@ class Orchestrator:
         self,
         name: str,
         *,
-        text: str | None = None,
+        item: Item | None = None,
         id: str | None = None,
         vector: Sequence[float] | None = None,
         fingerprint: str | None = None,
@@ -259,22 +293,22 @@ class Orchestrator:
         columns: Sequence[str] = (),
         request_id: str,
     ) -> dict[str, Any]:
-        """The k rows nearest to a text, an item of the collection (itself among them) or a vector.
+        """The k rows nearest to a text or an image, to a row by its id (itself among them) or to a vector.
 
         Raises:
-            CollectionNotFound, ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused (`where`),
+            CollectionNotFound, ItemsUnusable, ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused (`where`),
             ColumnNotFound, ShardsMissing.
         """
         collection = self.collection(name)
         timer = Timer()
         chosen = self._encoder_of(name, collection, fingerprint)
         with timer.stage("encode"):
-            if text is not None:
-                query = self.encoder(chosen)[1].encode([text])
+            if item is not None:
+                query = self.encoder(chosen).encode([item])
             elif id is not None:
                 query = collection.vectors_of([id], chosen)
             else:
-                query = mark(as_unit_rows(vector, self.encoder(chosen)[0].dim, "search"), chosen)
+                query = mark(as_unit_rows(vector, self.encoder(chosen).dim, "search"), chosen)
         with timer.stage("search"):
             found = collection.search(query, k, where, columns)
         return {
@@ -291,14 +325,21 @@ class Orchestrator:
         }
 
     def embed(
-        self, texts: Sequence[str], model: str, *, dimensions: int | None = None
-    ) -> tuple[Vectors, ServedEncoder, int]:
-        """The vectors of the texts, the encoder that made them, and how many tokens it read."""
-        encoder, batching = self.encoder(self._resolve_encoder(model))
+        self, items: Sequence[Item], model: str, *, dimensions: int | None = None
+    ) -> tuple[Vectors, BatchingEncoder, int]:
+        """The vectors of the items, the encoder that made them, and how many tokens it read of the texts.
+
+        Raises:
+            EncoderNotFound: with the names there are.
+            InvalidArguments: `dimensions` is not the encoder's own.
+            ItemsUnusable: items the encoder does not take or cannot read.
+        """
+        encoder = self.encoder(self._resolve_encoder(model))
         if dimensions not in (None, encoder.dim):
             problem = f"dimensions is {dimensions}, and this encoder has {encoder.dim} only"
             raise InvalidArguments(call="embeddings", problems=[problem])
-        return batching.encode(texts), encoder, encoder.count_tokens(texts)
+        texts = [item for item in items if isinstance(item, str)]
+        return encoder.encode(items), encoder, encoder.count_tokens(texts) if texts else 0
 
     def _encoder_of(self, name: str, collection: ServedCollection, fingerprint: str | None) -> str:
         """The encoder to use on a collection: the one asked for, else its first. PassportMismatch where it does not fit."""
@@ -313,6 +354,16 @@ class Orchestrator:
                 advice="Encode with the collection's encoder, or use a collection made for this one.",
             )
         return held[0]
+
+
+def _card(known: Known) -> dict[str, Any]:
+    return {
+        "id": known.name,
+        "created": known.created,
+        "fingerprint": known.fingerprint,
+        "modalities": known.modalities,
+        "dimensions": known.dim,
+    }
 
 
 def _top(classes: Sequence[str], probabilities: npt.NDArray[np.float32], n: int) -> list[dict[str, Any]]:

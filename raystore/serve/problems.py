@@ -115,6 +115,8 @@ def _public(error: RaystoreError) -> tuple[str, dict[str, Any]]:
         shown = "; ".join(f"row {p['row']}: {p['reason']}" for p in problems[:5])
         message = f"{len(error.problems)} of {error.n_rows} rows cannot be written: {shown}. Nothing was written."
         return message, {**facts, "problems": problems}
+    if isinstance(error, errors.ItemsUnusable):
+        return str(error), {"problems": [{"item": place, "reason": reason} for place, reason in error.problems[:100]]}
     if isinstance(error, errors.NotFound):
         return str(error).replace(str(error.where), "this service", 1), facts
     if isinstance(error, (errors.StoreUnusable, errors.ShardCorrupt, errors.DiskFull)) or error.status == 500:

@@ -1,6 +1,6 @@
 """What is to be served: the deployment file, and the record a deployment leaves in the catalog.
 
-Pure models and files. Knows no encoder, no HTTP and no Ray; heads are met as their name, number and lineage.
+Pure models and files. Loads no encoder, knows no HTTP and no Ray; heads are met as their name, number and lineage.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raystore.catalog import Catalog
+from raystore.encoders.images import LIMITS
 from raystore.errors import InvalidArguments, PassportMismatch
 from raystore.layout import check_name, names
 
@@ -28,9 +29,14 @@ class _Strict(BaseModel):
 class Limits(_Strict):
     """What one request may hold; looked at before anything is parsed or encoded."""
 
-    max_body_bytes: int = Field(default=2**20, ge=1024, le=2**25)
+    # One image of 10 MB is 13.4 MB in base64. What is over 64 MiB could get into Ray's object store (session.py).
+    max_body_bytes: int = Field(default=2**24, ge=1024, le=2**25)
     max_items: int = Field(default=256, ge=1, le=4096)
     max_chars: int = Field(default=100_000, ge=1, le=10_000_000)
+    # Of one image: bytes of the file, pixels and frames by its header. None may be beyond what encoders read at all.
+    max_image_bytes: int = Field(default=10_000_000, ge=1, le=LIMITS.max_bytes)
+    max_image_pixels: int = Field(default=50_000_000, ge=1, le=LIMITS.max_pixels)
+    max_image_frames: int = Field(default=1_000, ge=1, le=LIMITS.max_frames)
 
 
 class DeploymentSpec(_Strict):

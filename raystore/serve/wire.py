@@ -1,6 +1,7 @@
 """Requests and answers, as they stand on the wire and in the OpenAPI document. The examples are invented.
 
-Pure models. Unknown fields are refused, except in a logged row, whose further fields are kept columns.
+Pure models. Unknown fields are refused, except in a logged row, whose further fields are kept columns. `contents` of
+a request are its texts and images as they were sent, by the path of their field; `content.py` reads them.
 """
 
 from __future__ import annotations
@@ -8,16 +9,28 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from raystore.data.rows import is_unicode
+from raystore.encoders.passport import Modality
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Kept = str | int | float | bool | None
 
+CONTENT = (
+    "A string that begins with `data:image/` is an image (`data:image/png;base64,...`; JPEG, PNG, GIF, WebP, BMP or TIFF), "
+    "any other is a text. What the encoder does not take is refused."
+)
+
 _FINGERPRINT = "5f3c1a2b9d0e" + "0" * 52
 _REQUEST_ID = "0b6e7c1c9f3b4a6f9d8e2a1b3c4d5e6f"
 _TIMINGS = {"encode": 6.1, "head": 0.1, "total": 6.4}
+ROW_CONTENT = (
+    "A row has a text in `text`, an image in `image` (as `data:image/png;base64,...`) or its `vector`; the content is "
+    "encoded with every encoder of the collection, and not kept."
+)
 
 
 def _with_example(example: dict[str, Any]) -> ConfigDict:
@@ -25,12 +38,12 @@ def _with_example(example: dict[str, Any]) -> ConfigDict:
 
 
 class PredictRequest(BaseModel):
-    """Exactly one of `text` and `texts`; an answer per text, in order."""
+    """Exactly one of `text` and `texts`; an answer per item, in order."""
 
     model_config = _with_example({"text": "My card never arrived", "top": 3})
 
-    text: Text | None = None
-    texts: list[Text] | None = Field(default=None, min_length=1)
+    text: Text | None = Field(default=None, description=CONTENT)
+    texts: list[Text] | None = Field(default=None, min_length=1, description=CONTENT)
     top: int = Field(default=5, ge=1, le=1000, description="How many labels to name with their probabilities.")
 
     @model_validator(mode="after")
@@ -40,8 +53,10 @@ class PredictRequest(BaseModel):
         return self
 
     @property
-    def items(self) -> list[str]:
-        return [self.text] if self.text is not None else self.texts or []
+    def contents(self) -> dict[str, str]:
+        if self.text is not None:
+            return {"body.text": self.text}
+        return {f"body.texts[{i}]": text for i, text in enumerate(self.texts or [])}
 
 
 class SnapshotLineage(BaseModel):
@@ -114,20 +129,23 @@ class PredictAnswer(BaseModel):
 
 
 class LogRow(BaseModel):
-    """One event. Further fields are kept columns: texts, numbers, booleans or null. The text itself is never kept."""
+    """One event. Further fields are kept columns: texts, numbers, booleans or null. The content itself is never kept."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[ColumnName, Kept] = Field(init=False)
 
     id: Annotated[str, StringConstraints(min_length=1)]
     text: Text | None = None
+    image: Kept = Field(
+        default=None, description="An image: `data:image/png;base64,...`; anything else is a kept column of that name."
+    )
     vector: list[float] | None = None
     subject: str | None = None
     tenant: str | None = None
     time: datetime | None = None
 
     def row(self) -> dict[str, Any]:
-        """The row as `RowLog.log` takes it: only the fields that were sent."""
+        """The row as it was sent: only the fields that were."""
         return {**self.model_dump(exclude_unset=True, exclude={"__pydantic_extra__"}), **(self.model_extra or {})}
 
 
@@ -167,7 +185,7 @@ class SearchRequest(BaseModel):
         {"text": "card never arrived", "k": 3, "where": "product = 'card'", "columns": ["product"]}
     )
 
-    text: Text | None = None
+    text: Text | None = Field(default=None, description=CONTENT)
     id: Annotated[str, StringConstraints(min_length=1)] | None = None
     vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536)
     fingerprint: Fingerprint | None = Field(
@@ -184,6 +202,10 @@ class SearchRequest(BaseModel):
         if self.vector is not None and self.fingerprint is None:
             raise ValueError("expected fingerprint with vector, so that it is clear which encoder made it")
         return self
+
+    @property
+    def contents(self) -> dict[str, str]:
+        return {"body.text": self.text} if self.text is not None else {}
 
 
 class Hit(BaseModel):
@@ -222,14 +244,34 @@ class EmbeddingsRequest(BaseModel):
     model_config = _with_example({"model": "minilm", "input": ["card never arrived", "top up failed"]})
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
-    input: Text | Annotated[list[Text], Field(min_length=1)]
+    input: str | list[str] = Field(description=CONTENT)
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, description="Accepted where it is the encoder's own dimension.")
     user: str | None = Field(default=None, description="Accepted and ignored.")
 
+    @field_validator("input", mode="before")
+    @classmethod
+    def _is_strings(cls, value: object) -> object:
+        """One sentence for what does not fit: pydantic would say it once for the string and once for each list."""
+        if isinstance(value, str) and is_unicode(value):
+            return value
+        if not isinstance(value, list):
+            raise ValueError("expected a string of valid Unicode or a list of such")
+        if not value:
+            raise ValueError("the list is empty")
+        if all(isinstance(item, (int, list)) and not isinstance(item, bool) for item in value):
+            raise ValueError("token numbers mean nothing without the tokenizer that made them: send the texts themselves")
+        wrong = [str(i) for i, item in enumerate(value) if not isinstance(item, str) or not is_unicode(item)]
+        if wrong:
+            places = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            raise ValueError(f"expected a string of valid Unicode or a list of such, and other things stand at {places}")
+        return value
+
     @property
-    def items(self) -> list[str]:
-        return [self.input] if isinstance(self.input, str) else self.input
+    def contents(self) -> dict[str, str]:
+        if isinstance(self.input, str):
+            return {"body.input": self.input}
+        return {f"body.input[{i}]": item for i, item in enumerate(self.input)}
 
 
 class Embedding(BaseModel):
@@ -239,7 +281,7 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    prompt_tokens: int
+    prompt_tokens: int = Field(description="Tokens read of the texts; an image has none.")
     total_tokens: int
 
 
@@ -261,6 +303,35 @@ class EmbeddingsAnswer(BaseModel):
     usage: Usage
     fingerprint: Fingerprint
     request_id: str
+
+
+class ModelCard(BaseModel):
+    """An encoder, in OpenAI's shape of a model; `id` is its name in the store."""
+
+    model_config = _with_example(
+        {
+            "id": "minilm",
+            "object": "model",
+            "created": 1_763_640_000,
+            "owned_by": "raystore",
+            "fingerprint": _FINGERPRINT,
+            "modalities": ["text"],
+            "dimensions": 384,
+        }
+    )
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="When the name came to mean this encoder, in seconds since 1970.")
+    owned_by: str = "raystore"
+    fingerprint: Fingerprint
+    modalities: list[Modality] = Field(description="What it takes.")
+    dimensions: int
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
 
 
 class Health(BaseModel):

@@ -25,7 +25,8 @@ def make_plan(table: CollectionTable, **changes: object) -> EmbedPlan:
     plan = EmbedPlan(
         collection="tickets",
         fingerprint=ToyEncoder.fingerprint,
-        text="text",
+        content="text",
+        modality="text",
         id="id",
         subject=None,
         tenant=None,

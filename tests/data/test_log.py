@@ -179,7 +179,7 @@ def test_an_undeclared_column_is_refused_so_that_a_misspelt_text_is_not_kept(tic
     has = "(it has: product, price, n, paid, due)"
     assert refused.value.problems == [
         (1, None, "a key is no column name: letters, digits and '_', not starting with '_' or 'vec_'"),
-        (1, "b", "expected exactly one of 'text' and 'vector'"),
+        (1, "b", "expected exactly one of 'text', 'image' and 'vector'"),
         (1, None, f"a key is no kept column of the collection {has}"),
         (1, None, f"a key is no kept column of the collection {has}"),
     ]

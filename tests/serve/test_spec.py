@@ -20,7 +20,14 @@ def test_a_file_with_a_deployment_alone_has_every_default(tmp_path: Path) -> Non
     path.write_text("deployments:\n  triage: {head: refunds@2}\n", encoding="utf-8")
     spec = load_spec(path)
     assert (spec.host, spec.port, spec.replicas, spec.collections) == ("127.0.0.1", 8000, 1, "all")
-    assert (spec.limits.max_body_bytes, spec.limits.max_items, spec.limits.max_chars) == (2**20, 256, 100_000)
+    assert spec.limits.model_dump() == {
+        "max_body_bytes": 2**24,
+        "max_items": 256,
+        "max_chars": 100_000,
+        "max_image_bytes": 10_000_000,
+        "max_image_pixels": 50_000_000,
+        "max_image_frames": 1_000,
+    }
     assert spec.deployments["triage"].head == "refunds@2"
     assert spec.serves("tickets")
 

@@ -1,0 +1,118 @@
+"""The rows of a caller's own Ray Dataset, embedded like those of files; only where the collection keeps its content.
+
+A Dataset's blocks lie in Ray's object store, in shared memory and in its spill files: whoever hands one over has
+content there already, and says by `keep_source=True` that it may be kept. A collection without that refuses it.
+Imports no Ray: it asks the Dataset it was given.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from raystore.data.collection import CollectionTable
+from raystore.data.dry_run import SAMPLE_ROWS, DryRun, dry_run
+from raystore.data.embed import Embedder, EmbedPlan, batch_rows
+from raystore.data.ingest import (
+    EmbedReport,
+    add_columns,
+    check_sources,
+    content_found,
+    job_record,
+    new_columns,
+    plan_of,
+    report_of,
+)
+from raystore.data.manifest import RunningJob, SourceColumns
+from raystore.data.pool import DATASET, Pool, Progress, Workers, as_block, check_pool, embed_dataset
+from raystore.data.readers import Block, SourceFile, type_name
+from raystore.encoders.registry import Encoder
+from raystore.errors import InvalidArguments
+from raystore.layout import Layout
+
+
+def embed_ray_dataset(
+    layout: Layout,
+    table: CollectionTable,
+    encoder: Encoder,
+    store_key: bytes,
+    dataset: Any,
+    columns: SourceColumns,
+    *,
+    id_prefix: str = "",
+    check: bool = False,
+    workers: Workers = None,
+    gpu_workers: Workers = None,
+    gpus_per_worker: float = 1.0,
+    progress: Progress | None = None,
+) -> EmbedReport:
+    """As `embed_files`, for the rows of a ray.data.Dataset; only into a collection that keeps its source."""
+    call = f"embed into '{table.name}'"
+    asked = check_pool(workers, gpu_workers, gpus_per_worker, call)
+    table.check_encoder(encoder.fingerprint, encoder.label)
+    columns, kept_types = _checked(dataset, columns, encoder, table, call)
+    add_columns(table, kept_types)
+    plan = plan_of(table, encoder, columns, kept_types, id_prefix=id_prefix, check=check)
+    began = time.monotonic()
+    pool = Pool()
+    with RunningJob(layout, table.name, job_record("embed", encoder, columns, id_prefix, [])) as job:
+        # How many rows there are nobody knows before they were made: nothing is chosen by it, and no total is told.
+        if asked.is_inline(sys.maxsize):
+            embedder = Embedder(layout, plan, encoder.load(), store_key)
+            for block in _blocks(dataset, plan):
+                job.counts.add(embedder.embed_block(DATASET, block))
+                if progress:
+                    progress(job.counts.read, 0)
+        else:
+            gained = (lambda rows: progress(rows, 0)) if progress else None
+            counts, pool = embed_dataset(table, plan, dataset, asked, gained)
+            job.counts.add(counts)
+        job.workers = pool.most
+    return report_of(plan, job.counts, pool, 0, time.monotonic() - began)
+
+
+def dry_run_ray_dataset(
+    table: CollectionTable,
+    encoder: Encoder,
+    store_key: bytes,
+    dataset: Any,
+    columns: SourceColumns,
+    *,
+    id_prefix: str = "",
+    check: bool = False,
+) -> DryRun:
+    """What `embed_ray_dataset` would do, from its first rows. Counting the rows may run the whole Dataset."""
+    call = f"embed into '{table.name}'"
+    table.check_encoder(encoder.fingerprint, encoder.label)
+    columns, kept_types = _checked(dataset, columns, encoder, table, call)
+    new_columns(table, kept_types)
+    plan = plan_of(table, encoder, columns, kept_types, id_prefix=id_prefix, check=check)
+    sample = next(_blocks(dataset.limit(SAMPLE_ROWS), plan), Block(0, {}, 0))
+    return dry_run(table, plan, encoder.load(), store_key, sample, files=0, rows=dataset.count())
+
+
+def _checked(
+    dataset: Any, columns: SourceColumns, encoder: Encoder, table: CollectionTable, call: str
+) -> tuple[SourceColumns, dict[str, str]]:
+    """The columns, with the one to embed, and the types of those kept; refuses before a row is asked for."""
+    if not table.keeps_source:
+        problem = (
+            "the blocks of a Ray Dataset, and so the content, lie in Ray's object store, and this collection keeps no "
+            "content: embed the files it was read from, or make a collection with keep_source=True"
+        )
+        raise InvalidArguments(call=call, problems=[problem])
+    if columns.id is None:
+        problem = "the rows of a Ray Dataset have no numbers to make ids from: name the column of ids with id="
+        raise InvalidArguments(call=call, problems=[problem])
+    schema = dataset.schema()
+    types = {} if schema is None else {n: type_name(t) for n, t in zip(schema.names, schema.types, strict=True)}
+    source = SourceFile(path=DATASET, kind="ray", n_rows=0 if schema is None else 1, columns=types)
+    columns = content_found([source], columns, call)
+    return columns, check_sources([source], columns, encoder, table, call)
+
+
+def _blocks(dataset: Any, plan: EmbedPlan) -> Iterator[Block]:
+    rows = dataset.select_columns(plan.columns)
+    yield from map(as_block, rows.iter_batches(batch_size=batch_rows(plan), batch_format="pyarrow"))

@@ -1,0 +1,287 @@
+"""Another precision of an encoder, as an encoder of its own: made, measured against its base, registered.
+
+The vectors of an int8 graph or of half-precision arithmetic are not the base's, so they get a fingerprint and a column
+of their own; whoever makes one is told what it gains and what it costs. Where the vectors turn out to be the base's,
+there is nothing to make, and that is said.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from raystore.catalog import Catalog
+from raystore.encoders.backends import BatchSize
+from raystore.encoders.equivalence import sample_items
+from raystore.encoders.exports import Equivalence, ExportFailed, neighbour_overlap, worst_cosine
+from raystore.encoders.items import Item
+from raystore.encoders.load import load_registered
+from raystore.encoders.loaded import LoadedEncoder
+from raystore.encoders.measure import Speed, check_sample, head_accuracy, kind_of, measure_speed, points
+from raystore.encoders.model import Arrays, Model
+from raystore.encoders.opening import from_folder, from_model, golden_vectors, open_encoder
+from raystore.encoders.openvino_backend import OpenVinoBackend
+from raystore.encoders.passport import TOLERANCE, TOLERANCES, Modality, Passport
+from raystore.encoders.pictures import ImageReader
+from raystore.encoders.quantize import quantize_openvino
+from raystore.encoders.records import KIND, graph_digest, publish_encoder, read_encoder
+from raystore.encoders.registry import Encoder
+from raystore.encoders.tokens import TextReader
+from raystore.encoders.torch_backend import Precision
+from raystore.encoders.variants import graph_folder
+from raystore.errors import ExtraNotInstalled, InvalidArguments, ModelUnusable, RaystoreError
+from raystore.layout import Layout, check_name, staging
+from raystore.vectors import Matrix
+
+Derivable = Literal["int8", "bf16", "fp16"]
+
+CALIBRATION: dict[Modality, int] = {"text": 300, "image": 100}  # items whose activations set the 8-bit ranges
+_SPEED_S = 1.5
+_SPEED_ROUNDS = 2  # base and derived in turn, so that a slow moment of the machine hits both
+
+
+@dataclass(frozen=True)
+class DeriveReport:
+    """A derived encoder beside its base, both measured in one run on `rows` items. Accuracies are None without labels."""
+
+    encoder: str
+    base: str
+    precision: Derivable
+    rows: int
+    rows_per_s: float
+    one_ms: float
+    base_rows_per_s: float
+    base_one_ms: float
+    base_backend: str
+    worst_cosine: float
+    mean_cosine: float
+    overlap_at_10: float
+    accuracy: float | None = None
+    base_accuracy: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the base as it runs here by default."""
+        return self.rows_per_s / self.base_rows_per_s
+
+    @property
+    def accuracy_change(self) -> float | None:
+        return None if self.accuracy is None or self.base_accuracy is None else self.accuracy - self.base_accuracy
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it, JSON-ready."""
+        return {**asdict(self), "ratio": self.ratio, "accuracy_change": self.accuracy_change}
+
+    def __str__(self) -> str:
+        head = "not measured (no labels were given)"
+        if self.accuracy is not None and self.base_accuracy is not None:
+            head = f"{self.accuracy:.1%} against {self.base_accuracy:.1%}, {points(self.accuracy_change)}"
+        return (
+            f"{self.encoder} is {self.precision} of {self.base}, measured on {self.rows:,} items\n"
+            f"  speed       {self.rows_per_s:,.0f} rows/s against {self.base_rows_per_s:,.0f} ({self.base_backend}): "
+            f"{self.ratio:.2f} times as fast; one item {self.one_ms:.1f} ms against {self.base_one_ms:.1f}\n"
+            f"  vectors     cosine to the base's: mean {self.mean_cosine:.4f}, worst {self.worst_cosine:.4f}\n"
+            f"  neighbours  {self.overlap_at_10:.1%} of each row's 10 nearest are the same\n"
+            f"  head        {head}"
+        )
+
+
+@dataclass(frozen=True)
+class Derived:
+    """`encoder`, registered and loadable by its name, and the `report` of what that precision gains and costs."""
+
+    encoder: Encoder
+    report: DeriveReport
+
+
+def derive(
+    catalog: Catalog,
+    name: str,
+    base: Encoder,
+    precision: Derivable,
+    *,
+    sample: Sequence[Item] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Derived:
+    """The encoder `base` in another precision, known to the store under `name` from now on.
+
+    Deriving the same again changes nothing. The base stays as it is.
+
+    Args:
+        precision: int8 (OpenVINO, for processors), bf16 or fp16 (torch, for GPUs first of all).
+        sample: texts, or images' bytes, like those it will encode, at least 2: int8 is calibrated on the first 300 texts
+            or 100 images of them, and all are compared. None is sentences of Python's documentation, or generated pictures.
+        labels: one for each item; then the change in a linear head's cross-validated accuracy is measured.
+
+    Raises:
+        InvalidArguments: a base that is derived itself, a name that is the base's, a bad sample; or the result is the
+            same encoder (cosine 0.9999 and neighbours 0.99), which needs no name of its own.
+        ExtraNotInstalled: int8 without nncf and openvino. ModelUnusable: they cannot quantise this model.
+
+    Cost: half a minute for all-MiniLM-L6-v2; int8 keeps its graph in the store, a quarter of the weights.
+    """
+    call = f"derive '{name}'"
+    check_name("an encoder", name, dashes=True)
+    _check(call, name, base, precision)
+    check_sample(call, sample, labels)
+    layout = catalog.layout
+    model = load_registered(layout, read_encoder(layout, base.fingerprint), base.label, base.name)
+    items = _by_modality(base.passport, sample)
+    with staging(layout.tmp) as stage:
+        graph = _quantized(layout, model, items, stage, base.label) if precision == "int8" else None
+        passport = derived_passport(base.passport, precision, graph_digest(graph) if graph else None)
+        label = passport.label(name)
+        if graph is None:
+            derived = from_model(model, label, passport=passport, precision=_torch_precision(precision))
+        else:
+            derived = from_folder(graph, passport, OpenVinoBackend, label)
+        vectors = _compared(call, base, model, derived, items, label)
+        card = base.card.model_copy(update={"derived_from": base.fingerprint})
+        publish_encoder(layout, passport, golden_vectors(derived), card, graph=graph)
+    opened = open_encoder(layout, passport.fingerprint, name=name)  # as every worker will, golden check included
+    record = catalog.alias(KIND, name)
+    if record is None or record.get("fingerprint") != passport.fingerprint:
+        catalog.set_alias(KIND, name, {"fingerprint": passport.fingerprint})
+    report = _report(base, opened, precision, [item for part in items.values() for item in part], vectors, labels)
+    return Derived(Encoder(catalog, passport, name), report)
+
+
+def derived_passport(base: Passport, precision: Derivable, graph: str | None) -> Passport:
+    """The base's passport with another arithmetic, and with the digest of its graph's files where those are the weights."""
+    kind: Any = "openvino-int8" if precision == "int8" else f"torch-{precision}"
+    changed = {"equivalence": kind, "tolerance": TOLERANCES[kind]} | ({"weights": graph} if graph else {})
+    # Not model_copy, which would copy the cached fingerprint with the fields.
+    return Passport.model_validate({**base.model_dump(), **changed})
+
+
+def _check(call: str, name: str, base: Encoder, precision: str) -> None:
+    problems = []
+    if precision not in get_args(Derivable):
+        problems.append(f"precision is '{precision[:40]}', expected {', '.join(get_args(Derivable))}")
+    if base.passport.equivalence != "torch-fp32":
+        problems.append(f"{base.label} is itself of the class {base.passport.equivalence}; derive from its base")
+    if name == base.name:
+        problems.append("that is the base's own name; another precision is another encoder and needs another name")
+    if problems:
+        raise InvalidArguments(call=call, problems=problems)
+    missing = [package for package in ("openvino", "nncf") if importlib.util.find_spec(package) is None]
+    if precision == "int8" and missing:
+        raise ExtraNotInstalled(what="int8 encoders", package=missing[0], extra="int8")
+
+
+def _torch_precision(precision: Derivable) -> Precision:
+    return "bf16" if precision == "bf16" else "fp16"
+
+
+def _by_modality(passport: Passport, sample: Sequence[Item] | None) -> dict[Modality, Sequence[Item]]:
+    """The sample under its kind; without one, for each kind the encoder takes, items that lie on every machine."""
+    if sample is None:
+        return {modality: sample_items(modality) for modality in passport.modalities}
+    return {kind_of(sample): sample}
+
+
+def _quantized(layout: Layout, model: Model, items: Mapping[Modality, Sequence[Item]], stage: Path, label: str) -> Path:
+    """A folder with the int8 graphs and the tokenizer."""
+    folder = stage / "int8"
+    folder.mkdir()
+    try:
+        source = graph_folder(layout, model, OpenVinoBackend, stage)
+        for modality in model.passport.modalities:
+            chosen = (items.get(modality) or sample_items(modality))[: CALIBRATION[modality]]
+            quantize_openvino(source, folder, modality, calibration_inputs(model, modality, chosen))
+    except (RuntimeError, ExportFailed) as error:  # neither library raises anything more precise
+        if isinstance(error, RaystoreError):
+            raise
+        raise ModelUnusable(
+            model=label,
+            found=f"OpenVINO and nncf could not turn it into int8 ({type(error).__name__})",
+            advice="Use it as it is, or derive bf16.",
+        ) from None
+    if model.tokenizer_json is not None:
+        (folder / "tokenizer.json").write_text(model.tokenizer_json, encoding="utf-8")
+    return folder
+
+
+def calibration_inputs(model: Model, modality: Modality, items: Sequence[Item]) -> list[Arrays]:
+    """Each item's inputs by name, one item a batch, so that no padding is calibrated on. Unreadable images are left out."""
+    one = BatchSize(tokens=1, rows=1, images=1)
+    if modality == "text":
+        assert model.passport.text is not None
+        assert model.tokenizer_json is not None
+        reader = TextReader(model.tokenizer_json, model.passport.text)
+        return [batch.inputs for batch in reader.batches([str(item) for item in items], one)]
+    assert model.passport.image is not None
+    files = [item for item in items if isinstance(item, bytes)]
+    return [batch.inputs for batch in ImageReader(model.passport.image).batches(files, one, {})]
+
+
+def _compared(
+    call: str,
+    base: Encoder,
+    model: Model,
+    derived: LoadedEncoder,
+    items: Mapping[Modality, Sequence[Item]],
+    label: str,
+) -> dict[Modality, tuple[Matrix, Matrix]]:
+    """Reference and derived vectors of each kind of item.
+
+    Raises:
+        InvalidArguments: they are the same encoder's. ItemsUnusable: items the encoder cannot take.
+    """
+    reference = from_model(model, base.label, device="cpu")
+    found = {m: (np.asarray(reference.encode(part)), np.asarray(derived.encode(part))) for m, part in items.items()}
+    parts = [Equivalence(len(a), worst_cosine(a, b), neighbour_overlap(a, b)) for a, b in found.values()]
+    if all(part.holds(TOLERANCE) for part in parts):
+        problem = (
+            f"{label.partition('@')[0]} would be the same encoder as {base.label}: {'; '.join(p.said for p in parts)}. "
+            f"Use {base.label}, its vectors may be compared with these"
+        )
+        raise InvalidArguments(call=call, problems=[problem])
+    return found
+
+
+def _report(
+    base: Encoder,
+    derived: LoadedEncoder,
+    precision: Derivable,
+    items: Sequence[Item],
+    vectors: Mapping[Modality, tuple[Matrix, Matrix]],
+    labels: Sequence[str] | None,
+) -> DeriveReport:
+    reference = base.load()
+    slow: list[Speed] = []
+    fast: list[Speed] = []
+    for _ in range(_SPEED_ROUNDS):
+        slow.append(measure_speed(reference.encode, items, _SPEED_S))
+        fast.append(measure_speed(derived.encode, items, _SPEED_S))
+    cosines = [np.einsum("nd,nd->n", a, b, dtype=np.float64) for a, b in vectors.values()]
+    accuracies: list[float | None] = [None, None]
+    if labels is not None:
+        ((base_rows, derived_rows),) = vectors.values()  # a sample is of one kind
+        accuracies = [head_accuracy(base_rows, labels), head_accuracy(derived_rows, labels)]
+    return DeriveReport(
+        encoder=derived.label,
+        base=base.label,
+        precision=precision,
+        rows=len(items),
+        rows_per_s=_pace(fast),
+        one_ms=min(s.one_ms for s in fast),
+        base_rows_per_s=_pace(slow),
+        base_one_ms=min(s.one_ms for s in slow),
+        base_backend=f"{reference.backend} on {reference.device}",
+        worst_cosine=float(min(c.min() for c in cosines)),
+        mean_cosine=float(np.concatenate(cosines).mean()),
+        overlap_at_10=min(neighbour_overlap(a, b) for a, b in vectors.values()),
+        accuracy=accuracies[1],
+        base_accuracy=accuracies[0],
+    )
+
+
+def _pace(speeds: Sequence[Speed]) -> float:
+    return sum(s.rows for s in speeds) / sum(s.seconds for s in speeds)
