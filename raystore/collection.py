@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import pyarrow as pa
 
 from raystore.data.collection import CollectionTable
 from raystore.data.embed import set_aside_rows
+from raystore.data.kept_source import read_source
 from raystore.data.keyed import quoted
 from raystore.data.log import LogResult, RowLog
 from raystore.data.manifest import read_jobs
@@ -22,10 +23,35 @@ from raystore.index.search import IndexSearcher
 from raystore.session import INLINE_BELOW, choose_workers
 
 if TYPE_CHECKING:
+    import ray.data
+
+    from raystore.data.dry_run import DryRun
     from raystore.data.fill import FillReport
     from raystore.data.ingest import EmbedReport
-    from raystore.data.pool import Progress
+    from raystore.data.pool_size import Progress, Workers
+    from raystore.encoders.items import Item
     from raystore.store import Store
+
+    Source: TypeAlias = str | Path | Sequence[str | Path] | ray.data.Dataset
+
+
+class JobArguments(TypedDict, total=False):
+    """What `Collection.embed` takes beside its source and dry_run."""
+
+    text: str | None
+    image: str | None
+    id: str | None
+    subject: str | None
+    tenant: str | None
+    time: str | None
+    keep: Sequence[str]
+    id_prefix: str
+    check: bool
+    encoder: str | None
+    workers: Workers
+    gpu_workers: Workers
+    gpus_per_worker: float
+    progress: Progress | None
 
 
 class Collection:
@@ -49,6 +75,11 @@ class Collection:
     def version(self) -> int:
         """Grows with every commit."""
         return self._table.version
+
+    @property
+    def keeps_source(self) -> bool:
+        """Whether its raw content is kept beside the vectors: see `source`."""
+        return self._table.keeps_source
 
     @property
     def columns(self) -> dict[str, str]:
@@ -96,9 +127,15 @@ class Collection:
             self._logs = {fingerprints: RowLog(self._table, loaded, self._store.key)}
         return self._logs[fingerprints].log(rows, fingerprint=fingerprint, add_columns=add_columns)
 
+    @overload
+    def embed(self, paths: Source, *, dry_run: Literal[False] = False, **job: Unpack[JobArguments]) -> EmbedReport: ...
+
+    @overload
+    def embed(self, paths: Source, *, dry_run: Literal[True], **job: Unpack[JobArguments]) -> DryRun: ...
+
     def embed(
         self,
-        paths: str | Path | Sequence[str | Path],
+        paths: Source,
         *,
         text: str | None = None,
         image: str | None = None,
@@ -122,7 +159,9 @@ class Collection:
         their content, unless `check=True`, which reads it and sets rows with another content aside.
 
         Args:
-            paths: Parquet, CSV, TSV or JSONL files, folders or patterns; CSV and JSONL as UTF-8.
+            paths: Parquet, CSV, TSV, JSONL, Arrow or Lance, folders or tars of images; files, folders, patterns or URLs;
+                CSV and JSONL as UTF-8. Or a ray.data.Dataset, into a collection made with keep_source=True: its blocks,
+                and so the content, lie in Ray's object store.
             text, image: the column to embed, one of the two; an image is a file's bytes. It is never kept. Folders and
                 tars of image files need neither: their `image` is embedded, with `name` as the id.
             id: the column of ids, strings or integers; without it, ids are file name and row number.
@@ -143,24 +182,38 @@ class Collection:
                 that keeps no content; all are named, nothing was written.
             DiskFull, JobFailed: what is committed is safe; run the same call again.
         """
+        from raystore.data.dry_run import dry_run_files
         from raystore.data.ingest import embed_files
         from raystore.data.manifest import SourceColumns
+        from raystore.data.pool import is_ray_dataset
+        from raystore.data.ray_dataset import dry_run_ray_dataset, embed_ray_dataset
 
-        return embed_files(
+        source: Any = paths
+        columns = SourceColumns(text, image, id, subject, tenant, time, tuple(keep))
+        job = self._table, self.encoder(encoder), self._store.key, source, columns
+        if dry_run:
+            tried = dry_run_ray_dataset if is_ray_dataset(paths) else dry_run_files
+            return tried(*job, id_prefix=id_prefix, check=check)
+        embed = embed_ray_dataset if is_ray_dataset(paths) else embed_files
+        return embed(
             self._store.layout,
-            self._table,
-            self.encoder(encoder),
-            self._store.key,
-            paths,
-            SourceColumns(text, image, id, subject, tenant, time, tuple(keep)),
+            *job,
             id_prefix=id_prefix,
             check=check,
             workers=workers,
+            gpu_workers=gpu_workers,
+            gpus_per_worker=gpus_per_worker,
             progress=progress,
         )
 
     def add_encoder(
-        self, encoder: str | Encoder, *, workers: int | None = None, progress: Progress | None = None
+        self,
+        encoder: str | Encoder,
+        *,
+        workers: Workers = None,
+        gpu_workers: Workers = None,
+        gpus_per_worker: float = 1.0,
+        progress: Progress | None = None,
     ) -> FillReport:
         """What became of the rows that lacked a vector of this encoder; the collection holds its vectors from now on.
 
@@ -169,13 +222,34 @@ class Collection:
         embedded before is set aside with that reason. Rows that came by `log` have no file to be filled from: the
         report counts them in `left`, and from now on `log` encodes with this encoder too.
 
+        Args:
+            workers, gpu_workers, gpus_per_worker: as for `embed`.
+
         Raises:
             EncoderNotFound, ModelUnusable, GoldenMoved; DiskFull, JobFailed: what is committed is safe; run it again.
         """
         from raystore.data.fill import add_encoder
 
         added = self._store.encoder(encoder) if isinstance(encoder, str) else encoder
-        return add_encoder(self._store.layout, self._table, added, self._store.key, workers=workers, progress=progress)
+        return add_encoder(
+            self._store.layout,
+            self._table,
+            added,
+            self._store.key,
+            workers=workers,
+            gpu_workers=gpu_workers,
+            gpus_per_worker=gpus_per_worker,
+            progress=progress,
+        )
+
+    def source(self, ids: Sequence[str]) -> list[Item]:
+        """The content of the rows with these ids, in their order: a str for a text, bytes for an image file.
+
+        Raises:
+            InvalidArguments: the collection keeps no content; only one made with keep_source=True does.
+            ItemNotFound: the first id that is not there, or whose row was given as a vector.
+        """
+        return read_source(self._table, list(ids))
 
     def jobs(self) -> list[dict[str, Any]]:
         """What was embedded from where, oldest first: number, kind (embed or fill), started, ended, failed, encoder,

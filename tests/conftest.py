@@ -20,7 +20,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever uses a model pays seconds for torch: out of `make test-fast`, in `make test`."""
     for item in items:
-        if "tiny_model" in getattr(item, "fixturenames", ()):
+        if {"tiny_model", "tiny_vit", "tiny_clip"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.model)
 
 
@@ -71,3 +71,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.txt").write_text("\n".join(vocab), encoding="utf-8")
     BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real ViT (32 wide, 32x32 pixels, random weights of one seed)."""
+    from tests.pictures import save_vit
+
+    return save_vit(tmp_path_factory.mktemp("models") / "vit")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A folder with a real CLIP (16 wide, texts and 32x32 pixels, random weights of one seed)."""
+    from tests.pictures import save_clip
+
+    return save_clip(tmp_path_factory.mktemp("models") / "clip", tiny_model)

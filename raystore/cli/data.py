@@ -6,12 +6,16 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raystore.cli.state import STATE
 from raystore.errors import InvalidArguments
+
+if TYPE_CHECKING:
+    from raystore.collection import JobArguments
+    from raystore.data.dry_run import DryRun
 
 Workers = Annotated[
     int | None, typer.Option(help="0 works in this process, more on so many Ray workers; by default chosen by size.")
@@ -19,6 +23,15 @@ Workers = Annotated[
 
 collection = typer.Typer(help="Collections: rows with vectors.", no_args_is_help=True, rich_markup_mode=None)
 table = typer.Typer(help="Source tables: labels and other events.", no_args_is_help=True, rich_markup_mode=None)
+PoolSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|N-M",
+        help="0 works in this process, more on so many Ray workers, 1-8 on a pool that grows and shrinks; "
+        "by default chosen by size.",
+    ),
+]
+
 snapshot = typer.Typer(help="Snapshots: frozen training sets.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -30,18 +43,36 @@ def _pairs(options: list[str], call: str) -> dict[str, str]:
     return {name: value for name, _, value in (o.partition("=") for o in options)}
 
 
+def _pool_size(name: str, given: str | None) -> int | tuple[int, int] | None:
+    """4 or 1-8, as the library takes them."""
+    if given is None:
+        return None
+    least, dash, most = given.partition("-")
+    if least.isdecimal() and (most.isdecimal() if dash else True):
+        return (int(least), int(most)) if dash else int(least)
+    raise InvalidArguments(call="embed", problems=[f"--{name} is '{given}', expected a number like 4, or two like 1-8"])
+
+
 @collection.command("create")
 def collection_create(
     name: Annotated[str, typer.Argument(help="Small letters, digits and '_'.")],
     encoder: Annotated[str, typer.Option(help="The encoder whose vectors it will hold.")],
     column: Annotated[list[str], typer.Option(help="A kept column, NAME=TYPE; may be repeated.")] = [],  # noqa: B006
+    keep_source: Annotated[
+        bool, typer.Option("--keep-source", help="Keep the raw texts and images too, in plain; chosen for good.")
+    ] = False,
 ) -> None:
     """Make an empty collection."""
-    made = STATE.open(create=True).create_collection(name, encoder=encoder, columns=_pairs(column, "collection create"))
-    STATE.out.emit(
-        {"collection": made.name, "columns": made.columns, "encoders": [e.label for e in made.encoders]},
-        lambda: STATE.out.say(repr(made)),
+    made = STATE.open(create=True).create_collection(
+        name, encoder=encoder, columns=_pairs(column, "collection create"), keep_source=keep_source
     )
+    about = {
+        "collection": made.name,
+        "columns": made.columns,
+        "encoders": [e.label for e in made.encoders],
+        "keeps_source": made.keeps_source,
+    }
+    STATE.out.emit(about, lambda: STATE.out.say(repr(made)))
 
 
 @collection.command("list")
@@ -61,6 +92,60 @@ def collection_list() -> None:
     STATE.out.emit(rows, lambda: STATE.out.table(rows, ["collection", "rows", "version", "encoders", "columns"]))
 
 
+@collection.command("add-encoder")
+def collection_add_encoder(
+    name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name.")],
+    encoder: Annotated[str, typer.Argument(help="The encoder whose vectors it gets too.")],
+    workers: PoolSize = None,
+    gpu_workers: Annotated[
+        str | None, typer.Option(metavar="N|N-M", help="Ray workers with a GPU each, beside the others; 0-4 is up to 4.")
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(help="The share of a GPU that one of them gets.")] = 1.0,
+) -> None:
+    """Embed with one more encoder, from the files of earlier jobs; only rows that lack its vector. Run it again at any time."""
+    target = STATE.open().collection(name)
+    with STATE.out.progress(f"embedding {name} with {encoder}") as progress:
+        report = target.add_encoder(
+            encoder,
+            workers=_pool_size("workers", workers),
+            gpu_workers=_pool_size("gpu-workers", gpu_workers),
+            gpus_per_worker=gpus_per_worker,
+            progress=progress,
+        )
+
+    def draw() -> None:
+        STATE.out.say(str(report))
+        for path in report.gone:
+            STATE.out.say(f"gone: {path}")
+        if report.reasons:
+            STATE.out.table([{"reason": r, "rows": n} for r, n in report.reasons.items()])
+            STATE.out.say(f"Which rows: raystore collection set-aside {name}")
+
+    STATE.out.emit({**asdict(report), "rows_per_s": report.rows_per_s}, draw)
+
+
+@collection.command("jobs")
+def collection_jobs(name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name.")]) -> None:
+    """What was embedded from where; a job without an end was killed, or still runs."""
+    jobs = STATE.open().collection(name).jobs()
+    rows = [
+        {
+            "job": job["number"],
+            "kind": job["kind"],
+            "started": job["started"],
+            "ended": job["ended"] or "",
+            "encoder": job["encoder"],
+            "files": len(job["files"]),
+            "rows": sum(file["rows"] for file in job["files"]),
+            "embedded": job["counts"].get("added", 0) + job["counts"].get("filled", 0),
+            "set aside": job["counts"].get("set_aside", 0),
+            "failed": job["failed"] or "",
+        }
+        for job in jobs
+    ]
+    STATE.out.emit(jobs, lambda: STATE.out.table(rows))
+
+
 @collection.command("set-aside")
 def collection_set_aside(name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name.")]) -> None:
     """Rows that could not be embedded: id, source, row number, reason."""
@@ -71,29 +156,56 @@ def collection_set_aside(name: Annotated[str, typer.Argument(metavar="COLLECTION
 def embed(
     name: Annotated[str, typer.Argument(metavar="COLLECTION", help="Made with --encoder if it is not there.")],
     paths: Annotated[
-        list[str], typer.Argument(metavar="FILES...", help="Parquet, CSV, TSV or JSONL; patterns and folders.")
+        list[str],
+        typer.Argument(
+            metavar="FILES...",
+            help="Parquet, CSV, TSV, JSONL, Arrow, Lance, folders and tars of images; patterns, folders and URLs.",
+        ),
     ],
-    text: Annotated[str, typer.Option(help="The column to embed; it is never kept.")],
+    text: Annotated[str | None, typer.Option(help="The column to embed; it is never kept.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Or the column of images to embed; folders and tars of images need neither.")
+    ] = None,
     id: Annotated[str | None, typer.Option(help="The id column; without it, file name and row number.")] = None,
     subject: Annotated[str | None, typer.Option(help="Whose row it is: split and erase go by it.")] = None,
     tenant: Annotated[str | None, typer.Option(help="The tenant column.")] = None,
     time: Annotated[str | None, typer.Option(help="The time column.")] = None,
     keep: Annotated[list[str], typer.Option(help="A column to keep; may be repeated.")] = [],  # noqa: B006
-    encoder: Annotated[str | None, typer.Option(help="The encoder, where the collection is made.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="The encoder, where the collection is made, or one of several that it holds.")
+    ] = None,
     id_prefix: Annotated[str, typer.Option(help="Put before every id.")] = "",
     check: Annotated[bool, typer.Option(help="Read known rows too and set changed ones aside.")] = False,
-    workers: Workers = None,
+    workers: PoolSize = None,
+    gpu_workers: Annotated[
+        str | None, typer.Option(metavar="N|N-M", help="Ray workers with a GPU each, beside the others; 0-4 is up to 4.")
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(help="The share of a GPU that one of them gets.")] = 1.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Try some 256 rows and write nothing, nor make a collection: pace, time left, bytes, problems.",
+        ),
+    ] = False,
 ) -> None:
     """Embed files into a collection. Run it again after any interruption: it goes on."""
     store = STATE.open(create=True)
-    if encoder is not None:
+    if encoder is not None and not dry_run:
         store.create_collection(name, encoder=encoder, exist_ok=True)
     target = store.collection(name)
+    job: JobArguments = {
+        "text": text, "image": image, "encoder": encoder, "id": id, "subject": subject, "tenant": tenant, "time": time, "keep": keep,
+        "id_prefix": id_prefix, "check": check, "workers": _pool_size("workers", workers),
+        "gpu_workers": _pool_size("gpu-workers", gpu_workers), "gpus_per_worker": gpus_per_worker,
+    }  # fmt: skip
+    if dry_run:
+        tried = target.embed(paths, dry_run=True, **job)
+        STATE.out.emit(asdict(tried), lambda: _draw_trial(tried))
+        return
     with STATE.out.progress(f"embedding into {name}") as progress:
-        report = target.embed(
-            paths, text=text, id=id, subject=subject, tenant=tenant, time=time, keep=keep,
-            id_prefix=id_prefix, check=check, workers=workers, progress=progress,
-        )  # fmt: skip
+        job["progress"] = progress
+        report = target.embed(paths, **job)
 
     def draw() -> None:
         STATE.out.say(str(report))
@@ -102,6 +214,12 @@ def embed(
             STATE.out.say(f"Which rows: raystore collection set-aside {name}")
 
     STATE.out.emit({**asdict(report), "rows_per_s": report.rows_per_s}, draw)
+
+
+def _draw_trial(tried: DryRun) -> None:
+    STATE.out.say(str(tried))
+    if tried.reasons:
+        STATE.out.table([{"reason": r, "rows of the sample": n} for r, n in tried.reasons.items()])
 
 
 def log(

@@ -147,9 +147,7 @@ def encoder_derive(
     """Make another precision of an encoder: an encoder of its own, with its speed and what it loses. Half a minute."""
     items = _sample(sample, text, image, label, rows, "encoder derive")
     encoders = STATE.open().encoders
-    made = encoders.derive(
-        name, base=base, precision=precision, sample=items and items.items, labels=items and items.labels
-    )
+    made = encoders.derive(name, base=base, precision=precision, sample=items.items, labels=items.labels)
     facts = {"encoder": made.encoder.name, "fingerprint": made.encoder.fingerprint, "report": made.report.facts}
     STATE.out.emit(facts, lambda: STATE.out.say(str(made.report)))
 
@@ -172,15 +170,13 @@ def encoder_bench(
     items = _sample(sample, text, image, label, rows, "encoder bench")
     store = STATE.open()
     report = bench(
-        store.catalog, store.encoders[name], prices=prices, sample=items and items.items, labels=items and items.labels,
+        store.catalog, store.encoders[name], prices=prices, sample=items.items, labels=items.labels,
         seconds=seconds, said=STATE.out.step,
     )  # fmt: skip
     STATE.out.emit(report.facts, lambda: STATE.out.say(str(report)))
 
 
-def _sample(
-    files: list[str], text: str | None, image: str | None, label: str | None, rows: int, call: str
-) -> Sample | None:
+def _sample(files: list[str], text: str | None, image: str | None, label: str | None, rows: int, call: str) -> Sample:
     problems = []
     if text is not None and image is not None:
         problems.append("--text and --image name the same thing twice: give one")
@@ -190,4 +186,6 @@ def _sample(
         problems.append(f"--rows is {rows}, expected at least 2")
     if problems:
         raise InvalidArguments(call=call, problems=problems)
-    return read_sample(files, content=text or image or "image", label=label, limit=rows, call=call) if files else None
+    if not files:
+        return Sample()
+    return read_sample(files, content=text or image or "image", label=label, limit=rows, call=call)

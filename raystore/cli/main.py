@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from raystore import __version__
-from raystore.cli import data, models, serving, system
+from raystore.cli import data, encoders, models, plan, serving, system
 from raystore.cli.output import INTERRUPTED, Output
 from raystore.cli.state import STATE
 from raystore.errors import InvalidArguments, RaystoreError
@@ -47,9 +47,10 @@ def options(
     STATE.out.as_json = as_json
 
 
-app.add_typer(models.encoder, name="encoder")
+app.add_typer(encoders.encoder, name="encoder")
 app.add_typer(data.collection, name="collection")
 app.command("embed")(data.embed)
+app.add_typer(plan.plan, name="plan")
 app.command("log")(data.log)
 app.add_typer(data.table, name="table")
 app.command("sql")(data.sql)

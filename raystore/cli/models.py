@@ -1,4 +1,4 @@
-"""Verbs on models: encoder, head, index, search, lineage."""
+"""Verbs on what is made of vectors: head, index, search, lineage."""
 
 from __future__ import annotations
 
@@ -11,57 +11,11 @@ from raystore.cli.data import Workers
 from raystore.cli.state import STATE
 from raystore.train.heads import Kind
 
-EncoderName = Annotated[str, typer.Argument(help="A name, or the fingerprint's first 12 digits or more.")]
 CollectionName = Annotated[str, typer.Argument(help="Its name.")]
 EncoderOption = Annotated[str | None, typer.Option(help="Needed where the collection has several.")]
 
-encoder = typer.Typer(help="Encoders: models with a passport.", no_args_is_help=True, rich_markup_mode=None)
 head = typer.Typer(help="Heads: shallow models on an encoder's vectors.", no_args_is_help=True, rich_markup_mode=None)
 index = typer.Typer(help="Indexes: sharded FAISS over a collection.", no_args_is_help=True, rich_markup_mode=None)
-
-
-@encoder.command("register")
-def encoder_register(
-    name: Annotated[str, typer.Argument(help="Small letters, digits, '_' and '-'; what SQL calls it.")],
-    model: Annotated[str, typer.Option(help="'minilm' (packaged), a folder, or a hub name.")],
-    max_length: Annotated[int | None, typer.Option(help="Tokens read of a text.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean, cls, max ...; by default the model's own.")] = None,
-) -> None:
-    """Register a model under a name; the same model again changes nothing."""
-    found = STATE.open(create=True).encoders.register(name, model, max_length=max_length, pooling=pooling)
-    STATE.out.emit(
-        {"encoder": found.name, "fingerprint": found.fingerprint, "dim": found.dim}, lambda: STATE.out.say(repr(found))
-    )
-
-
-@encoder.command("list")
-def encoder_list() -> None:
-    """Encoders with fingerprint and dimension."""
-    store = STATE.open()
-    rows = [
-        {"encoder": e.name, "fingerprint": e.fingerprint, "dim": e.dim, "model": e.passport.architecture}
-        for e in (store.encoders[n] for n in store.encoders)
-    ]
-    STATE.out.emit(rows, lambda: STATE.out.table(rows, ["encoder", "fingerprint", "dim", "model"]))
-
-
-@encoder.command("show")
-def encoder_show(name: EncoderName) -> None:
-    """The passport: everything that decides what the encoder puts out."""
-    found = STATE.open().encoders[name]
-    facts = {"encoder": found.name, "fingerprint": found.fingerprint, **found.passport.model_dump(mode="json")}
-    STATE.out.emit(facts, lambda: STATE.out.table([{"field": k, "value": str(v)} for k, v in facts.items()]))
-
-
-@encoder.command("verify")
-def encoder_verify(name: EncoderName) -> None:
-    """Digest the weights and re-encode the golden inputs."""
-    found = STATE.open().encoders[name]
-    worst = found.verify()
-    STATE.out.emit(
-        {"encoder": found.label, "worst_cosine": worst},
-        lambda: STATE.out.say(f"{found.label} holds; worst golden cosine {worst:.6f}"),
-    )
 
 
 @head.command("train")

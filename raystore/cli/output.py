@@ -69,6 +69,11 @@ class Output:
         if not self.as_json:
             self.console.print(text, markup=False, soft_wrap=True)
 
+    def step(self, text: str) -> None:
+        """What is being done now, on a terminal; nothing elsewhere."""
+        if not self.as_json and self.errors.is_terminal:
+            self.errors.print(Text(f"{text} ...", style="dim"), soft_wrap=True)
+
     def heading(self, text: str) -> None:
         if not self.as_json:
             self.console.print()

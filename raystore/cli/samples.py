@@ -21,9 +21,9 @@ _LEAST_OF_A_CLASS = 5  # rows; a head is measured in five folds
 
 @dataclass(frozen=True)
 class Sample:
-    """`items` of one kind and, where a label column was named, a label for each."""
+    """`items` of one kind and, where a label column was named, a label for each; both None where no files were named."""
 
-    items: list[Item]
+    items: list[Item] | None = None
     labels: list[str] | None = None
 
 
@@ -68,7 +68,9 @@ def read_sample(paths: Sequence[str], *, content: str, label: str | None, limit:
         rows = [row for row in rows if sizes[row[1]] >= _LEAST_OF_A_CLASS]
     if len(rows) < 2:
         reason = f" with {_LEAST_OF_A_CLASS} rows or more of a class" if label is not None else ""
-        raise InvalidArguments(call=call, problems=[f"the sample holds {len(rows)} usable rows{reason}, expected at least 2"])
+        raise InvalidArguments(
+            call=call, problems=[f"the sample holds {len(rows)} usable rows{reason}, expected at least 2"]
+        )
     return Sample([item for item, _ in rows], [of for _, of in rows] if label is not None else None)
 
 

@@ -49,6 +49,7 @@ _SYSTEM_FIELDS = [
 ]
 # Beyond this many ids, one scan of the vectors beats looking the ids up (1,000 random rows cost 15 ms).
 _SCAN_FROM_IDS = 20_000
+_LISTED_ROWS = 1_000  # row ids that a filter names one by one
 
 
 @dataclass(frozen=True)
@@ -332,6 +333,22 @@ class CollectionTable:
         """The Lance row ids of the rows a predicate selects, sorted."""
         rows = self.rows.dataset().scanner(columns=[], filter=self._filter(where, as_of), with_row_id=True).to_table()
         return np.sort(rows.column("_rowid").to_numpy().astype(np.int64))
+
+    def with_vector(self, fingerprint: str, row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Those of the ascending row ids whose row has a vector of this encoder.
+
+        Cost: 2 ms for a few; for many one pass over which are null, 60 ms at 200,000 rows of 384 numbers. Nothing where the
+        collection has one encoder, since then every row has its vector.
+        """
+        dataset = self.rows.dataset()
+        if len(row_ids) == 0 or len(fingerprints_of(dataset.schema)) == 1:
+            return row_ids
+        chosen = f"_rowid >= {row_ids[0]} AND _rowid <= {row_ids[-1]}"
+        if len(row_ids) <= _LISTED_ROWS:
+            chosen = f"_rowid IN ({', '.join(str(int(r)) for r in row_ids)})"
+        condition = f"{chosen} AND {vector_column(fingerprint)} IS NOT NULL"
+        found = dataset.scanner(columns=[], filter=condition, with_row_id=True).to_table().column("_rowid").to_numpy()
+        return np.intersect1d(row_ids, found.astype(np.int64), assume_unique=True)
 
     def rows_by_row_id(self, row_ids: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """The asked columns and `_rowid` of those rows that are still there, in no stated order."""

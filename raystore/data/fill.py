@@ -14,8 +14,8 @@ from raystore.data.collection import CollectionTable
 from raystore.data.embed import EmbedCounts
 from raystore.data.ingest import check_sources, job_record, plan_of, run_slices
 from raystore.data.manifest import JobRecord, RunningJob, SourceColumns, read_jobs
-from raystore.data.pool import Progress, Workers, check_pool
-from raystore.data.readers import Reference, SourceFile, find_files
+from raystore.data.pool_size import Progress, Workers, check_pool
+from raystore.data.readers import Reference, SourceFile
 from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
@@ -144,7 +144,7 @@ def _plan_again(
     gone: list[str] = []
     for path in paths:
         try:
-            found, slices = plan_files(find_files(path, call), workers, call)
+            found, slices = plan_files([path], workers, call)
             check_sources(found, columns, encoder, table, call)
         except InvalidArguments:
             gone.append(path)

@@ -18,8 +18,9 @@ import pyarrow as pa
 from raystore.data.collection import TYPES, CollectionTable, check_columns
 from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, is_done
 from raystore.data.manifest import JobFile, JobRecord, RunningJob, SourceColumns, now
-from raystore.data.pool import AskedPool, Pool, Progress, Workers, check_pool, embed_references
-from raystore.data.readers import Reference, SourceFile, find_files
+from raystore.data.pool import embed_references
+from raystore.data.pool_size import AskedPool, Pool, Progress, Workers, check_pool
+from raystore.data.readers import SOURCES, Reference, SourceFile, find_files
 from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
@@ -82,7 +83,7 @@ def embed_files(
     call = f"embed into '{table.name}'"
     table.check_encoder(encoder.fingerprint, encoder.label)
     asked = check_pool(workers, gpu_workers, gpus_per_worker, call)
-    files = find_files(paths, call)
+    files = find_files(paths, call, SOURCES)
     sources, references = plan_files(files, asked.slices_for, call)
     columns = content_found(sources, columns, call)
     kept_types = check_sources(sources, columns, encoder, table, call)
@@ -147,7 +148,7 @@ def job_record(
     id_prefix: str,
     sources: Sequence[SourceFile],
 ) -> JobRecord:
-    files = [JobFile(path=s.path, rows=s.n_rows, size_bytes=getattr(s, "size_bytes", None), modified=getattr(s, "modified", None)) for s in sources]
+    files = [JobFile(path=s.path, rows=s.n_rows, size_bytes=s.size_bytes, modified=s.modified) for s in sources]
     return JobRecord(
         kind=kind,
         started=now(),
@@ -234,7 +235,7 @@ def check_sources(
             if column is not None and column not in source.columns and source.n_rows:
                 problems.append(f"'{source.path}' has no column '{column}' ({role}=); it has: {has}")
         id_type = source.columns.get(columns.id or "")
-        if id_type is not None and id_type not in ("string", "int64") and source.kind == "parquet":
+        if id_type is not None and id_type not in ("string", "int64") and source.kind not in ("csv", "tsv", "jsonl"):
             problems.append(f"'{source.path}': column '{columns.id}' (id=) is {id_type}, expected strings or integers")
         image_type = source.columns.get(columns.image or "", "binary")
         if image_type != "binary":

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from raystore.data.collection import TYPES, CollectionTable, vector_array
+from raystore.data.kept_source import open_source
 from raystore.data.keyed import Committed, KeyedTable
 from raystore.data.rows import Incoming, check_rows, payload_digests, row_table, unusable
 from raystore.encoders.items import Item
@@ -128,6 +129,7 @@ class RowLog:
         self._first = given[0].fingerprint
         self._max_chars = min(encoder.max_chars for encoder in given)
         self._key = store_key
+        self._source = open_source(table)
         self._commits = GroupCommit(table.rows)
 
     def log(
@@ -213,18 +215,20 @@ class RowLog:
         if not new:
             return LogResult(self._table.version, 0, len(known), self._first)
         now = datetime.now(UTC)
-        outcome = self._commits.submit(
-            row_table(
-                ids=[incoming.ids[i] for i in new],
-                payloads=[payloads[i] for i in new],
-                vectors=self._vectors(incoming, new, fingerprint),
-                subjects=[incoming.subjects[i] for i in new],
-                tenants=[incoming.tenants[i] for i in new],
-                times=[incoming.times[i] or now for i in new],
-                kept={name: [values[i] for i in new] for name, values in incoming.kept.items()},
-                kept_types=incoming.kept_types,
-            )
+        fresh = row_table(
+            ids=[incoming.ids[i] for i in new],
+            payloads=[payloads[i] for i in new],
+            vectors=self._vectors(incoming, new, fingerprint),
+            subjects=[incoming.subjects[i] for i in new],
+            tenants=[incoming.tenants[i] for i in new],
+            times=[incoming.times[i] or now for i in new],
+            kept={name: [values[i] for i in new] for name, values in incoming.kept.items()},
+            kept_types=incoming.kept_types,
         )
+        if self._source is not None:
+            items = [incoming.items[i] for i in new]
+            self._source.keep([incoming.ids[i] for i in new], [payloads[i] for i in new], items)
+        outcome = self._commits.submit(fresh)
         if outcome.differing:  # another writer committed one of the ids between the look-up and the commit
             raise IdConflict(collection=self._table.name, ids=list(outcome.differing))
         return LogResult(outcome.version, outcome.added, len(known) + outcome.known, self._first)

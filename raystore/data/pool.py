@@ -1,4 +1,4 @@
-"""RAY: the workers of an embedding job: how many of which kind, and how work reaches them.
+"""RAY: the workers of an embedding job, and how work reaches them.
 
 A pool has workers without a GPU, workers with one (or a part of one), or both side by side; each kind may grow and
 shrink. Every worker opens the store by its root, passes the encoder's golden check before its first row, then reads,
@@ -18,121 +18,22 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
 
 from raystore.data.collection import CollectionTable
 from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, batch_rows
-from raystore.data.readers import Block, Reference
+from raystore.data.pool_size import AskedPool, Pool
+from raystore.data.readers import BATCH_BYTES, Block, Reference
+from raystore.data.readers.columns import blocks_of
 from raystore.encoders.registry import open_encoder
 from raystore.errors import InvalidArguments, ItemNotFound
-from raystore.session import INLINE_BELOW, no_core_files, root_cause, start_ray, thread_count
+from raystore.session import no_core_files, root_cause, start_ray, thread_count
 
-Progress = Callable[[int, int], None]  # rows done, rows in all
-Range = tuple[int, int]  # least, most
-Workers = int | Sequence[int] | None
 DATASET = "a Ray Dataset"  # what stands as the source of its rows
-
-
-@dataclass(frozen=True)
-class Pool:
-    """(least, most) workers of each kind; a pool without any is inline, which is work in the calling process."""
-
-    cpu: Range = (0, 0)
-    gpu: Range = (0, 0)
-    gpus_per_worker: float = 1.0
-
-    @property
-    def most(self) -> int:
-        return self.cpu[1] + self.gpu[1]
-
-    def __str__(self) -> str:
-        kinds = [
-            f"{least if least == most else f'{least} to {most}'} {noun}{'s' if most > 1 else ''}"
-            for (least, most), noun in ((self.cpu, "Ray worker"), (self.gpu, "GPU worker"))
-            if most
-        ]
-        return " and ".join(kinds) or "inline"
-
-
-@dataclass(frozen=True)
-class AskedPool:
-    """What the caller asked for, None where nothing was said: then it is decided by the rows and by what Ray has."""
-
-    workers: Range | None = None
-    gpu_workers: Range | None = None
-    gpus_per_worker: float = 1.0
-
-    @property
-    def slices_for(self) -> int:
-        """For how many workers files are cut. Two kinds get smaller slices: a slow worker's last one holds up the end."""
-        cpu, gpu = (most for _, most in (self.workers or (0, 0), self.gpu_workers or (0, 0)))
-        return max(1, (cpu + gpu) * (4 if cpu and gpu else 1))
-
-    def is_inline(self, n_rows: int) -> bool:
-        if self.gpu_workers is not None and self.gpu_workers[1]:
-            return False
-        return n_rows < INLINE_BELOW.embed_rows if self.workers is None else self.workers[1] == 0
-
-    def on(self, resources: Mapping[str, float], n_slices: int, call: str) -> Pool:
-        """The pool on a Ray with these resources, no larger than there are slices.
-
-        Raises:
-            InvalidArguments: GPU workers were asked for, and this Ray has too few GPUs for the least of them.
-        """
-        gpus, share = resources.get("GPU", 0.0), self.gpus_per_worker
-        room = int(gpus) * int(1 / share + 1e-9)  # a worker's part lies on one GPU
-        gpu = self.gpu_workers
-        if gpu is None:
-            gpu = (room, room) if self.workers is None else (0, 0)
-        if gpu[0] > room:
-            problem = (
-                f"gpu_workers={gpu[0]} with gpus_per_worker={share:g} needs {gpu[0] * share:g} GPUs, this Ray has {gpus:g}: "
-                "ask for fewer, or leave gpu_workers out"
-            )
-            raise InvalidArguments(call=call, problems=[problem])
-        gpu = (max(1, gpu[0]), gpu[1]) if room and gpu[1] else (0, 0)
-        cores = max(1, os.cpu_count() or 1)
-        cpu = self.workers or (0, 0)
-        if cpu[1] + gpu[1] == 0:  # nobody said, or GPU workers "if there are any", of which there are none
-            cpu = (cores, cores)
-        return Pool(_at_most(cpu, n_slices), _at_most(gpu, n_slices), share)
-
-
-def _at_most(size: Range, n: int) -> Range:
-    return min(size[0], n), min(size[1], n)
-
-
-def check_pool(workers: Workers, gpu_workers: Workers, gpus_per_worker: float, call: str) -> AskedPool:
-    """What was asked for, in one form. Raises InvalidArguments with every problem."""
-    problems: list[str] = []
-    asked = AskedPool(
-        _range("workers", workers, 1, "expected 0 (inline) or more", problems),
-        _range("gpu_workers", gpu_workers, 0, "expected 0 or more", problems),
-        gpus_per_worker,
-    )
-    if not 0 < gpus_per_worker <= 1:
-        problems.append(f"gpus_per_worker is {gpus_per_worker:g}, expected more than 0 and at most 1")
-    if problems:
-        raise InvalidArguments(call=call, problems=problems)
-    return asked
-
-
-def _range(name: str, given: Workers, least: int, expected: str, problems: list[str]) -> Range | None:
-    if given is None:
-        return None
-    if isinstance(given, int):
-        if given < 0:
-            problems.append(f"{name} is {given}, {expected}")
-        return given, given
-    ends = list(given)
-    if len(ends) == 2 and all(isinstance(end, int) for end in ends) and least <= ends[0] <= ends[1] and ends[1] > 0:
-        return ends[0], ends[1]
-    problems.append(f"{name} is {tuple(ends)}, expected (least, most) with {least} <= least <= most and most >= 1")
-    return None
 
 
 def is_ray_dataset(value: object) -> bool:
@@ -173,7 +74,7 @@ def embed_references(
         for on_gpu, items in zip(kinds, queues, strict=True)
     ]
     results = parts[0] if len(parts) == 1 else parts[0].union(*parts[1:])
-    return _collect(results, table, progress), pool
+    return _collect(results, table, progress, len(slices)), pool
 
 
 def embed_dataset(
@@ -197,7 +98,7 @@ def embed_dataset(
     rows = dataset.select_columns(plan.columns)
     on_gpu = bool(pool.gpu[1])
     batches = _mapped(rows, _BlockWorker, table, plan, pool, on_gpu, batch_size=batch_rows(plan), batch_format="pyarrow")
-    return _collect(batches, table, progress), pool
+    return _collect(batches, table, progress, None), pool
 
 
 def _from_items(items: list[dict[str, str]]) -> Any:
@@ -237,18 +138,24 @@ def _mapped(
     )
 
 
-def _collect(results: Any, table: CollectionTable, progress: Callable[[int], None] | None) -> EmbedCounts:
+def _collect(
+    results: Any, table: CollectionTable, progress: Callable[[int], None] | None, n_slices: int | None
+) -> EmbedCounts:
+    """The sum of what the workers did. It ends with the last slice, though turns be left of a kind that never got a place."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the table's own count is the truth, and is shown instead
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints a failed worker's whole traceback
-    counts = EmbedCounts()
+    counts, ended = EmbedCounts(), 0
     try:
         with _CountWatch(table, progress):
             for row in results.iter_rows():
                 counts.add(EmbedCounts(**json.loads(row["counts"])))
+                ended += row["slices"]
+                if ended == n_slices:
+                    break
     except (ray.exceptions.RayError, ItemNotFound, ValueError, RuntimeError) as error:
         advice = "What is committed is safe: run the same call again, it goes on where it stopped."
         raise root_cause(error, f"embedding into '{table.name}'", advice) from None
@@ -325,26 +232,31 @@ class _Worker:
 
 
 class _SliceWorker(_Worker):
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         line = str(batch["slice"][0])
         if self._dispenser is not None:
             import ray
 
             line = ray.get(self._dispenser.take.remote(str(batch["turn"][0])))
         if not line:
-            return _said(EmbedCounts())
-        return _said(self._embedder.embed(Reference(**json.loads(line)), self._end_if_orphaned))
+            return _said(EmbedCounts(), 0)
+        return _said(self._embedder.embed(Reference(**json.loads(line)), self._end_if_orphaned), 1)
 
 
 class _BlockWorker(_Worker):
-    def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
-        return _said(self._embedder.embed_block(DATASET, as_block(batch), self._end_if_orphaned))
+    def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
+        counts = EmbedCounts()
+        for block in batch_blocks(batch):
+            counts.add(self._embedder.embed_block(DATASET, block, self._end_if_orphaned))
+        return _said(counts, 0)
 
 
-def _said(counts: EmbedCounts) -> dict[str, list[str]]:
-    return {"counts": [json.dumps(dataclasses.asdict(counts))]}
+def _said(counts: EmbedCounts, slices: int) -> dict[str, list[Any]]:
+    return {"counts": [json.dumps(dataclasses.asdict(counts))], "slices": [slices]}
 
 
-def as_block(batch: pa.Table) -> Block:
-    """The batch as a reader would have read it; rows are numbered within it."""
-    return Block(0, {name: batch.column(name).to_pylist() for name in batch.column_names}, len(batch))
+def batch_blocks(batch: pa.Table) -> Iterator[Block]:
+    """The rows as a reader would have read them, numbered within the batch."""
+    parts = batch.to_batches()
+    firsts = accumulate((len(part) for part in parts), initial=0)
+    yield from blocks_of(zip(firsts, parts, strict=False), batch.column_names, len(batch), BATCH_BYTES)

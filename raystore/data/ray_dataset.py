@@ -26,8 +26,10 @@ from raystore.data.ingest import (
     report_of,
 )
 from raystore.data.manifest import RunningJob, SourceColumns
-from raystore.data.pool import DATASET, Pool, Progress, Workers, as_block, check_pool, embed_dataset
-from raystore.data.readers import Block, SourceFile, type_name
+from raystore.data.pool import DATASET, batch_blocks, embed_dataset
+from raystore.data.pool_size import Pool, Progress, Workers, check_pool
+from raystore.data.readers import Block, SourceFile
+from raystore.data.readers.columns import type_name
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
 from raystore.layout import Layout
@@ -115,4 +117,5 @@ def _checked(
 
 def _blocks(dataset: Any, plan: EmbedPlan) -> Iterator[Block]:
     rows = dataset.select_columns(plan.columns)
-    yield from map(as_block, rows.iter_batches(batch_size=batch_rows(plan), batch_format="pyarrow"))
+    for batch in rows.iter_batches(batch_size=batch_rows(plan), batch_format="pyarrow"):
+        yield from batch_blocks(batch)

@@ -91,7 +91,7 @@ class SqlEngine:
     def __init__(self, catalog: Catalog, encoder: Callable[[str], NamedEncoder]) -> None:
         self._catalog = catalog
         self._encoder = encoder
-        self._scores: OrderedDict[tuple[str, int, str, bytes], pa.Table] = OrderedDict()
+        self._scores: OrderedDict[tuple[str, int, int, str, bytes], pa.Table] = OrderedDict()
         self._scores_lock = threading.Lock()
 
     def run(
@@ -185,8 +185,10 @@ class SqlEngine:
         else:
             query = np.asarray(encoder.encode([call.text or ""]))[0]
         _check_version(table, version)
-        at = table.version if version is None else version
-        key = (table.name, at, encoder.fingerprint, query.tobytes())
+        newest = table.version
+        at = newest if version is None else version
+        # The newest version beside the one asked for: a row may have got its vector of this encoder after its commit.
+        key = (table.name, at, newest, encoder.fingerprint, query.tobytes())
         scores = self._scores.get(key)
         if scores is None:
             scores = rank(table, encoder.fingerprint, query, at)

@@ -70,7 +70,8 @@ def worst_cosine(a: Matrix, b: Matrix) -> float:
     left, right = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = np.einsum("nd,nd->n", left, right) / (np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1))
-    return float(min(1.0, cosines.min())) if len(cosines) else 1.0
+    # np.minimum keeps a NaN, Python's min would make a perfect 1.0 of it.
+    return float(np.minimum(1.0, cosines.min())) if len(cosines) else 1.0
 
 
 def neighbour_overlap(a: Matrix, b: Matrix, k: int = 10) -> float:

@@ -21,6 +21,7 @@ pixels is one for the whole process and warns below it. Every function here may 
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+# Pillow writes the values of a TIFF's and an EXIF's tags (names, places) into its log at level DEBUG.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.INFO)
 
 NO_IMAGE = "is no image file"
 UNREAD_FORMAT = "is in a format that is not read: JPEG, PNG, GIF, WebP, BMP and TIFF are"

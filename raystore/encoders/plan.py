@@ -6,6 +6,7 @@ A job is a start (workers, encoder, golden check) and then rows at one pace. Kno
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -112,6 +113,27 @@ def plan_embed(
         row_bytes=round(items * (row_bytes if row_bytes is not None else 4 * dim + 64)),
         index_bytes=round(items * (index_bytes if index_bytes is not None else 4 * dim + 32)),
     )
+
+
+def pace_of(points: Sequence[tuple[float, int]], seconds: float, items: int, load_s: float) -> tuple[float, float]:
+    """(items a second, seconds to start) of a job that was watched: the pace is that between its first and last commit.
+
+    Args:
+        points: (seconds since the call, items committed by then), as progress told them.
+        seconds: the whole job took.
+        items: it had.
+        load_s: what loading the encoder takes; used where all was committed at once, and nothing lies between.
+    """
+    committed = [(at, done) for at, done in points if done > 0]
+    pace = 0.0
+    if committed:
+        (first_at, first), last = committed[0], max(done for _, done in committed)
+        last_at = next(at for at, done in committed if done == last)
+        if last > first and last_at > first_at:
+            pace = (last - first) / (last_at - first_at)
+    if not pace:
+        pace = items / max(seconds - load_s, 0.05 * seconds, 1e-6)
+    return pace, max(0.0, seconds - items / pace)
 
 
 def said_time(seconds: float) -> str:

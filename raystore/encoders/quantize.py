@@ -44,6 +44,10 @@ def quantize_openvino(folder_in: Path, folder_out: Path, stem: str, calibration:
             subset_size=len(calibration),
             model_type=nncf.ModelType.TRANSFORMER if _attends(graph) else None,
         )
+    for i, node in enumerate(quantized.get_ordered_ops()):
+        # Unnamed nodes are numbered by a counter of the process; the files' digest is the int8 encoder's identity.
+        if node.get_type_name() not in ("Parameter", "Result"):
+            node.set_friendly_name(f"{node.get_type_name()}_{i}")
     openvino.save_model(quantized, str(folder_out / f"{stem}.xml"), compress_to_fp16=False)
 
 

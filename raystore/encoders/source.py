@@ -110,7 +110,7 @@ def _from_hub(model: str, revision: str | None) -> Source:
         try:
             info = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S)
             _refuse_before_download(model, [s.rfilename for s in info.siblings or []])
-            folder = snapshot_download(model, revision=info.sha, allow_patterns=list(MODEL_FILES))
+            folder = snapshot_download(model, revision=info.sha, allow_patterns=[*MODEL_FILES, "README.md"])
             return Source(model=model, folder=Path(folder), revision=info.sha)
         except reasons as error:
             status = getattr(getattr(error, "response", None), "status_code", None)

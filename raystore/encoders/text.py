@@ -53,6 +53,7 @@ def load_text_model(source: Source, options: Options) -> Model:
     transformer: Any = chain[0]
     tokenizer = _fast_tokenizer(source, transformer)
     tokenizer_json = canonical_tokenizer(tokenizer.backend_tokenizer.to_str())
+    _check_vocabulary(source, transformer, tokenizer)
     steps = _steps(source, chain, options)
     tensors = _tensor_digests(chain)
     part = TextPart(
@@ -197,6 +198,18 @@ def _fast_tokenizer(source: Source, transformer: Any) -> Any:
             advice="Convert it with AutoTokenizer.from_pretrained(path, use_fast=True).save_pretrained(path).",
         )
     return tokenizer
+
+
+def _check_vocabulary(source: Source, transformer: Any, tokenizer: Any) -> None:
+    """Raise ModelUnusable where the tokenizer has tokens the model has no embedding for; they fail only when they occur."""
+    rows = transformer.auto_model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= rows:
+        raise ModelUnusable(
+            model=source.model,
+            found=f"its tokenizer does not fit: it has a token numbered {highest}, the model knows 0 to {rows - 1}",
+            advice="Put the tokenizer files of this very model beside its weights.",
+        )
 
 
 def canonical_tokenizer(tokenizer_json: str) -> str:

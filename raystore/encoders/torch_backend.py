@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from raystore.encoders.backends import Backend, BatchSize
 from raystore.encoders.model import Arrays
 from raystore.encoders.text import quiet
@@ -58,7 +60,9 @@ class TorchBackend(Backend):
     def run(self, inputs: Arrays) -> Matrix:
         import torch
 
-        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+        # torch warns of arrays it may not write to, such as Ray's; nothing writes to them, but only a copy is silent.
+        owned = {name: np.require(array, requirements="W") for name, array in inputs.items()}
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in owned.items()}
         autocast = torch.autocast(
             torch.device(self.device).type, dtype=self._dtype or torch.bfloat16, enabled=self._dtype is not None
         )

@@ -54,6 +54,7 @@ _KINDS = {
 # Tensors that reach no output: a counter of training steps, what masked training puts in place of a patch, and the
 # temperature of CLIP's loss.
 _UNREAD = ("num_batches_tracked", "mask_token", "logit_scale", "position_ids")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 _SHORTEST_TEXT = 3  # tokens: a start, one of the text, an end
 
 
@@ -212,6 +213,13 @@ def _config_digest(config: Any) -> str:
 def _tokenizer(source: Source, config: Any) -> Any:
     from transformers import AutoTokenizer
 
+    # Without any, transformers makes an empty one, to which every text is the same.
+    if not any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelUnusable(
+            model=source.model,
+            found=f"it has no tokenizer ({' or '.join(_TOKENIZER_FILES)})",
+            advice="Add the tokenizer files that its authors published.",
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:

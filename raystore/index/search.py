@@ -239,11 +239,13 @@ class IndexSearcher:
         old = self._view
         tail = old.tail if old is not None and old.base is base else InlineShards([])
         fresh = np.setdiff1d(live, np.concatenate([base.shards.row_ids, tail.row_ids]), assume_unique=True)
+        # Row ids grow, so what is new stands at the end; an older one had no vector when the base was read. It may have
+        # one now (a job filled it), and it may never get one: it is asked for, so that no commit reads everything behind it.
+        fresh = self._source.with_vector(self.fingerprint, fresh)
         if len(fresh):
             known = tail.shards if len(tail.shards) < _TAIL_SHARDS else ()
             held = np.concatenate([base.shards.row_ids, *(shard.row_ids for shard in known)])
-            first = int(np.setdiff1d(live, held, assume_unique=True)[0])
-            # Row ids grow, so what is new stands at the end; an older one had no vector when the base was read.
+            first = int((fresh if known else np.concatenate([fresh, tail.row_ids])).min())
             rows = read_rows(self._source, self.fingerprint, row_ids=(first, ROW_ID_END))
             rows = rows.where(~np.isin(rows.row_ids, held, assume_unique=True))
             if len(rows.row_ids):

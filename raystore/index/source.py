@@ -58,6 +58,9 @@ class VectorSource(Protocol):
     def row_ids(self, where: str | None = None, as_of: int | None = None) -> RowIds:
         """The rows a predicate selects, sorted."""
 
+    def with_vector(self, fingerprint: str, row_ids: RowIds) -> RowIds:
+        """Those of the (ascending) row ids whose row has a vector of that encoder."""
+
     def rows_by_row_id(self, row_ids: RowIds, columns: Sequence[str]) -> Any:
         """A pa.Table of the columns and `_rowid`, in no stated order; rows that are gone are left out."""
 

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 
 from raystore import __version__, access
 from raystore.errors import ItemsUnusable, RaystoreError
-from raystore.serve import wire
+from raystore.serve import openai_wire, wire
 from raystore.serve.auth import Door
 from raystore.serve.content import read_items, read_rows
 from raystore.serve.middleware import LOOPBACK_NAMES, BodyLimit, HostCheck, KeyCheck, LastResort, request_id
@@ -129,11 +129,11 @@ def _routes(provider: Provider, limits: Limits, threads: _Threads) -> APIRouter:
 
     @router.post(
         "/embeddings",
-        response_model=wire.EmbeddingsAnswer,
+        response_model=openai_wire.EmbeddingsAnswer,
         summary="Encode texts and images, in OpenAI's shape",
         description=wire.CONTENT,
     )
-    async def embeddings(body: wire.EmbeddingsRequest, request: Request) -> Any:
+    async def embeddings(body: openai_wire.EmbeddingsRequest, request: Request) -> Any:
         ready, id_ = _ready(provider), request_id(request.scope)
 
         def answer() -> Any:
@@ -151,12 +151,14 @@ def _routes(provider: Provider, limits: Limits, threads: _Threads) -> APIRouter:
 
         return await threads.run(answer)
 
-    @router.get("/models", response_model=wire.ModelList, summary="List the encoders, in OpenAI's shape")
+    @router.get("/models", response_model=openai_wire.ModelList, summary="List the encoders, in OpenAI's shape")
     async def models() -> Any:
         ready = _ready(provider)
         return {"data": await threads.run(ready.models)}
 
-    @router.get("/models/{model}", response_model=wire.ModelCard, summary="One encoder, by name, label or fingerprint")
+    @router.get(
+        "/models/{model}", response_model=openai_wire.ModelCard, summary="One encoder, by name, label or fingerprint"
+    )
     async def model(model: ModelName) -> Any:
         ready = _ready(provider)
         return await threads.run(lambda: ready.model(model))
@@ -236,7 +238,7 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _wire_fields() -> frozenset[str]:
     """Every field name a request may have: what an error's path may show."""
-    models = (wire.PredictRequest, wire.LogRequest, wire.LogRow, wire.SearchRequest, wire.EmbeddingsRequest)
+    models = (wire.PredictRequest, wire.LogRequest, wire.LogRow, wire.SearchRequest, openai_wire.EmbeddingsRequest)
     return frozenset({"body", "path", "deployment", "collection"}.union(*(m.model_fields for m in models)))
 
 

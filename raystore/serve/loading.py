@@ -23,7 +23,8 @@ from raystore.layout import Layout
 from raystore.secret import load_store_key
 from raystore.serve.auth import Door
 from raystore.serve.batching import BatchingEncoder
-from raystore.serve.orchestrator import Found, Known, Live, Orchestrator
+from raystore.serve.orchestrator import Orchestrator
+from raystore.serve.served import Found, Known, Live
 from raystore.serve.spec import AppSpec, DeploymentRecord, deployment_records, record_deployment
 from raystore.train.heads import Heads
 from raystore.vectors import Vectors

@@ -145,6 +145,7 @@ class BodyLimit:
                 await self._refuse(size, more, scope, receive, send)
                 return
         body = b"".join(parts)
+        parts.clear()  # else it would be held twice while it is answered
         delivered = False
 
         async def replay() -> Message:

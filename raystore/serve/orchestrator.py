@@ -14,89 +14,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raystore.data.log import LogResult
 from raystore.encoders.items import Item
-from raystore.encoders.passport import Modality
 from raystore.errors import CollectionNotFound, DeploymentNotFound, InvalidArguments, PassportMismatch
 from raystore.serve.batching import BatchingEncoder, ServedEncoder
+from raystore.serve.served import Known, Live, ServedCollection
 from raystore.serve.spec import DeploymentRecord
 from raystore.vectors import Vectors, as_unit_rows, mark
-
-
-class Predicted(Protocol):
-    """(n, c) probabilities, columns as in the head's `classes`."""
-
-    @property
-    def probabilities(self) -> npt.NDArray[np.float32]: ...
-    @property
-    def labels(self) -> Sequence[str]: ...
-    @property
-    def confidence(self) -> npt.NDArray[np.float32]: ...
-
-
-class ServedHead(Protocol):
-    @property
-    def classes(self) -> Sequence[str]: ...
-    def predict(self, vectors: Vectors) -> Predicted: ...
-
-
-@dataclass(frozen=True)
-class Found:
-    """One query's hits, best first, and what the search covered."""
-
-    ids: list[str]
-    scores: list[float]
-    columns: list[dict[str, Any]]
-    coverage: float
-    missing: list[int]
-    exact: bool
-    version: int
-
-
-class ServedCollection(Protocol):
-    @property
-    def fingerprints(self) -> list[str]: ...
-    def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors: ...
-    def log(
-        self, rows: Sequence[Mapping[str, Any]], encoders: Sequence[BatchingEncoder], fingerprint: str | None
-    ) -> LogResult: ...
-    def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found: ...
-
-
-@dataclass(frozen=True)
-class Known:
-    """A registered encoder, loaded or not; `created` in seconds since 1970."""
-
-    name: str
-    fingerprint: str
-    modalities: tuple[Modality, ...]
-    dim: int
-    created: int
-
-
-@dataclass(frozen=True)
-class Live:
-    """A deployment as it answers: its record and its head in memory."""
-
-    record: DeploymentRecord
-    head: ServedHead
-
-    @property
-    def lineage(self) -> dict[str, Any]:
-        record = self.record
-        return {
-            "deployment": record.name,
-            "number": record.number,
-            "head": record.head,
-            "snapshot": record.snapshot.model_dump(),
-            "encoder": record.encoder,
-            "fingerprint": record.fingerprint,
-        }
 
 
 @dataclass

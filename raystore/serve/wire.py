@@ -9,10 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
-
-from raystore.data.rows import is_unicode
-from raystore.encoders.passport import Modality
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -23,24 +20,24 @@ CONTENT = (
     "A string that begins with `data:image/` is an image (`data:image/png;base64,...`; JPEG, PNG, GIF, WebP, BMP or TIFF), "
     "any other is a text. What the encoder does not take is refused."
 )
-
-_FINGERPRINT = "5f3c1a2b9d0e" + "0" * 52
-_REQUEST_ID = "0b6e7c1c9f3b4a6f9d8e2a1b3c4d5e6f"
-_TIMINGS = {"encode": 6.1, "head": 0.1, "total": 6.4}
 ROW_CONTENT = (
     "A row has a text in `text`, an image in `image` (as `data:image/png;base64,...`) or its `vector`; the content is "
     "encoded with every encoder of the collection, and not kept."
 )
 
+EXAMPLE_FINGERPRINT = "5f3c1a2b9d0e" + "0" * 52
+EXAMPLE_REQUEST_ID = "0b6e7c1c9f3b4a6f9d8e2a1b3c4d5e6f"
+_TIMINGS = {"encode": 6.1, "head": 0.1, "total": 6.4}
 
-def _with_example(example: dict[str, Any]) -> ConfigDict:
+
+def with_example(example: dict[str, Any]) -> ConfigDict:
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
 
 
 class PredictRequest(BaseModel):
     """Exactly one of `text` and `texts`; an answer per item, in order."""
 
-    model_config = _with_example({"text": "My card never arrived", "top": 3})
+    model_config = with_example({"text": "My card never arrived", "top": 3})
 
     text: Text | None = Field(default=None, description=CONTENT)
     texts: list[Text] | None = Field(default=None, min_length=1, description=CONTENT)
@@ -93,12 +90,12 @@ _LINEAGE = {
     "head": "refunds@2",
     "snapshot": {"name": "refunds", "number": 1, "hash": "9a1c" + "0" * 60},
     "encoder": "minilm@5f3c1a2b9d0e",
-    "fingerprint": _FINGERPRINT,
+    "fingerprint": EXAMPLE_FINGERPRINT,
 }
 
 
 class PredictAnswer(BaseModel):
-    model_config = _with_example(
+    model_config = with_example(
         {
             "predictions": [
                 {
@@ -111,9 +108,9 @@ class PredictAnswer(BaseModel):
                 }
             ],
             "lineage": _LINEAGE,
-            "fingerprint": _FINGERPRINT,
+            "fingerprint": EXAMPLE_FINGERPRINT,
             "logged": None,
-            "request_id": _REQUEST_ID,
+            "request_id": EXAMPLE_REQUEST_ID,
             "timings_ms": _TIMINGS,
         }
     )
@@ -150,7 +147,7 @@ class LogRow(BaseModel):
 
 
 class LogRequest(BaseModel):
-    model_config = _with_example(
+    model_config = with_example(
         {"rows": [{"id": "t-1", "subject": "c-9", "text": "My card never arrived", "product": "card"}]}
     )
 
@@ -159,13 +156,13 @@ class LogRequest(BaseModel):
 
 
 class LogAnswer(BaseModel):
-    model_config = _with_example(
+    model_config = with_example(
         {
             "added": 1,
             "known": 0,
             "version": 7,
-            "fingerprint": _FINGERPRINT,
-            "request_id": _REQUEST_ID,
+            "fingerprint": EXAMPLE_FINGERPRINT,
+            "request_id": EXAMPLE_REQUEST_ID,
             "timings_ms": {"total": 14.2},
         }
     )
@@ -181,9 +178,7 @@ class LogAnswer(BaseModel):
 class SearchRequest(BaseModel):
     """Exactly one of `text`, `id` and `vector`; a vector comes with the fingerprint of its encoder."""
 
-    model_config = _with_example(
-        {"text": "card never arrived", "k": 3, "where": "product = 'card'", "columns": ["product"]}
-    )
+    model_config = with_example({"text": "card never arrived", "k": 3, "where": "product = 'card'", "columns": ["product"]})
 
     text: Text | None = Field(default=None, description=CONTENT)
     id: Annotated[str, StringConstraints(min_length=1)] | None = None
@@ -215,15 +210,15 @@ class Hit(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    model_config = _with_example(
+    model_config = with_example(
         {
             "hits": [{"id": "t-1", "score": 0.87, "columns": {"product": "card"}}],
             "coverage": 1.0,
             "missing": [],
             "exact": True,
             "version": 7,
-            "fingerprint": _FINGERPRINT,
-            "request_id": _REQUEST_ID,
+            "fingerprint": EXAMPLE_FINGERPRINT,
+            "request_id": EXAMPLE_REQUEST_ID,
             "timings_ms": {"encode": 6.0, "search": 0.8, "total": 7.1},
         }
     )
@@ -238,109 +233,13 @@ class SearchAnswer(BaseModel):
     timings_ms: dict[str, float]
 
 
-class EmbeddingsRequest(BaseModel):
-    """OpenAI's shape. `model` is an encoder's name, its label (`minilm@5f3c1a2b9d0e`) or its fingerprint."""
-
-    model_config = _with_example({"model": "minilm", "input": ["card never arrived", "top up failed"]})
-
-    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
-    input: str | list[str] = Field(description=CONTENT)
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(default=None, description="Accepted where it is the encoder's own dimension.")
-    user: str | None = Field(default=None, description="Accepted and ignored.")
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _is_strings(cls, value: object) -> object:
-        """One sentence for what does not fit: pydantic would say it once for the string and once for each list."""
-        if isinstance(value, str) and is_unicode(value):
-            return value
-        if not isinstance(value, list):
-            raise ValueError("expected a string of valid Unicode or a list of such")
-        if not value:
-            raise ValueError("the list is empty")
-        if all(isinstance(item, (int, list)) and not isinstance(item, bool) for item in value):
-            raise ValueError("token numbers mean nothing without the tokenizer that made them: send the texts themselves")
-        wrong = [str(i) for i, item in enumerate(value) if not isinstance(item, str) or not is_unicode(item)]
-        if wrong:
-            places = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-            raise ValueError(f"expected a string of valid Unicode or a list of such, and other things stand at {places}")
-        return value
-
-    @property
-    def contents(self) -> dict[str, str]:
-        if isinstance(self.input, str):
-            return {"body.input": self.input}
-        return {f"body.input[{i}]": item for i, item in enumerate(self.input)}
-
-
-class Embedding(BaseModel):
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str
-
-
-class Usage(BaseModel):
-    prompt_tokens: int = Field(description="Tokens read of the texts; an image has none.")
-    total_tokens: int
-
-
-class EmbeddingsAnswer(BaseModel):
-    model_config = _with_example(
-        {
-            "object": "list",
-            "data": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}],
-            "model": "minilm@5f3c1a2b9d0e",
-            "usage": {"prompt_tokens": 5, "total_tokens": 5},
-            "fingerprint": _FINGERPRINT,
-            "request_id": _REQUEST_ID,
-        }
-    )
-
-    object: Literal["list"] = "list"
-    data: list[Embedding]
-    model: str
-    usage: Usage
-    fingerprint: Fingerprint
-    request_id: str
-
-
-class ModelCard(BaseModel):
-    """An encoder, in OpenAI's shape of a model; `id` is its name in the store."""
-
-    model_config = _with_example(
-        {
-            "id": "minilm",
-            "object": "model",
-            "created": 1_763_640_000,
-            "owned_by": "raystore",
-            "fingerprint": _FINGERPRINT,
-            "modalities": ["text"],
-            "dimensions": 384,
-        }
-    )
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int = Field(description="When the name came to mean this encoder, in seconds since 1970.")
-    owned_by: str = "raystore"
-    fingerprint: Fingerprint
-    modalities: list[Modality] = Field(description="What it takes.")
-    dimensions: int
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
 class Health(BaseModel):
     status: Literal["ok", "starting"]
 
 
 class Readiness(BaseModel):
-    model_config = _with_example(
-        {"status": "ok", "deployments": {"triage": {"number": 1, "head": "refunds@2", "fingerprint": _FINGERPRINT}}}
+    model_config = with_example(
+        {"status": "ok", "deployments": {"triage": {"number": 1, "head": "refunds@2", "fingerprint": EXAMPLE_FINGERPRINT}}}
     )
 
     status: Literal["ok", "starting"]
@@ -365,7 +264,7 @@ class ErrorAnswer(BaseModel):
                     "error": {
                         "type": "InvalidRequest",
                         "message": "1 field of this request is wrong: body.text: string should have at least 1 character.",
-                        "request_id": _REQUEST_ID,
+                        "request_id": EXAMPLE_REQUEST_ID,
                         "problems": [{"field": "body.text", "reason": "string should have at least 1 character"}],
                     }
                 }

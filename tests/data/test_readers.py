@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.data import readers
-from raystore.data.readers import Reference, find_files, parse_text, plan, read
+from raystore.data.readers import Reference, find_files, parse_text, plan, read, reference
 from raystore.errors import InvalidArguments
 
 CANARY = "canary-8c1f"
@@ -26,9 +25,9 @@ def read_all(
     values: dict[str, list] = {name: [] for name in columns}
     unreadable: dict[int, str] = {}
     row = 0
-    for reference in references:
-        assert reference.first_row == row
-        for block in read(reference, columns, batch_rows):
+    for slice_ in references:
+        assert slice_.first_row == row
+        for block in read(slice_, columns, batch_rows):
             assert block.first_row == row
             assert 0 < block.n_rows <= batch_rows
             row += block.n_rows
@@ -36,7 +35,7 @@ def read_all(
             for name in columns:
                 assert len(block.columns[name]) == block.n_rows
                 values[name] += block.columns[name]
-        assert row == reference.first_row + reference.n_rows
+        assert row == slice_.first_row + slice_.n_rows
     assert row == file.n_rows
     return values, unreadable
 
@@ -50,8 +49,8 @@ def refusal(path: Path) -> str:
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices of a few rows, so that a small file has many; the real sizes are 1,024 to 16,384."""
-    monkeypatch.setattr(readers, "_MIN_SLICE_ROWS", 4)
-    monkeypatch.setattr(readers, "_MAX_SLICE_ROWS", 8)
+    monkeypatch.setattr(reference, "MIN_SLICE_ROWS", 4)
+    monkeypatch.setattr(reference, "MAX_SLICE_ROWS", 8)
 
 
 # --- which files -------------------------------------------------------------------------------------------------------
@@ -136,8 +135,8 @@ def test_parquet_slices_give_every_row_once_and_in_order(
     table = pa.table({"n": pa.array(range(rows), pa.int64()), "t": [str(i) for i in range(rows)]})
     pq.write_table(table, path, row_group_size=group)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "_MIN_SLICE_ROWS", step)
-        patch.setattr(readers, "_MAX_SLICE_ROWS", step)
+        patch.setattr(reference, "MIN_SLICE_ROWS", step)
+        patch.setattr(reference, "MAX_SLICE_ROWS", step)
         values, _ = read_all(path, ["t", "n"], workers=3, batch_rows=batch)
     assert values == pq.read_table(path).select(["t", "n"]).to_pydict()
 
@@ -264,8 +263,8 @@ def test_csv_slices_give_every_row_once_as_the_csv_module_reads_them(
     with path.open(encoding="utf-8", newline="") as file:
         wanted = [r for r in csv.reader(file, delimiter="," if kind == "csv" else "\t") if r][1:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "_MIN_SLICE_ROWS", step)
-        patch.setattr(readers, "_MAX_SLICE_ROWS", 2 * step)
+        patch.setattr(reference, "MIN_SLICE_ROWS", step)
+        patch.setattr(reference, "MAX_SLICE_ROWS", 2 * step)
         values, unreadable = read_all(path, ["one", "two"], workers=2, batch_rows=batch)
     assert list(map(list, zip(values["one"], values["two"], strict=True))) == wanted
     assert unreadable == {}
@@ -318,8 +317,8 @@ def test_jsonl_slices_give_every_row_once_as_the_json_module_reads_them(
     path = tmp_path_factory.mktemp("j") / "t.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "_MIN_SLICE_ROWS", step)
-        patch.setattr(readers, "_MAX_SLICE_ROWS", 2 * step)
+        patch.setattr(reference, "MIN_SLICE_ROWS", step)
+        patch.setattr(reference, "MAX_SLICE_ROWS", 2 * step)
         found, unreadable = read_all(path, ["a", "b"], workers=2, batch_rows=batch)
     assert found == {name: [row.get(name) for row in rows] for name in ("a", "b")}
     assert unreadable == {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import pickle
 import struct
 import threading
@@ -99,6 +100,15 @@ def test_exif_that_cannot_be_read_turns_nothing(exif: bytes) -> None:
     with_exif = data[:33] + struct.pack(">I", len(exif)) + b"eXIf" + exif
     with_exif += struct.pack(">I", zlib.crc32(b"eXIf" + exif)) + data[33:]
     assert np.array_equal(read_image(with_exif), picture())
+
+
+def test_what_stands_in_exif_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    exif = Image.Exif()
+    exif[0x013B] = "Ada Lovelace"
+    with caplog.at_level(logging.DEBUG):
+        for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+            read_image(file_of(picture(), kind, exif=exif))
+    assert "Ada" not in caplog.text
 
 
 def test_an_orientation_out_of_range_turns_nothing() -> None:

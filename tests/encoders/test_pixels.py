@@ -166,7 +166,10 @@ def test_edges_and_kernels_that_cannot_be_are_refused(options: dict[str, object]
     "about, found",
     [
         ({"do_pad": True}, "it pads pictures"),
-        ({"size": {"shortest_edge": 224, "longest_edge": 400}}, "its sizes are neither a height and a width nor the shorter edge"),
+        (
+            {"size": {"shortest_edge": 224, "longest_edge": 400}},
+            "its sizes are neither a height and a width nor the shorter edge",
+        ),
         ({"size": {"shortest_edge": 224}}, "it leaves pictures of different shapes different"),
         ({"do_resize": False}, "it leaves pictures of different shapes different"),
         ({"resample": 9}, "its resample is no kernel of Pillow's"),
@@ -224,11 +227,11 @@ def test_a_picture_too_long_and_thin_to_be_resized_is_refused(tmp_path: Path) ->
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 120), st.integers(1, 120), st.integers(8, 40), st.integers(8, 40), st.sampled_from(["exact", "shortest"]))
+@given(
+    st.integers(1, 120), st.integers(1, 120), st.integers(8, 40), st.integers(8, 40), st.sampled_from(["exact", "shortest"])
+)
 def test_every_picture_comes_out_in_the_one_shape(width: int, height: int, edge: int, crop: int, resize: Any) -> None:
-    part = ImagePart(
-        pooling="cls", resize=resize, size=(edge, edge), kernel="bicubic", crop=(crop, crop), rescale=1 / 255
-    )
+    part = ImagePart(pooling="cls", resize=resize, size=(edge, edge), kernel="bicubic", crop=(crop, crop), rescale=1 / 255)
     found = pixels(picture(width, height), part)
     assert (found.shape, found.dtype) == ((crop, crop, 3), np.uint8)
 
@@ -245,7 +248,7 @@ def test_the_probes_are_twelve_pictures_that_never_change() -> None:
         *((64, 48), (40, 160), (300, 20), (128, 128), (96, 96), (1, 1), (250, 250), (500, 375), (224, 224), (320, 240)),
         *((72, 56), (56, 72)),
     ]
-    assert total.hexdigest() == "?"
+    assert total.hexdigest() == "7994abf867e13123062e2bf633eb3fa5090c7157a953d98f9552d4b27efbd434"
 
 
 def test_sampled_pictures_are_different_and_the_same_at_every_call() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raystore.encoders.golden import PROBES
 from raystore.encoders.registry import Encoder, Encoders, open_encoder
-from raystore.errors import EncoderNotFound, GoldenMoved, InvalidArguments, InvalidName, ModelUnusable
+from raystore.errors import EncoderNotFound, GoldenMoved, InvalidArguments, InvalidName, ItemsUnusable, ModelUnusable
 from raystore.layout import numbers
 from raystore.vectors import Vectors
 
@@ -38,7 +38,7 @@ def test_register_encode_and_find_again(encoders: Encoders, tiny_model: Path) ->
         found = encoders[asked]
         assert (found, found.name) == (tiny, "tiny")
         assert encoders.resolve(asked) == tiny.passport
-    assert repr(tiny) == f"Encoder('{tiny.label}', dim=32, max_length=64, pooling='mean', BertModel, loaded)"
+    assert repr(tiny) == f"Encoder('{tiny.label}', dim=32, BertModel, max_length=64, pooling='mean', loaded)"
     assert repr(encoders) == "Encoders(tiny)"
 
 
@@ -122,7 +122,7 @@ def test_a_changed_tokenizer_is_refused_by_name(encoders: Encoders, copy_of_tiny
     (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("hello", "hallo"))
     with pytest.raises(ModelUnusable) as caught:
         tiny.encode(["hello"])
-    assert f"it changed since {tiny.label} was registered (tokenizer): fingerprint" in str(caught.value)
+    assert f"it changed since {tiny.label} was registered (text.tokenizer): fingerprint" in str(caught.value)
     assert tiny.fingerprint in str(caught.value)
 
 
@@ -174,18 +174,34 @@ def test_a_damaged_record_is_refused(encoders: Encoders, tiny_model: Path, file:
         encoders[tiny.fingerprint].encode(["hello"])
 
 
-def test_bad_texts_are_refused_without_being_quoted(encoders: Encoders, tiny_model: Path) -> None:
+def test_bad_items_are_refused_without_being_quoted(encoders: Encoders, tiny_model: Path) -> None:
     tiny = encoders.register("tiny", tiny_model)
-    for texts, problem in (
-        ("secret", "texts is one string, expected a list of them: encode([text])"),
-        (None, "texts is a NoneType, expected a list of strings"),
-        (b"secret", "texts is a bytes, expected a list of strings"),
-        (["ok", None, b"secret"], "text 1 is a NoneType, expected a string; text 2 is a bytes, expected a string"),
-        ([None] * 7, "; ".join(f"text {i} is a NoneType, expected a string" for i in range(5)) + "; and 2 more"),
+    list_of = "expected a list of texts (str) or image files (bytes)"
+    for items, problem in (
+        ("secret", "the items are one string, expected a list of them: encode([text])"),
+        (b"secret", "the items are one image, expected a list of them: encode([image])"),
+        (None, f"the items are a NoneType, {list_of}"),
+        (["ok", None, 5], "item 1 is a NoneType, expected a string or bytes; item 2 is a int, expected a string or bytes"),
+        ([None] * 7, "; ".join(f"item {i} is a NoneType, expected a string or bytes" for i in range(5)) + "; and 2 more"),
     ):
         with pytest.raises(InvalidArguments) as caught:
-            tiny.encode(texts)  # type: ignore[arg-type]
+            tiny.encode(items)  # type: ignore[arg-type]
         assert str(caught.value) == f"encode: {problem}."
+
+
+def test_an_image_is_refused_by_an_encoder_of_texts(encoders: Encoders, tiny_model: Path, tmp_path: Path) -> None:
+    tiny = encoders.register("tiny", tiny_model)
+    with pytest.raises(ItemsUnusable) as caught:
+        tiny.encode(["hello", b"secret"])
+    reason = "is an image, and this encoder takes texts"
+    assert str(caught.value) == f"encode with {tiny.label}: 1 of 2 items are unusable: item 1 {reason}."
+    with pytest.raises(ItemsUnusable) as caught:
+        tiny.encode([tmp_path / "nothing.png"])
+    said = f"encode with {tiny.label}: 1 of 1 items are unusable: item 0 cannot be read (FileNotFoundError)."
+    assert str(caught.value) == said
+    each = tiny.load().encode_each(["hello", b"secret", "world"])
+    assert (each.places.tolist(), each.problems) == ([0, 2], {1: reason})
+    np.testing.assert_allclose(each.vectors, tiny.encode(["hello", "world"]), atol=1e-5)
 
 
 def test_no_texts_give_no_rows(encoders: Encoders, tiny_model: Path) -> None:

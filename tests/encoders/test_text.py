@@ -136,6 +136,21 @@ def test_a_model_that_cannot_be_loaded_is_refused(copy_of_tiny: Copy) -> None:
     assert "sentence-transformers could not load it (SafetensorError" in str(caught.value)
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copy_of_tiny: Copy) -> None:
+    folder = copy_of_tiny("stranger")
+    about = json.loads((folder / "tokenizer.json").read_text())
+    n = len(about["model"]["vocab"])
+    about["model"]["vocab"] |= {f"more{i}": n + i for i in range(5)}
+    (folder / "tokenizer.json").write_text(json.dumps(about))
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(ModelUnusable) as caught:
+        load(folder)
+    assert str(caught.value) == (
+        f"model '{folder}' cannot be used: its tokenizer does not fit: it has a token numbered {n + 4}, the model knows 0 to "
+        f"{n - 1}. Put the tokenizer files of this very model beside its weights."
+    )
+
+
 def test_a_plain_folder_gets_mean_pooling_and_unit_rows(tiny_model: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer

@@ -19,6 +19,7 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +41,7 @@ import os
 if os.environ.get("KILLS_JOURNAL"):
     import json
     from raystore.encoders import loaded
-    encode = loaded.LoadedEncoder.encode
+    encode = loaded.LoadedEncoder.encode_each
 
     def written_down(self, texts):
         line = json.dumps([text.split(" ", 1)[0] for text in texts]) + "\\n"
@@ -49,14 +50,21 @@ if os.environ.get("KILLS_JOURNAL"):
         os.close(fd)
         return encode(self, texts)
 
-    loaded.LoadedEncoder.encode = written_down
+    loaded.LoadedEncoder.encode_each = written_down
 """
 
-_DRIVER = """
+EMBED = """
 import sys, raystore
 root, source, workers = sys.argv[1:]
 report = raystore.open(root).collection("tickets").embed(source, text="body", id="id", keep=["n"], workers=int(workers))
 print(report.read, report.added, report.known, report.set_aside)
+"""
+
+FILL = """
+import sys, raystore
+root, source, workers = sys.argv[1:]
+report = raystore.open(root).collection("tickets").add_encoder("short", workers=int(workers))
+print(report.lacking, report.filled, report.left, report.set_aside)
 """
 
 
@@ -108,6 +116,7 @@ class Job:
     source: Source
     folder: Path
     workers: int = 0
+    driver: str = EMBED
     killed: list[set[int]] = field(default_factory=list)  # processes of each killed run
     runs: int = 0
     _left: set[int] = field(default_factory=set)
@@ -128,18 +137,24 @@ class Job:
             env["RAYSTORE_RAY_TMP"] = self._sessions[-1]
         with (self.folder / "err").open("w") as err:
             return subprocess.Popen(
-                [sys.executable, "-c", _DRIVER, str(self.root), str(self.source.path), str(self.workers)],
+                [sys.executable, "-c", self.driver, str(self.root), str(self.source.path), str(self.workers)],
                 stdout=subprocess.PIPE, stderr=err, text=True, env=env,
             )  # fmt: skip
 
-    def killed_after(self, wait_s: float, *, from_first_batch: bool = True) -> bool:
-        """Start it and SIGKILL the driver `wait_s` after its first batch, or after its start. False: it ended before."""
+    def killed_after(
+        self, wait_s: float, *, from_first_batch: bool = True, until: Callable[[], bool] | None = None
+    ) -> bool:
+        """Start it and SIGKILL the driver `wait_s` after its first batch, after its start, or after `until` says so.
+
+        False: it ended before.
+        """
         before = self._lines()
+        begun = until or (lambda: self._lines() != before)
         process = self.start()
         family = {process.pid}
         try:
             deadline = time.monotonic() + 120
-            while from_first_batch and process.poll() is None and self._lines() == before and time.monotonic() < deadline:
+            while from_first_batch and process.poll() is None and not begun() and time.monotonic() < deadline:
                 time.sleep(0.002)
             end = time.monotonic() + wait_s
             while process.poll() is None and time.monotonic() < end:
@@ -159,7 +174,7 @@ class Job:
             self._left |= family
 
     def run_to_the_end(self) -> list[int]:
-        """read, added, known and set aside of the last run."""
+        """The figures that the last run prints: read, added, known and set aside; or lacking, filled, left, set aside."""
         process = self.start()
         out, _ = process.communicate(timeout=540)
         self._clean_up()
@@ -244,9 +259,9 @@ def outcome(job: Job) -> Outcome:
     )
 
 
-def vectors(root: Path) -> dict[str, np.ndarray]:
+def vectors(root: Path, encoder: str | None = None) -> dict[str, np.ndarray]:
     collection = raystore.open(root).collection("tickets")
-    column = vector_column(collection.encoder().fingerprint)
+    column = vector_column(collection.encoder(encoder).fingerprint)
     table = collection.to_arrow(columns=["id", column])
     rows = np.asarray(table.column(column).combine_chunks().flatten(), np.float32).reshape(len(table), -1)
     return dict(zip(table.column("id").to_pylist(), rows, strict=True))

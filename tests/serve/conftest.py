@@ -1,4 +1,4 @@
-"""One small store with everything that is served: a tiny real encoder, a collection with rows, two heads."""
+"""Small stores with everything that is served: tiny real encoders, collections with rows, heads."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from raystore.secret import load_store_key
 from raystore.serve.loading import Rooms
 from raystore.train.fit import train_head
 from raystore.train.source import ArraySource, Examples
+from tests.pictures import PICTURES, save_clip, save_vit
 
 CARD = ["the card never arrived", "card never arrived hello", "my card is limit", "the card is a limit", "card and card"]
 MONEY = ["return the money", "money money return", "the money is long", "return of the money", "a money sentence"]
@@ -64,3 +65,32 @@ def make_store(root: Path, tiny_model: Path) -> Served:
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
     """Tests only add to it: ids of their own, deployments of their own."""
     return make_store(tmp_path_factory.mktemp("served") / "a store", tiny_model)
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
+    """A store whose encoders take texts (tiny), images (photos) and both (clip).
+
+    Collection `album` is of clip, `everything` of all three; head `colours` tells the pictures apart, by photos.
+    """
+    folder = tmp_path_factory.mktemp("house")
+    served = make_store(folder / "a store", tiny_model)
+    rooms = served.rooms
+    clip = rooms.encoders.register("clip", save_clip(folder / "clip", tiny_model))
+    photos = rooms.encoders.register("photos", save_vit(folder / "vit"))
+    CollectionTable.create(rooms.layout, "album", {clip.fingerprint: clip.dim}, {"product": "string"})
+    every = {served.fingerprint: 32, clip.fingerprint: clip.dim, photos.fingerprint: photos.dim}
+    CollectionTable.create(rooms.layout, "everything", every)
+    labels = np.array([0, 0, 0, 1, 1, 1], np.int64)
+    examples = Examples(np.asarray(photos.encode(PICTURES)), labels, np.ones(6, np.float32))
+    train_head(
+        rooms.layout,
+        name="colours",
+        kind="linear",
+        classes=["red", "blue"],
+        source=ArraySource({"train": examples, "val": examples, "test": examples}),
+        fingerprint=photos.fingerprint,
+        encoder_label=photos.label,
+        snapshot={"name": "colours", "number": 1, "hash": "cd" * 32},
+    )
+    return served

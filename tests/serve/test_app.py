@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from raystore.serve import wire
+from raystore.serve import openai_wire, wire
 from raystore.serve.app import make_app
 from raystore.serve.auth import VERBS, verb_of
 from raystore.serve.orchestrator import Orchestrator
@@ -181,6 +181,19 @@ BAD = {
     "vector without fingerprint": ("/v1/collections/tickets/search", {"vector": [1.0]}, 422),
     "bad fingerprint": ("/v1/collections/tickets/search", {"vector": [1.0], "fingerprint": CANARY}, 422),
     "unknown model": ("/v1/embeddings", {"model": CANARY, "input": CANARY}, 404),
+    "an image": ("/v1/embeddings", {"model": "tiny", "input": [f"data:image/png;base64,{CANARY}"]}, 422),
+    "an image of another kind": ("/v1/embeddings", {"model": "tiny", "input": f"data:image/{CANARY}"}, 422),
+    "an image in a row": (
+        "/v1/collections/tickets/log",
+        {"rows": [{"id": "x", "image": f"data:image/png;base64,{CANARY}"}]},
+        422,
+    ),
+    "a kept column called image": (
+        "/v1/collections/tickets/log",
+        {"rows": [{"id": "x", "text": "a", "image": CANARY}]},
+        422,
+    ),
+    "tokens": ("/v1/embeddings", {"model": "tiny", "input": [1, 2, CANARY]}, 422),
     "bad format": ("/v1/embeddings", {"model": "tiny", "input": CANARY, "encoding_format": CANARY}, 422),
     "other dimensions": ("/v1/embeddings", {"model": "tiny", "input": CANARY, "dimensions": 7}, 422),
 }
@@ -322,12 +335,12 @@ def test_the_examples_in_the_openapi_document_fit_their_models(client: TestClien
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     assert "HTTPValidationError" not in schemas
     with_examples = {name: schema["examples"] for name, schema in schemas.items() if "examples" in schema}
-    assert {"PredictRequest", "PredictAnswer", "LogRequest", "LogAnswer", "SearchRequest", "SearchAnswer"} <= set(
-        with_examples
-    )
+    requests = {"PredictRequest", "LogRequest", "SearchRequest", "EmbeddingsRequest"}
+    answers = {"PredictAnswer", "LogAnswer", "SearchAnswer", "EmbeddingsAnswer", "ModelCard"}
+    assert requests | answers <= set(with_examples)
     for name, examples in with_examples.items():
         for example in examples:
-            getattr(wire, name).model_validate(example)
+            (getattr(wire, name, None) or getattr(openai_wire, name)).model_validate(example)
 
 
 def test_every_route_under_v1_has_a_verb(client: TestClient) -> None:

@@ -10,7 +10,7 @@ from raystore.errors import BodyTooLarge
 from raystore.serve.content import is_image, read_items, read_rows
 from raystore.serve.problems import InvalidRequestError
 from raystore.serve.spec import Limits
-from tests.serve.pictures import data_url, gif, png
+from tests.pictures import data_url, gif, png
 
 LIMITS = Limits(max_items=6, max_chars=20, max_image_bytes=5_000, max_image_pixels=10_000, max_image_frames=3)
 RED = png((200, 0, 0))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from raystore.errors import HeadNotFound, InvalidArguments, KeyRequired
@@ -22,6 +24,7 @@ from raystore.serve.deploy import Running, deploy
 from raystore.serve.proxy import free_port, haproxy_binary
 from raystore.serve.spec import AppSpec
 from tests.serve.conftest import Served
+from tests.pictures import data_url
 
 pytestmark = pytest.mark.ray
 
@@ -120,15 +123,20 @@ def test_a_large_body_is_in_no_file_of_the_session_and_not_in_the_object_store(
     rows += [{"id": "bad", "text": f"{CANARY} " * 6_000}]  # too long: the row that fails
     assert client.post("/v1/collections/tickets/log", json={"rows": rows[:20]}).status_code == 200
     assert client.post("/v1/collections/tickets/log", json={"rows": rows[20:]}).status_code == 413
+    noise = np.random.default_rng(0).bytes(9_900_000)  # no image; one of this size is the largest body there is
+    refused = client.post("/v1/embeddings", json={"model": "tiny", "input": data_url(noise)})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (422, "InvalidRequest")
     import ray
 
-    assert _files_holding(Path(ray._private.worker._global_node.get_session_dir_path()), CANARY.encode()) == []
-    stores = _object_store_counts([CANARY.encode(), b"raystore-control-7d1e"])
+    needles = [CANARY.encode(), base64.b64encode(noise[3_000_000:3_000_060]), noise[3_000_000:3_000_060]]
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    assert [_files_holding(session, needle) for needle in needles] == [[], [], []]
+    stores = _object_store_counts([*needles, b"raystore-control-7d1e"])
     control = ray.put(b"raystore-control-7d1e" * 20_000)  # over what goes inline: it must be seen
-    seen = _object_store_counts([CANARY.encode(), b"raystore-control-7d1e"])
+    seen = _object_store_counts([*needles, b"raystore-control-7d1e"])
     del control
-    assert stores[0] == seen[0] == 0
-    assert seen[1] > stores[1]
+    assert stores[:3] == seen[:3] == [0, 0, 0]
+    assert seen[3] > stores[3]
 
 
 @pytest.mark.skipif(haproxy_binary() is None, reason="no HAProxy for this platform")

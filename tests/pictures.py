@@ -18,6 +18,10 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> bytes
     return buffer.getvalue()
 
 
+# Three rather red ones, then three rather blue ones.
+PICTURES = [png(c) for c in ((220, 30, 30), (250, 0, 20), (180, 60, 40), (30, 30, 220), (0, 20, 250), (40, 60, 180))]
+
+
 def gif(n_frames: int) -> bytes:
     frames = [Image.new("RGB", (8, 8), (40 * n, 0, 0)) for n in range(n_frames)]
     buffer = io.BytesIO()

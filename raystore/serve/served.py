@@ -1,0 +1,90 @@
+"""What an orchestrator is handed, as far as it looks at it: heads, collections, deployments, known encoders.
+
+Shapes alone. `loading.py` fills them from a store, a test from anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from raystore.data.log import LogResult
+from raystore.encoders.passport import Modality
+from raystore.serve.batching import BatchingEncoder
+from raystore.serve.spec import DeploymentRecord
+from raystore.vectors import Vectors
+
+
+class Predicted(Protocol):
+    """(n, c) probabilities, columns as in the head's `classes`."""
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def confidence(self) -> npt.NDArray[np.float32]: ...
+
+
+class ServedHead(Protocol):
+    @property
+    def classes(self) -> Sequence[str]: ...
+    def predict(self, vectors: Vectors) -> Predicted: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """One query's hits, best first, and what the search covered."""
+
+    ids: list[str]
+    scores: list[float]
+    columns: list[dict[str, Any]]
+    coverage: float
+    missing: list[int]
+    exact: bool
+    version: int
+
+
+class ServedCollection(Protocol):
+    @property
+    def fingerprints(self) -> list[str]: ...
+    def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors: ...
+    def log(
+        self, rows: Sequence[Mapping[str, Any]], encoders: Sequence[BatchingEncoder], fingerprint: str | None
+    ) -> LogResult: ...
+    def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found: ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """A registered encoder, loaded or not; `created` in seconds since 1970."""
+
+    name: str
+    fingerprint: str
+    modalities: tuple[Modality, ...]
+    dim: int
+    created: int
+
+
+@dataclass(frozen=True)
+class Live:
+    """A deployment as it answers: its record and its head in memory."""
+
+    record: DeploymentRecord
+    head: ServedHead
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        record = self.record
+        return {
+            "deployment": record.name,
+            "number": record.number,
+            "head": record.head,
+            "snapshot": record.snapshot.model_dump(),
+            "encoder": record.encoder,
+            "fingerprint": record.fingerprint,
+        }
