@@ -190,10 +190,10 @@ def _encoder_folders(layout: Layout) -> tuple[Path, Path]:
 
 
 def _check_size(files: Sequence[str]) -> None:
-    from raystore.data.readers import find_files
+    from raystore.data.readers import SOURCES, find_files
     from raystore.data.readers import plan as plan_files
 
-    sources, _ = plan_files(find_files(list(files), CALL), 1, CALL)
+    sources, _ = plan_files(find_files(list(files), CALL, SOURCES), 1, CALL)
     total = sum(source.n_rows for source in sources)
     if total > MAX_SAMPLE_ROWS:
         problem = f"the sample has {total:,} rows, and is embedded whole: give files with {MAX_SAMPLE_ROWS:,} at most"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raystore.data.readers import find_files, plan, read
+from raystore.data.readers import SOURCES, find_files, plan, read
 from raystore.encoders.items import Item
 from raystore.errors import InvalidArguments
 
@@ -37,7 +37,7 @@ def read_sample(paths: Sequence[str], *, content: str, label: str | None, limit:
     Raises:
         InvalidArguments: files or columns that are not there, or nothing to use in them.
     """
-    sources, references = plan(find_files(list(paths), call), 1, call)
+    sources, references = plan(find_files(list(paths), call, SOURCES), 1, call)
     wanted = [c for c in (content, label) if c is not None]
     problems = [
         f"'{source.path}' has no column '{column}'; it has: {', '.join(source.columns) or 'none'}"
@@ -67,10 +67,10 @@ def read_sample(paths: Sequence[str], *, content: str, label: str | None, limit:
         sizes = Counter(of for _, of in rows)
         rows = [row for row in rows if sizes[row[1]] >= _LEAST_OF_A_CLASS]
     if len(rows) < 2:
-        reason = f" with {_LEAST_OF_A_CLASS} rows or more of a class" if label is not None else ""
-        raise InvalidArguments(
-            call=call, problems=[f"the sample holds {len(rows)} usable rows{reason}, expected at least 2"]
-        )
+        problem = f"the sample holds {len(rows)} usable rows, expected at least 2"
+        if label is not None:
+            problem = f"no class has {_LEAST_OF_A_CLASS} rows or more in the sample: take more rows, or leave the label out"
+        raise InvalidArguments(call=call, problems=[problem])
     return Sample([item for item, _ in rows], [of for _, of in rows] if label is not None else None)
 
 

@@ -16,7 +16,7 @@ from raystore.data.collection import CollectionTable
 from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, JobEncoder
 from raystore.data.ingest import check_sources, content_found, left_to_do, new_columns, plan_of
 from raystore.data.manifest import SourceColumns
-from raystore.data.readers import Block, Reference, find_files, read
+from raystore.data.readers import SOURCES, Block, Reference, find_files, read
 from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
 from raystore.layout import Layout, staging
@@ -70,7 +70,7 @@ def dry_run_files(
     """What `embed_files` would do, from a sample of the rows that are left; writes nothing."""
     call = f"embed into '{table.name}'"
     table.check_encoder(encoder.fingerprint, encoder.label)
-    sources, references = plan_files(find_files(paths, call), 1, call)
+    sources, references = plan_files(find_files(paths, call, SOURCES), 1, call)
     columns = content_found(sources, columns, call)
     kept_types = check_sources(sources, columns, encoder, table, call)
     new_columns(table, kept_types)

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +25,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from raystore.catalog import open_root
 from raystore.data.collection import CollectionTable
 from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, batch_rows
 from raystore.data.pool_size import AskedPool, Pool
 from raystore.data.readers import BATCH_BYTES, Block, Reference
 from raystore.data.readers.columns import blocks_of
 from raystore.encoders.registry import open_encoder
-from raystore.errors import InvalidArguments, ItemNotFound
+from raystore.errors import InvalidArguments, ItemNotFound, RaystoreError
+from raystore.secret import load_store_key
 from raystore.session import no_core_files, root_cause, start_ray, thread_count
 
 DATASET = "a Ray Dataset"  # what stands as the source of its rows
@@ -151,9 +154,13 @@ def _collect(
     counts, ended = EmbedCounts(), 0
     try:
         with _CountWatch(table, progress):
-            for row in results.iter_rows():
-                counts.add(EmbedCounts(**json.loads(row["counts"])))
-                ended += row["slices"]
+            # Without prefetching: it holds each result back until there is another.
+            for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for row in batch.to_pylist():
+                    if row["error"]:
+                        raise pickle.loads(row["error"])  # noqa: S301  made by our own workers, a moment ago
+                    counts.add(EmbedCounts(**json.loads(row["counts"])))
+                    ended += row["slices"]
                 if ended == n_slices:
                     break
     except (ray.exceptions.RayError, ItemNotFound, ValueError, RuntimeError) as error:
@@ -207,20 +214,36 @@ class _Dispenser:
 
 
 class _Worker:
-    """One Ray Data actor. It holds an encoder that passed the golden check and an Embedder of the job's plan."""
+    """One Ray Data actor. It holds an encoder that passed the golden check and an Embedder of the job's plan.
+
+    Its errors go back as results: of an actor that fails while it is made, or raises at its work, the driver learns
+    no more than that. What keeps it from an encoder (GoldenMoved...) is said at its first turn, before it takes work.
+    """
 
     def __init__(self, root: str, plan: EmbedPlan, threads: int, on_gpu: bool, dispenser: Any) -> None:
-        from raystore.catalog import open_root
-        from raystore.secret import load_store_key
-
         no_core_files()
         self._node = os.getppid()
         self._dispenser = dispenser
+        self._refused: RaystoreError | None = None
         if not on_gpu:  # Ray shows the GPUs to whoever asked for none
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        layout, about = open_root(root, create=False)
-        encoder = open_encoder(layout, plan.fingerprint, threads=threads, backend="torch" if on_gpu else None)
-        self._embedder = Embedder(layout, plan, encoder, load_store_key(layout, about["key_id"]))
+        try:
+            layout, about = open_root(root, create=False)
+            encoder = open_encoder(layout, plan.fingerprint, threads=threads, backend="torch" if on_gpu else None)
+            self._embedder = Embedder(layout, plan, encoder, load_store_key(layout, about["key_id"]))
+        except RaystoreError as error:
+            self._refused = error
+
+    def _said(self, work: Callable[[Embedder], tuple[EmbedCounts, int]]) -> dict[str, list[Any]]:
+        """What the work did and how many slices it ended, or the error it met, as the one row of a result."""
+        error, counts, slices = self._refused, EmbedCounts(), 0
+        if error is None:
+            try:
+                counts, slices = work(self._embedder)
+            except RaystoreError as met:
+                error = met
+        said = b"" if error is None else pickle.dumps(error)
+        return {"counts": [json.dumps(dataclasses.asdict(counts))], "slices": [slices], "error": [said]}
 
     def _end_if_orphaned(self, _: EmbedCounts) -> None:
         """Ask after each batch whether the node that started this worker still runs.
@@ -233,26 +256,27 @@ class _Worker:
 
 class _SliceWorker(_Worker):
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        line = str(batch["slice"][0])
+        return self._said(lambda embedder: self._embed_slice(embedder, str(batch["slice"][0]), str(batch["turn"][0])))
+
+    def _embed_slice(self, embedder: Embedder, line: str, turn: str) -> tuple[EmbedCounts, int]:
         if self._dispenser is not None:
             import ray
 
-            line = ray.get(self._dispenser.take.remote(str(batch["turn"][0])))
+            line = ray.get(self._dispenser.take.remote(turn))
         if not line:
-            return _said(EmbedCounts(), 0)
-        return _said(self._embedder.embed(Reference(**json.loads(line)), self._end_if_orphaned), 1)
+            return EmbedCounts(), 0
+        return embedder.embed(Reference(**json.loads(line)), self._end_if_orphaned), 1
 
 
 class _BlockWorker(_Worker):
     def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
+        return self._said(lambda embedder: self._embed_batch(embedder, batch))
+
+    def _embed_batch(self, embedder: Embedder, batch: pa.Table) -> tuple[EmbedCounts, int]:
         counts = EmbedCounts()
         for block in batch_blocks(batch):
-            counts.add(self._embedder.embed_block(DATASET, block, self._end_if_orphaned))
-        return _said(counts, 0)
-
-
-def _said(counts: EmbedCounts, slices: int) -> dict[str, list[Any]]:
-    return {"counts": [json.dumps(dataclasses.asdict(counts))], "slices": [slices]}
+            counts.add(embedder.embed_block(DATASET, block, self._end_if_orphaned))
+        return counts, 0
 
 
 def batch_blocks(batch: pa.Table) -> Iterator[Block]:

@@ -31,6 +31,8 @@ from raystore.vectors import Matrix
 DEVICES = ("cpu", "gpu")
 COLUMNS = ("run on", "device", "rows/s", "one ms", "a million", "worst cosine", "neighbours", "accuracy", "encoder")
 
+_WORTH = 1.05  # times as fast; less is noise, and no reason for another encoder
+
 Said = Callable[[str], None]
 
 
@@ -218,15 +220,17 @@ def recommend(label: str, rows: Sequence[BenchRow]) -> str:
         line += f", {best.cost_per_million:,.2f} a million"
     if cheapest is not None and cheapest is not best:
         line += f" (cheapest: {cheapest.name} on {cheapest.device}, {cheapest.cost_per_million:,.2f} a million)"
-    others = [row for row in ran if not row.same and _pace(row) > _pace(best)]
+    others = [row for row in ran if not row.same and _pace(row) > _WORTH * _pace(best)]
     if not others:
-        return line + "; nothing here is faster."
+        return line + "; nothing here is clearly faster."
     other = max(others, key=_pace)
     loses = f"worst cosine {other.worst_cosine:.4f}, head not measured"
     if other.accuracy_change is not None:
         loses = f"{points(other.accuracy_change)} of head accuracy"
-    name = other.encoder or f"{other.name}, to be derived,"
-    return line + f"; {name} is another encoder, {_pace(other) / _pace(best):.1f} times as fast ({loses})."
+    return (
+        line
+        + f"; {other.encoder or other.name} is another encoder, {_pace(other) / _pace(best):.1f} times as fast ({loses})."
+    )
 
 
 def _pace(row: BenchRow) -> float:

@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from raystore.vectors import Matrix
 
 TOKENIZER = "tokenizer.json"
 MANIFEST = "manifest.json"
+_TIE = 1e-6
 OVERLAP = 0.99  # of the 10 nearest; below it another encoder, whatever the cosines
 
 # Converters and runtimes raise whatever Python's own machinery meets inside them. What is no one's failure to convert
@@ -75,27 +76,27 @@ def worst_cosine(a: Matrix, b: Matrix) -> float:
 
 
 def neighbour_overlap(a: Matrix, b: Matrix, k: int = 10) -> float:
-    """The mean share of each row's k nearest by cosine that it has both in `a` and in `b`, (n, d) unit rows.
+    """The mean share of each row's k nearest by cosine in `b` that are among its k nearest in `a`, (n, d) unit rows.
 
-    A row is not its own neighbour; with fewer than k others, all of them count. 1.0 for fewer than two rows.
+    A row is not its own neighbour; with fewer than k others, all of them count. Rows that `a` itself holds equally near
+    (within 1e-6: the same text twice, or cut to the same tokens) are each as good as the other. 1.0 for fewer than two rows.
     Cost: two (n, n) matrices, n*n*d multiply-adds each; for samples.
     """
     n = len(a)
     k = min(k, n - 1)
     if k < 1:
         return 1.0
-    shared = _nearest(a, k) & _nearest(b, k)
-    return float(shared.sum() / (n * k))
+    mine, theirs = _scores(a), _scores(b)
+    last = np.partition(mine, n - k, axis=1)[:, n - k]
+    nearest = np.argpartition(theirs, n - k, axis=1)[:, n - k :]
+    return float((np.take_along_axis(mine, nearest, axis=1) >= last[:, None] - _TIE).mean())
 
 
-def _nearest(matrix: Matrix, k: int) -> Any:
-    """(n, n) bool: whether column j is among the k nearest of row i. Equal scores keep the lower column first."""
-    scores = matrix @ matrix.T
+def _scores(matrix: Matrix) -> Matrix:
+    """(n, n) cosines, a row's with itself lowest of all."""
+    scores: Matrix = matrix @ matrix.T
     np.fill_diagonal(scores, -np.inf)
-    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    found = np.zeros(scores.shape, dtype=bool)
-    np.put_along_axis(found, rows, True, axis=1)
-    return found
+    return scores
 
 
 def export_folder(layout: Layout, fingerprint: str, backend_name: str) -> Path:

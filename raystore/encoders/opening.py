@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -115,14 +117,10 @@ def from_folder(
     precision: str = "auto",
 ) -> LoadedEncoder:
     """From the files of an export, not checked. Raises ExportFailed where the backend cannot run them."""
-    try:
+    with _running(backend):
         backends = {
             modality: backend(folder, modality, threads=threads, precision=precision) for modality in passport.modalities
         }
-    except RuntimeError as error:
-        if isinstance(error, RaystoreError):
-            raise
-        raise ExportFailed(backend.name, "run", error) from error
     tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8") if passport.text else None
     return LoadedEncoder(passport, backends, label, tokenizer_json=tokenizer, threads=threads)
 
@@ -173,7 +171,8 @@ def make_export(layout: Layout, model: Model, backend: type[ExportedBackend], la
     def check(folder: Path) -> Equivalence:
         reference = from_model(model, label, device="cpu")
         for precision in backend.precisions:
-            found = measure(reference, from_folder(folder, model.passport, backend, label, precision=precision))
+            with _running(backend):
+                found = measure(reference, from_folder(folder, model.passport, backend, label, precision=precision))
             if found.holds(model.passport.tolerance):
                 return found._replace(precision=precision)
         raise NotEquivalent(backend.name, found)
@@ -202,12 +201,13 @@ def _run_export(
     """In the precision that was found exact enough; on a processor that computes otherwise, in a stricter one."""
     folder = export_folder(layout, stored.passport.fingerprint, backend.name)
     *looser, strictest = export_precisions(layout, stored.passport, backend)
-    for precision in looser:
-        try:
-            return _checked(stored, from_folder(folder, stored.passport, backend, label, threads, precision))
-        except GoldenMoved as error:
-            log.warning("encoder %s is not exact enough in precision '%s' here: %s", label, precision, error)
-    return _checked(stored, from_folder(folder, stored.passport, backend, label, threads, strictest))
+    with _running(backend):
+        for precision in looser:
+            try:
+                return _checked(stored, from_folder(folder, stored.passport, backend, label, threads, precision))
+            except GoldenMoved as error:
+                log.warning("encoder %s is not exact enough in precision '%s' here: %s", label, precision, error)
+        return _checked(stored, from_folder(folder, stored.passport, backend, label, threads, strictest))
 
 
 def _open_derived(
@@ -239,9 +239,21 @@ def _open_derived(
             advice="Restore that folder from a backup, or derive the encoder again under a name of its own.",
         )
     try:
-        return _checked(stored, from_folder(folder, passport, OpenVinoBackend, label, threads))
+        with _running(OpenVinoBackend):
+            return _checked(stored, from_folder(folder, passport, OpenVinoBackend, label, threads))
     except ExportFailed as error:
         raise _said(error, label) from None
+
+
+@contextmanager
+def _running(backend: type[ExportedBackend]) -> Iterator[None]:
+    """What the backend's library raises while it reads or runs a graph becomes ExportFailed; raystore's own errors pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, RaystoreError):
+            raise
+        raise ExportFailed(backend.name, "run", error) from error
 
 
 def _checked(stored: StoredEncoder, encoder: LoadedEncoder) -> LoadedEncoder:

@@ -34,9 +34,7 @@ def quantize_openvino(folder_in: Path, folder_out: Path, stem: str, calibration:
     if not calibration:
         raise InvalidArguments(call="quantize", problems=["there is nothing to calibrate with"])
     openvino = import_openvino()
-    with _silent():
-        import nncf
-
+    with _silent_nncf() as nncf:
         graph = openvino.Core().read_model(str(folder_in / f"{stem}.xml"))
         quantized = nncf.quantize(
             graph,
@@ -57,21 +55,32 @@ def _attends(graph: Any) -> bool:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """No progress bars, no log lines; nncf's import also makes its own class that of every logger to come: undone."""
+def _silent_nncf() -> Iterator[Any]:
+    """nncf without progress bars and log lines; what it raises becomes RuntimeError.
+
+    Its import makes its own class that of every logger to come, which is undone.
+    """
     import rich
 
     console, loggers, ours = rich.get_console(), logging.getLoggerClass(), logging.getLogger("nncf")
-    before, level = console.quiet, ours.level
+    before = console.quiet
     console.quiet = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import nncf  # noqa: F401 - sets its own level at import
+            import nncf
 
             logging.setLoggerClass(loggers)
             ours.setLevel(logging.CRITICAL)
-            yield
+            # A dozen classes side by side, direct heirs of Exception, and what its plain Python raises.
+            classes = [each for each in vars(nncf.errors).values() if isinstance(each, type)]
+            theirs: tuple[type[Exception], ...] = (
+                *(each for each in classes if issubclass(each, Exception)),
+                *(ValueError, TypeError, LookupError, AttributeError, AssertionError),
+            )
+            try:
+                yield nncf
+            except theirs as error:
+                raise RuntimeError(f"nncf could not quantise the graph ({type(error).__name__})") from error
     finally:
-        ours.setLevel(level)
         console.quiet = before

@@ -36,7 +36,7 @@ def test_raw_file_to_a_prediction_by_commands_alone(cli: Cli, made: Made, tmp_pa
 
 
 LISTS = {
-    "encoder": {"encoder", "fingerprint", "dim", "model"},
+    "encoder": {"encoder", "fingerprint", "dim", "takes", "class", "model"},
     "collection": {"collection", "rows", "version", "encoders", "columns"},
     "table": {"table", "version", "rows", "columns"},
     "snapshot": {"snapshot", "collection", "train", "val", "test", "classes", "hash"},
@@ -56,6 +56,7 @@ def test_list_shows_what_there_is(cli: Cli, made: Made, noun: str) -> None:
 READS = [
     ("encoder", "show", "tiny"),
     ("encoder", "verify", "tiny"),
+    ("encoder", "diff", "tiny", "tiny"),
     ("collection", "list"),
     ("collection", "set-aside", "tickets"),
     ("table", "list"),

@@ -164,6 +164,32 @@ def race(table: str, fence: str, payload: str, start: str, stop: str, step: str)
     say(f"{added} {known} {differing}")
 
 
+def race_fill(table: str, fence: str, column: str, stop: str, step: str) -> None:
+    """Fill the column of ids 0..stop, `step` at a time; says how many were filled and known in all."""
+    from raystore.data.keyed import KeyedTable
+    from tests.data.toy import some_values
+
+    keyed = KeyedTable(Path(table), Path(fence), "id")
+    say("ready")
+    listen()
+    filled = known = 0
+    for first in range(0, int(stop), int(step)):
+        outcome = keyed.fill(some_values([f"row-{i}" for i in range(first, first + int(step))], column), column)
+        filled, known = filled + outcome.filled, known + outcome.known
+    say(f"{filled} {known}")
+
+
+def fill_stalled(table: str, fence: str, lease_s: str, column: str, *ids: str) -> None:
+    """The public fill, whose first attempt is held up just before its end."""
+    from raystore.data.keyed import KeyedTable
+    from tests.data.toy import some_values
+
+    keyed = KeyedTable(Path(table), Path(fence), "id")
+    keyed.fence = StallingFence(Path(fence), lease_s=float(lease_s))
+    outcome = keyed.fill(some_values(ids, column), column)
+    say(f"filled {outcome.filled} known {outcome.known}")
+
+
 def log_rows(root: str, *ids: str) -> None:
     """Open the store, which may not be there yet, and log a row for each id, one at a time."""
     from raystore.catalog import open_root

@@ -5,8 +5,8 @@ import pytest
 
 from raystore.data.collection import CollectionTable, collection_names
 from raystore.errors import AlreadyExists, CollectionNotFound, ColumnNotFound, InvalidArguments, InvalidName, ItemNotFound
-from raystore.layout import Layout
-from tests.data.toy import VECTORS, OtherEncoder, ToyEncoder, make_log, make_tickets
+from raystore.layout import Layout, vector_column
+from tests.data.toy import VECTORS, OtherEncoder, ToyEncoder, make_log, make_tickets, some_values
 
 MINE = ToyEncoder.fingerprint
 
@@ -166,3 +166,31 @@ def test_rows_without_a_vector_of_the_encoder_are_left_out(layout: Layout) -> No
     with pytest.raises(ItemNotFound):
         table.vectors_of(["other"], MINE)
     assert table.fingerprints == [MINE, OtherEncoder.fingerprint]
+
+
+def test_a_second_encoders_column_is_null_until_it_is_filled(layout: Layout) -> None:
+    table = make_tickets(layout)
+    make_log(table).log([{"id": i, "text": i} for i in "abc"])
+    row_ids = table.row_ids()
+    assert table.with_vector(ToyEncoder.fingerprint, row_ids).tolist() == row_ids.tolist()
+    assert table.add_encoder(OtherEncoder.fingerprint, OtherEncoder.dim)
+    assert not table.add_encoder(OtherEncoder.fingerprint, OtherEncoder.dim)
+    assert table.fingerprints == [ToyEncoder.fingerprint, OtherEncoder.fingerprint]
+    assert table.count_lacking(OtherEncoder.fingerprint) == 3
+    column = vector_column(OtherEncoder.fingerprint)
+    table.rows.fill(some_values(["b"], column, table.rows.known(["b"])["b"].payload), column)
+    assert table.count_lacking(OtherEncoder.fingerprint) == 2
+    assert table.with_vector(OtherEncoder.fingerprint, row_ids).tolist() == [row_ids[1]]
+    assert table.with_vector(OtherEncoder.fingerprint, row_ids[:1]).tolist() == []
+    assert [batch.ids.to_pylist() for batch in table.scan(OtherEncoder.fingerprint)] == [["b"]]
+
+
+def test_an_encoder_whose_fingerprint_begins_like_anothers_gets_no_column(layout: Layout) -> None:
+    table = make_tickets(layout)
+    twin = ToyEncoder.fingerprint[:12] + "0" * 52
+    with pytest.raises(InvalidArguments) as refused:
+        table.add_encoder(twin, 3)
+    assert str(refused.value) == (
+        "add_encoder to 'tickets': the column 'vec_ab12ab12ab12' is another encoder's, whose fingerprint begins alike."
+    )
+    assert table.fingerprints == [ToyEncoder.fingerprint]

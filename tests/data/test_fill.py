@@ -208,3 +208,19 @@ def test_a_search_through_an_index_built_before_a_fill_misses_no_filled_row(
     for searched in (tickets, raystore.open(tickets._store.root).collection("tickets")):
         for i in range(N):
             assert searched.search(text_of(i), k=1, encoder="short").ids == [[str(i)]]
+
+
+@pytest.mark.ray
+def test_ray_workers_fill_as_this_process_does(tickets: Collection, store: Store, file: Path, ray_session: object) -> None:
+    embed(tickets, file)
+    tickets.log([{"id": "logged", "text": "hello world"}])
+    before = hidden(tickets)
+    report = tickets.add_encoder("short", workers=2)
+    assert (report.lacking, report.filled, report.left, report.workers > 0) == (N + 1, N, 1, True)
+    assert hidden(tickets) == before
+    expected = store.encoder("short").encode([text_of(i) for i in range(N)])
+    found = vectors(tickets, "short")
+    np.testing.assert_allclose([found[str(i)] for i in range(N)], expected, atol=1e-4)
+    job = tickets.jobs()[-1]
+    assert (job["kind"], job["counts"]["filled"], sum(job["encoded_by"].values())) == ("fill", N, N)
+    assert all(name.endswith(" on cpu") for name in job["encoded_by"])

@@ -16,7 +16,7 @@ import raystore
 from raystore.collection import Collection
 from raystore.data.pool import _Dispenser, batch_blocks
 from raystore.data.pool_size import AskedPool, Pool, check_pool
-from raystore.errors import GoldenMoved, InvalidArguments
+from raystore.errors import InvalidArguments, ModelUnusable
 
 ROWS = 5_000
 
@@ -200,21 +200,19 @@ def test_a_kind_that_gets_no_place_holds_up_nothing(tickets: Collection, source:
 
 
 @pytest.mark.ray
-def test_every_worker_of_both_kinds_is_refused_when_its_golden_vectors_moved(
-    store: raystore.Store, tickets: Collection, source: Path, ray_session: object
+@pytest.mark.parametrize("pool", [{"workers": 1, "gpu_workers": 1}, {"workers": 1}, {"gpu_workers": 1}], ids=str)
+def test_a_worker_whose_encoder_cannot_be_trusted_writes_nothing_and_says_why(
+    pool: dict[str, int], tmp_path: Path, tiny_model: Path, source: Path, ray_session: object
 ) -> None:
-    from safetensors.numpy import load_file, save_file
-
+    store = raystore.open(tmp_path / "a store")
+    store.encoders.register("tiny", model=str(tiny_model))
+    tickets = store.create_collection("tickets", encoder="tiny")
     path = store.layout.encoder(tickets.encoder().fingerprint) / "golden.safetensors"
-    whole = path.read_bytes()
-    save_file({name: vectors[::-1].copy() for name, vectors in load_file(path).items()}, path)
-    try:
-        for pool in ({"workers": 1, "gpu_workers": 1}, {"gpu_workers": 1}, {"workers": 1}):
-            with pytest.raises(GoldenMoved):
-                tickets.embed(source, text="body", id="id", **pool)
-    finally:
-        path.write_bytes(whole)
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(ModelUnusable, match=r"its golden vectors .* are not those it was registered with"):
+        tickets.embed(source, text="body", id="id", **pool)
     assert len(tickets) == 0
+    assert tickets.jobs()[-1]["failed"] == "ModelUnusable"
 
 
 @pytest.mark.ray

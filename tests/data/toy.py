@@ -77,3 +77,9 @@ def some_rows(ids: Sequence[str], payload: bytes = b"p" * 32, dim: int = 3) -> p
     """Rows as `KeyedTable.commit` takes them."""
     vectors = vector_array(np.ones((len(ids), dim), np.float32))
     return pa.table({"id": list(ids), "_payload": pa.array([payload] * len(ids), pa.binary(32)), VECTORS: vectors})
+
+
+def some_values(ids: Sequence[str], column: str, payload: bytes = b"p" * 32, value: float = 1.0) -> pa.Table:
+    """Values of a vector column of three numbers, as `KeyedTable.fill` takes them."""
+    vectors = vector_array(np.full((len(ids), 3), value, np.float32))
+    return pa.table({"id": list(ids), "_payload": pa.array([payload] * len(ids), pa.binary(32)), column: vectors})

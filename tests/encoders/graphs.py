@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from raystore.encoders.backends import Backend
 from raystore.encoders.model import Model, Options, example_inputs
@@ -19,6 +21,13 @@ from raystore.encoders.torch_backend import TorchBackend
 EXPORTED = (OpenVinoBackend, OnnxBackend)
 EDGE = (24, 32)  # height, width: not square, so that a transposed image would show
 WORDS = 90  # in the tiny model's vocabulary
+
+
+def need(*packages: str) -> None:
+    """Skip a test file where one is not installed. Imports none: openvino alone would bring its telemetry along."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed", allow_module_level=True)
 
 
 def text_model(folder: Path) -> Model:

@@ -21,10 +21,9 @@ from raystore.encoders.openvino_backend import OpenVinoBackend
 from raystore.encoders.passport import TOLERANCE, Modality
 from raystore.encoders.torch_backend import CPU_BATCH, TorchBackend
 from raystore.errors import ExtraNotInstalled, InvalidArguments
-from tests.encoders.graphs import EDGE, EXPORTED, image_model, inputs_of, opened, rows_of, text_model
+from tests.encoders.graphs import EDGE, EXPORTED, image_model, inputs_of, need, opened, rows_of, text_model
 
-pytest.importorskip("openvino")
-pytest.importorskip("onnxruntime")
+need("openvino", "onnxruntime")
 
 MODALITIES: tuple[Modality, ...] = ("text", "image")
 

@@ -32,10 +32,9 @@ from raystore.encoders.openvino_backend import OpenVinoBackend
 from raystore.encoders.passport import Modality
 from raystore.errors import DiskFull, InvalidArguments
 from raystore.layout import Layout
-from tests.encoders.graphs import EXPORTED, image_model, inputs_of, text_model
+from tests.encoders.graphs import EXPORTED, image_model, inputs_of, need, text_model
 
-pytest.importorskip("openvino")
-pytest.importorskip("onnxruntime")
+need("openvino", "onnxruntime")
 
 SAME = Equivalence(rows=3, worst_cosine=0.99999, overlap_at_10=1.0, precision="fp32")
 
@@ -279,3 +278,11 @@ def test_equivalence_says_its_numbers() -> None:
     assert Equivalence(1000, 0.99987, 0.995).said == (
         "over 1,000 rows the worst cosine to torch fp32 is 0.999870, and 0.9950 of the 10 nearest rows are the same"
     )
+
+
+def test_neighbours_that_the_reference_holds_equally_near_are_each_as_good_as_the_other() -> None:
+    rng = np.random.default_rng(5)
+    a = np.repeat(rng.normal(size=(5, 8)), 20, axis=0).astype(np.float32)  # each row twenty times, as texts cut short are
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    b = a + rng.normal(scale=1e-5, size=a.shape).astype(np.float32)
+    assert neighbour_overlap(a, b, k=10) == 1.0

@@ -10,7 +10,6 @@ from PIL import Image
 from raystore.encoders.ahead import ahead
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import InvalidVectors, ItemsUnusable
-
 from tests.pictures import PICTURES
 
 

@@ -21,9 +21,9 @@ from raystore.encoders.openvino_backend import OpenVinoBackend
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import GoldenMoved, ModelUnusable
 from raystore.layout import Layout
+from tests.encoders.graphs import need
 
-pytest.importorskip("openvino")
-pytest.importorskip("onnxruntime")
+need("openvino", "onnxruntime")
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,9 @@ from raystore.encoders.openvino_backend import OpenVinoBackend
 from raystore.encoders.passport import Modality
 from raystore.encoders.quantize import quantize_openvino
 from raystore.errors import InvalidArguments
-from tests.encoders.graphs import image_model, inputs_of, opened, text_model
+from tests.encoders.graphs import image_model, inputs_of, need, opened, text_model
 
-pytest.importorskip("openvino")
-pytest.importorskip("nncf")
+need("openvino", "nncf")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +87,12 @@ def test_nothing_to_calibrate_with_is_refused(tmp_path: Path) -> None:
 def test_a_graph_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         quantize_openvino(tmp_path, tmp_path, "text", calibration("text"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_calibration_that_does_not_fit_the_graph_is_said(modality: Modality, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        quantize_openvino(exported, tmp_path, modality, [{"nonsense": np.zeros((1, 4))}])
     assert not any(tmp_path.iterdir())
 
 

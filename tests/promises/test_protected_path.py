@@ -32,9 +32,9 @@ import raystore
 from raystore.data.embed import Embedder, EmbedPlan
 from raystore.data.readers import plan
 from raystore.encoders import Encoder
+from raystore.encoders.items import Encoded, Item
 from raystore.errors import IdConflict, InvalidRows, InvalidVectors, JobFailed, RaystoreError
 from raystore.serve.proxy import free_port
-from raystore.vectors import Vectors
 from tests.promises.search import files_holding, object_store_holding, spellings, spellings_in
 from tests.promises.test_resume import workers
 from tests.serve.conftest import make_store
@@ -353,10 +353,10 @@ class _Quoting:
     """An encoder that fails as a library might: with what it was given, in an error that nobody foresaw."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.fingerprint, self.dim, self.max_chars = encoder.fingerprint, encoder.dim, 100_000
+        self.dim, self.max_chars, self.backend, self.device = encoder.dim, 100_000, "quoting", "cpu"
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        raise KeyError(texts[0])
+    def encode_each(self, items: Sequence[Item]) -> Encoded:
+        raise KeyError(items[0])
 
 
 def test_an_error_that_quotes_the_text_leaves_the_worker_without_it(tmp_path: Path, tiny_model: Path) -> None:
@@ -366,7 +366,7 @@ def test_an_error_that_quotes_the_text_leaves_the_worker_without_it(tmp_path: Pa
     source = tmp_path / "raw.jsonl"
     source.write_text(json.dumps({"id": "q-1", "body": f"{MARK} hello"}), encoding="utf-8")
     _, references = plan([str(source)], 1, "embed")
-    job = EmbedPlan("tickets", encoder.fingerprint, "body", "id", None, None, None, {}, "", False, 0)
+    job = EmbedPlan("tickets", encoder.fingerprint, "body", "text", "id", None, None, None, {}, "", False, 0)
     with pytest.raises(JobFailed, match=r"KeyError at test_protected_path\.py:\d+") as caught:
         Embedder(store.layout, job, _Quoting(encoder), store.key).embed(references[0])
     assert MARK not in "".join(traceback.format_exception(caught.value))
