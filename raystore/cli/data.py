@@ -190,13 +190,13 @@ def embed(
     ] = False,
 ) -> None:
     """Embed files into a collection. Run it again after any interruption: it goes on."""
-    store = STATE.open(create=True)
+    store = STATE.open(create=not dry_run)
     if encoder is not None and not dry_run:
         store.create_collection(name, encoder=encoder, exist_ok=True)
     target = store.collection(name)
     job: JobArguments = {
-        "text": text, "image": image, "encoder": encoder, "id": id, "subject": subject, "tenant": tenant, "time": time, "keep": keep,
-        "id_prefix": id_prefix, "check": check, "workers": _pool_size("workers", workers),
+        "text": text, "image": image, "id": id, "subject": subject, "tenant": tenant, "time": time, "keep": keep,
+        "id_prefix": id_prefix, "check": check, "encoder": encoder, "workers": _pool_size("workers", workers),
         "gpu_workers": _pool_size("gpu-workers", gpu_workers), "gpus_per_worker": gpus_per_worker,
     }  # fmt: skip
     if dry_run:

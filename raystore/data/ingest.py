@@ -178,7 +178,9 @@ def run_slices(
     if progress:
         progress(counts.read, total)
     pool = Pool()
-    if todo and asked.is_inline(sum(r.n_rows for r in todo)):
+    remaining = sum(r.n_rows for r in todo)
+    if todo and asked.is_inline(remaining):
+        asked.say(pool, remaining, f"embed into '{table.name}'")
         _inline(layout, plan, encoder, store_key, todo, counts, total, progress)
     elif todo:
         known = counts.read

@@ -62,7 +62,9 @@ def embed_references(
         RaystoreError: what a worker raised (GoldenMoved, DiskFull...), or JobFailed; what is committed is safe.
     """
     ray = start_ray()
-    pool = asked.on(ray.cluster_resources(), len(references), f"embed into '{table.name}'")
+    call = f"embed into '{table.name}'"
+    pool = asked.on(ray.cluster_resources(), len(references), call)
+    asked.say(pool, sum(reference.n_rows for reference in references), call)
     slices = [json.dumps(dataclasses.asdict(reference)) for reference in references]
     if pool.cpu[1] and pool.gpu[1]:
         # Without a CPU of its own: on a small machine the workers have them all.
@@ -77,7 +79,7 @@ def embed_references(
         for on_gpu, items in zip(kinds, queues, strict=True)
     ]
     results = parts[0] if len(parts) == 1 else parts[0].union(*parts[1:])
-    return _collect(results, table, progress, len(slices)), pool
+    return _collect(results, table, plan, progress, len(slices)), pool
 
 
 def embed_dataset(
@@ -101,7 +103,7 @@ def embed_dataset(
     rows = dataset.select_columns(plan.columns)
     on_gpu = bool(pool.gpu[1])
     batches = _mapped(rows, _BlockWorker, table, plan, pool, on_gpu, batch_size=batch_rows(plan), batch_format="pyarrow")
-    return _collect(batches, table, progress, None), pool
+    return _collect(batches, table, plan, progress, None), pool
 
 
 def _from_items(items: list[dict[str, str]]) -> Any:
@@ -142,7 +144,7 @@ def _mapped(
 
 
 def _collect(
-    results: Any, table: CollectionTable, progress: Callable[[int], None] | None, n_slices: int | None
+    results: Any, table: CollectionTable, plan: EmbedPlan, progress: Callable[[int], None] | None, n_slices: int | None
 ) -> EmbedCounts:
     """The sum of what the workers did. It ends with the last slice, though turns be left of a kind that never got a place."""
     import ray.data
@@ -153,7 +155,7 @@ def _collect(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints a failed worker's whole traceback
     counts, ended = EmbedCounts(), 0
     try:
-        with _CountWatch(table, progress):
+        with _CountWatch(table, plan, progress):
             # Without prefetching: it holds each result back until there is another.
             for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 for row in batch.to_pylist():
@@ -170,10 +172,11 @@ def _collect(
 
 
 class _CountWatch:
-    """Tells progress by the rows the collection gained, once a second, while a job runs elsewhere."""
+    """Tells progress by the rows that were added or filled, once a second, while a job runs elsewhere."""
 
-    def __init__(self, table: CollectionTable, progress: Callable[[int], None] | None) -> None:
+    def __init__(self, table: CollectionTable, plan: EmbedPlan, progress: Callable[[int], None] | None) -> None:
         self._table = table
+        self._plan = plan
         self._progress = progress
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="raystore-progress")
@@ -189,9 +192,13 @@ class _CountWatch:
 
     def _watch(self) -> None:
         assert self._progress is not None
-        before = self._table.count()
+        before = self._count()
         while not self._stop.wait(1.0):
-            self._progress(self._table.count() - before)
+            self._progress(self._count() - before)
+
+    def _count(self) -> int:
+        """Grows with the rows that are done: those that are there, or that no longer lack a vector."""
+        return -self._table.count_lacking(self._plan.fingerprint) if self._plan.fill_only else self._table.count()
 
 
 # --- in actors ----------------------------------------------------------------------------------------------------------

@@ -5,12 +5,15 @@ Pure: knows no Ray, no job and no encoder.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raystore.errors import InvalidArguments
 from raystore.session import INLINE_BELOW
+
+log = logging.getLogger("raystore")
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 Range = tuple[int, int]  # least, most
@@ -56,6 +59,11 @@ class AskedPool:
         if self.gpu_workers is not None and self.gpu_workers[1]:
             return False
         return n_rows < INLINE_BELOW.embed_rows if self.workers is None else self.workers[1] == 0
+
+    def say(self, pool: Pool, n_rows: int, call: str) -> None:
+        """Log what was chosen, where the caller left it open."""
+        if self.workers is None and self.gpu_workers is None:
+            log.info("%s: %s rows, %s", call, n_rows, pool)
 
     def on(self, resources: Mapping[str, float], n_slices: int, call: str) -> Pool:
         """The pool on a Ray with these resources, no larger than there are slices.

@@ -100,6 +100,13 @@ def test_more_gpu_workers_than_gpus_are_refused() -> None:
     )
 
 
+def test_what_was_left_open_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="raystore"):
+        AskedPool().say(Pool((2, 2)), 5_000, "embed into 'tickets'")
+        AskedPool((1, 1)).say(Pool((1, 1)), 5_000, "embed into 'tickets'")
+    assert caplog.messages == ["embed into 'tickets': 5000 rows, 2 Ray workers"]
+
+
 def test_a_pool_says_what_it_is() -> None:
     assert [str(p) for p in (Pool(), Pool((1, 1)), Pool((4, 4)), Pool((1, 8), (2, 2)), Pool((0, 0), (1, 1)))] == [
         "inline", "1 Ray worker", "4 Ray workers", "1 to 8 Ray workers and 2 GPU workers", "1 GPU worker",
