@@ -14,7 +14,7 @@ from raystore.encoders import Encoder
 from raystore.errors import PassportMismatch
 from raystore.store import Store
 
-from ..encoders.test_text import change_one_weight
+from tests.encoders.test_text import change_one_weight
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from raystore.errors import HeadNotFound, InvalidArguments, KeyRequired
 from raystore.serve.deploy import Running, deploy
 from raystore.serve.proxy import free_port, haproxy_binary
 from raystore.serve.spec import AppSpec
-from tests.serve.conftest import Served
 from tests.pictures import data_url
+from tests.serve.conftest import Served
 
 pytestmark = pytest.mark.ray
 

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from raystore.data.collection import CollectionTable
 from raystore.serve.app import make_app
 from raystore.serve.spec import AppSpec
-from tests.serve.conftest import Served
 from tests.pictures import PICTURES, data_url
+from tests.serve.conftest import Served
 
 RED, BLUE = PICTURES[0], PICTURES[3]
 

@@ -14,8 +14,8 @@ import uvicorn
 from raystore.serve.app import make_app
 from raystore.serve.auth import Door
 from raystore.serve.spec import AppSpec, Limits
-from tests.serve.conftest import Served
 from tests.pictures import data_url, gif, png
+from tests.serve.conftest import Served
 
 RED, BLUE = png((220, 30, 30)), png((30, 30, 220))
 LIMITS = Limits(max_items=8, max_chars=1_000, max_image_bytes=20_000, max_image_pixels=1_000_000, max_image_frames=5)
