@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py
 
-A tiny encoder (32 wide, random weights) embeds 10,000 and 200,000 short texts inline, each in a process of its own.
+A tiny encoder (32 wide, random weights) embeds 10,000 and 500,000 short texts inline, each in a process of its own.
 Peak is the kernel's own high-water mark of the process; its children are sampled and added.
 """
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import write_result
 
-SMALL, LARGE = 10_000, 200_000
+SMALL, LARGE = 10_000, 500_000
 REPEATS = 2
 ROW_GROUP = 10_000
 WORDS = ("card", "never", "arrived", "hello", "world", "text", "sentence", "limit", "money", "blue", "the", "of", "is")

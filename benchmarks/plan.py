@@ -2,9 +2,9 @@
 
     RAYSTORE_DATASETS=... python benchmarks/plan.py
 
-MobileNetV2 on tars of Caltech101's photographs (repeated under other names), on 2 Ray workers and in one process, by the command line. The
-plan is made from a sample tar of 2,000; the job's time is the one its own report tells. Repeated photographs cost what new ones cost: each
-is read, decoded and encoded.
+MobileNetV2 on tars of Caltech101's photographs (repeated under other names), on 2 Ray workers and in one process, by the
+command line. The plan is made from a sample tar of 2,000; the job's time is the one its own report tells. Repeated
+photographs cost what new ones cost: each is read, decoded and encoded.
 """
 
 from __future__ import annotations

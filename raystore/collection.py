@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ov
 import pyarrow as pa
 
 from raystore.data.collection import CollectionTable
-from raystore.data.embed import set_aside_rows
 from raystore.data.kept_source import read_source
 from raystore.data.keyed import quoted
 from raystore.data.log import LogResult, RowLog
 from raystore.data.manifest import read_jobs
+from raystore.data.set_aside import set_aside_rows
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments, ItemNotFound
 from raystore.index.build import build_index

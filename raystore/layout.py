@@ -43,6 +43,11 @@ def vector_column(fingerprint: str) -> str:
     return f"vec_{fingerprint[:FP12]}"
 
 
+def filled_column(fingerprint: str) -> str:
+    """The hidden Lance column that numbers the commits which filled the encoder's vectors into rows that were there."""
+    return f"_filled_{fingerprint[:FP12]}"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths under one root. All are absolute; none is made by looking at it."""

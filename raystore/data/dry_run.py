@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from raystore.data.collection import CollectionTable
-from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, JobEncoder
+from raystore.data.embed import Embedder
 from raystore.data.ingest import check_sources, content_found, left_to_do, new_columns, plan_of
+from raystore.data.job import EmbedCounts, EmbedPlan, JobEncoder
 from raystore.data.manifest import SourceColumns
 from raystore.data.readers import SOURCES, Block, Reference, find_files, read
 from raystore.data.readers import plan as plan_files

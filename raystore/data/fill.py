@@ -1,18 +1,21 @@
-"""Vectors of one more encoder for the rows a collection holds already, from the files they were embedded from.
+"""Vectors of one more encoder for the rows a collection holds already, from their kept content or their files.
 
-The files stand in the records of earlier jobs (`manifest.py`). Each row that lacks a vector of this encoder is read
-again and filled, if its content is what was embedded before. Rows that came by `log` have no source, and stay as they
-are; the report counts them. Run it again after a kill: it goes on where it stopped.
+A collection that keeps its content has that of every row it was given one for, by whatever way it came; there nothing else
+is asked. Otherwise the files stand in the records of earlier jobs (`manifest.py`): each row that lacks a vector
+of this encoder is read again and filled, if its content is what was embedded before. Rows that came by `log`, or whose
+files are gone, then stay as they are; the report counts them. Run it again after a kill: it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from raystore.data.collection import CollectionTable
-from raystore.data.embed import EmbedCounts
 from raystore.data.ingest import check_sources, job_record, plan_of, run_slices
+from raystore.data.job import EmbedCounts
+from raystore.data.kept_rows import KEPT, SOURCE, plan_kept
 from raystore.data.manifest import JobRecord, RunningJob, SourceColumns, read_jobs
 from raystore.data.pool_size import Progress, Workers, check_pool
 from raystore.data.readers import Reference, SourceFile
@@ -27,7 +30,8 @@ class FillReport:
     """What became of the rows that lacked a vector of this encoder.
 
     `filled` of `lacking` got one and `left` have none; `reasons` counts why rows of the files were set aside. `gone`
-    are files that cannot be read any more, and `other` those whose content this encoder does not take.
+    are files that cannot be read any more, and `other` those whose content this encoder does not take. With `kept` the
+    collection's own kept content was read, and no file.
     """
 
     collection: str
@@ -43,19 +47,32 @@ class FillReport:
     other: list[str]
     seconds: float
     workers: int
+    kept: bool = False
 
     @property
     def rows_per_s(self) -> float:
         return self.filled / self.seconds if self.seconds > 0 else 0.0
 
     def __str__(self) -> str:
-        left = f"; {self.left:,} have none: no file holds them as they were embedded" if self.left else ""
+        why = "nothing is kept of them that it takes" if self.kept else "no file holds them as they were embedded"
+        left = f"; {self.left:,} have none: {why}" if self.left else ""
         gone = f"; {len(self.gone):,} of the files are gone" if self.gone else ""
         other = f"; {len(self.other):,} of the files hold what this encoder does not take" if self.other else ""
         return (
             f"{self.collection}: {self.filled:,} of {self.lacking:,} rows got a vector of {self.encoder}{left}{gone}{other}; "
             f"{self.seconds:.1f} s, {self.rows_per_s:,.0f} rows/s"
         )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one run of slices reads, and how."""
+
+    columns: SourceColumns
+    id_prefix: str
+    sources: list[SourceFile]
+    references: list[Reference]
+    from_kept: bool = False
 
 
 @dataclass
@@ -81,23 +98,20 @@ def add_encoder(
     """Give the collection a vector column for the encoder and fill it; the public face is `Collection.add_encoder`."""
     call = f"add_encoder to '{table.name}'"
     asked = check_pool(workers, gpu_workers, gpus_per_worker, call)
-    jobs = read_jobs(layout, table.name)
+    kept = table.keeps_source
+    jobs = [] if kept else read_jobs(layout, table.name)
     began = time.monotonic()
     table.add_encoder(encoder.fingerprint, encoder.dim)
     lacking = table.count_lacking(encoder.fingerprint)
     totals = _Totals()
-    for (columns, id_prefix), paths in sources_of(jobs).items() if lacking else ():
-        if columns.modality not in encoder.passport.modalities:
-            totals.other += paths
-            continue
-        sources, references, gone = _plan_again(paths, columns, encoder, table, asked.slices_for, call)
-        totals.gone += gone
-        totals.files += len(paths) - len(gone)
-        if not sources:
-            continue
-        plan = plan_of(table, encoder, columns, _kept_types(table, columns), id_prefix=id_prefix, fill_only=True)
-        with RunningJob(layout, table.name, job_record("fill", encoder, columns, id_prefix, sources)) as job:
-            pool = run_slices(layout, table, plan, encoder, store_key, references, asked, job.counts, progress)
+    slices_for = asked.slices_for
+    parts = _kept(table, encoder, slices_for) if kept else _files(jobs, table, encoder, slices_for, totals, call)
+    for part in parts if lacking else ():
+        types = _kept_types(table, part.columns)
+        prefix = part.id_prefix
+        plan = plan_of(table, encoder, part.columns, types, id_prefix=prefix, fill_only=True, from_kept=part.from_kept)
+        with RunningJob(layout, table.name, job_record("fill", encoder, part.columns, prefix, part.sources)) as job:
+            pool = run_slices(layout, table, plan, encoder, store_key, part.references, asked, job.counts, progress)
             job.workers = pool.most
         totals.counts.add(job.counts)
         totals.workers = max(totals.workers, pool.most)
@@ -115,7 +129,33 @@ def add_encoder(
         other=totals.other,
         seconds=time.monotonic() - began,
         workers=totals.workers,
+        kept=kept,
     )
+
+
+def _kept(table: CollectionTable, encoder: Encoder, workers: int) -> Iterator[_Part]:
+    """The rows that lack a vector, once for each kind of content that the encoder takes."""
+    for modality in encoder.passport.modalities:
+        columns = SourceColumns(id="id", text="text") if modality == "text" else SourceColumns(id="id", image="image")
+        references = plan_kept(table, encoder.fingerprint, workers)  # anew: the kind before may have filled some
+        if references:
+            source = SourceFile(SOURCE, KEPT, sum(reference.n_rows for reference in references), {})
+            yield _Part(columns, "", [source], references, from_kept=True)
+
+
+def _files(
+    jobs: list[JobRecord], table: CollectionTable, encoder: Encoder, workers: int, totals: _Totals, call: str
+) -> Iterator[_Part]:
+    """The files of earlier jobs that the encoder takes; the others are told to `totals`."""
+    for (columns, id_prefix), paths in sources_of(jobs).items():
+        if columns.modality not in encoder.passport.modalities:
+            totals.other += paths
+            continue
+        sources, references, gone = _plan_again(paths, columns, encoder, table, workers, call)
+        totals.gone += gone
+        totals.files += len(paths) - len(gone)
+        if sources:
+            yield _Part(columns, id_prefix, sources, references)
 
 
 def sources_of(jobs: list[JobRecord]) -> dict[tuple[SourceColumns, str], list[str]]:

@@ -16,7 +16,8 @@ from typing import Literal
 import pyarrow as pa
 
 from raystore.data.collection import TYPES, CollectionTable, check_columns
-from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, is_done
+from raystore.data.embed import Embedder, is_done
+from raystore.data.job import EmbedCounts, EmbedPlan
 from raystore.data.manifest import JobFile, JobRecord, RunningJob, SourceColumns, now
 from raystore.data.pool import embed_references
 from raystore.data.pool_size import AskedPool, Pool, Progress, Workers, check_pool
@@ -123,6 +124,7 @@ def plan_of(
     id_prefix: str = "",
     check: bool = False,
     fill_only: bool = False,
+    from_kept: bool = False,
 ) -> EmbedPlan:
     return EmbedPlan(
         collection=table.name,
@@ -138,6 +140,7 @@ def plan_of(
         check=check,
         start_version=table.version,
         fill_only=fill_only,
+        from_kept=from_kept,
     )
 
 

@@ -16,10 +16,12 @@ import contextlib
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raystore.data.collection import CollectionTable
 from raystore.data.keyed import PAYLOAD, PRIMARY_KEY, KeyedTable, quoted
 from raystore.encoders.items import Item
+from raystore.encoders.passport import Modality
 from raystore.errors import InvalidArguments, ItemNotFound
 
 _SCHEMA = pa.schema(
@@ -74,6 +76,18 @@ class KeptSource:
         if missing is not None:
             raise ItemNotFound(name=missing, where=self._where)
         return [found[id_] for id_ in ids]
+
+    def contents(self, ids: Sequence[str], payloads: Sequence[bytes], modality: Modality) -> pa.Table:
+        """id, content (`text` or `image`) and payload of those of the rows that have such content, in no stated order."""
+        listed = ", ".join(quoted(_key(id_, payload)) for id_, payload in zip(ids, payloads, strict=True))
+        rows = self.table.dataset().to_table(columns=["id", modality, PAYLOAD], filter=f"key IN ({listed})")
+        return rows.filter(pc.is_valid(rows.column(modality)))
+
+    def mean_bytes(self) -> float:
+        """Bytes of a row on the disk; 0 where Lance does not say."""
+        fragments = self.table.dataset().get_fragments()
+        size = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.data_files())
+        return float(size / max(1, sum(fragment.physical_rows for fragment in fragments)))
 
 
 def open_source(table: CollectionTable) -> KeptSource | None:

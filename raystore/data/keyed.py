@@ -179,19 +179,19 @@ class KeyedTable:
         """
         return self._held("writing rows", lambda lease: self._commit_held(groups, lease, refuse_differing))
 
-    def fill(self, rows: pa.Table, column: str) -> Filled:
+    def fill(self, rows: pa.Table, column: str, *, stamp: str | None = None) -> Filled:
         """Write values into a column where it is null; durable when it returns.
 
-        The rows keep their row ids, their other values and their `_added`: to readers of an earlier version the value
-        comes late.
+        The rows keep their row ids, their other values and their `_added`: that the value came late, only `stamp` says.
 
         Args:
             rows: the key, the payload and the column; keys unique.
+            stamp: an int64 column that gets the number of this commit beside each value written.
 
         Raises:
             WriterBlocked, DiskFull: nothing was written.
         """
-        return self._held("filling a column", lambda lease: self._fill_held(rows, column, lease))
+        return self._held("filling a column", lambda lease: self._fill_held(rows, column, stamp, lease))
 
     def _held(self, doing: str, work: Callable[[Lease], Done]) -> Done:
         """What `work` returns, done under the fence; then whatever maintenance is due."""
@@ -248,7 +248,7 @@ class KeyedTable:
             )
         self._sync_manifest(version)
 
-    def _fill_held(self, rows: pa.Table, column: str, lease: Lease) -> Filled:
+    def _fill_held(self, rows: pa.Table, column: str, stamp: str | None, lease: Lease) -> Filled:
         dataset = self.dataset(lease)
         keys = rows.column(self.key).to_pylist()
         held = dataset.to_table(filter=f"{self.key} IN ({', '.join(map(quoted, keys))})") if keys else None
@@ -268,9 +268,13 @@ class KeyedTable:
             absent=tuple(sorted(places.keys() - set(present))),
         )
         if chosen:
-            values = rows.column(column).take([places[present[i]] for i in chosen])
-            number = held.schema.get_field_index(column)
-            whole = held.take(chosen).set_column(number, held.schema.field(number), values)
+            whole = held.take(chosen)
+            written = {column: rows.column(column).take([places[present[i]] for i in chosen])}
+            if stamp is not None:
+                written[stamp] = pa.repeat(pa.scalar(outcome.version, pa.int64()), len(chosen))
+            for name, values in written.items():
+                number = held.schema.get_field_index(name)
+                whole = whole.set_column(number, held.schema.field(number), values)
             self._rewrite(dataset, whole, outcome.version, lease)
         return outcome
 

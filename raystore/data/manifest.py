@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raystore.catalog import Catalog
-from raystore.data.embed import EmbedCounts
+from raystore.data.job import EmbedCounts
 from raystore.encoders.passport import Modality
 from raystore.errors import StoreUnusable
 from raystore.layout import Layout, numbers, read_json, write_json

@@ -27,7 +27,8 @@ import pyarrow as pa
 
 from raystore.catalog import open_root
 from raystore.data.collection import CollectionTable
-from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, batch_rows
+from raystore.data.embed import Embedder
+from raystore.data.job import EmbedCounts, EmbedPlan, batch_rows
 from raystore.data.pool_size import AskedPool, Pool
 from raystore.data.readers import BATCH_BYTES, Block, Reference
 from raystore.data.readers.columns import blocks_of

@@ -14,7 +14,7 @@ from typing import Any
 
 from raystore.data.collection import CollectionTable
 from raystore.data.dry_run import SAMPLE_ROWS, DryRun, dry_run
-from raystore.data.embed import Embedder, EmbedPlan, batch_rows
+from raystore.data.embed import Embedder
 from raystore.data.ingest import (
     EmbedReport,
     add_columns,
@@ -25,6 +25,7 @@ from raystore.data.ingest import (
     plan_of,
     report_of,
 )
+from raystore.data.job import EmbedPlan, batch_rows
 from raystore.data.manifest import RunningJob, SourceColumns
 from raystore.data.pool import DATASET, batch_blocks, embed_dataset
 from raystore.data.pool_size import Pool, Progress, Workers, check_pool

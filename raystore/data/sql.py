@@ -19,7 +19,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from raystore.catalog import Catalog
-from raystore.data.collection import HIDDEN, CollectionTable, collection_names
+from raystore.data.collection import CollectionTable, collection_names, is_hidden, stamps_of
 from raystore.data.keyed import ADDED
 from raystore.data.rewrite import (
     Relation,
@@ -91,7 +91,7 @@ class SqlEngine:
     def __init__(self, catalog: Catalog, encoder: Callable[[str], NamedEncoder]) -> None:
         self._catalog = catalog
         self._encoder = encoder
-        self._scores: OrderedDict[tuple[str, int, int, str, bytes], pa.Table] = OrderedDict()
+        self._scores: OrderedDict[tuple[str, int, str, bytes], pa.Table] = OrderedDict()
         self._scores_lock = threading.Lock()
 
     def run(
@@ -162,18 +162,25 @@ class SqlEngine:
         The dataset with all its columns has a name that no query can guess.
         """
         raw = f"_raw_{secrets.token_hex(16)}"
+        late: dict[str, str] = {}
         if name in collections:
             table = CollectionTable.open(self._catalog.layout, name)
             _check_version(table, version)
             dataset = table.rows.dataset()
-            columns = [c for c in dataset.schema.names if c not in HIDDEN] if vectors else table.visible
+            columns = [c for c in dataset.schema.names if not is_hidden(c)] if vectors else table.visible
             condition = "" if version is None else f" WHERE {ADDED} <= {int(version)}"
+            if version is not None:  # vectors that came later are not there yet
+                late = {
+                    c: f"CASE WHEN {s} > {int(version)} THEN NULL ELSE {c} END"
+                    for c, s in stamps_of(dataset.schema).items()
+                }
         else:
             source = open_table(self._catalog, name, version)
             dataset, columns = source.dataset(), list(source.columns)
             condition = f" WHERE {source.filter()}"
         connection.register(raw, dataset)
-        listed = ", ".join(str(exp.to_identifier(c, quoted=True)) for c in columns)
+        quoted = {c: str(exp.to_identifier(c, quoted=True)) for c in columns}
+        listed = ", ".join(f"{late[c]} AS {q}" if c in late else q for c, q in quoted.items())
         connection.execute(f"CREATE TEMP VIEW {view} AS SELECT {listed} FROM {raw}{condition}")  # noqa: S608  our own names
 
     def _ranking(self, call: SimilarityCall, version: int | None) -> pa.Table:
@@ -185,10 +192,8 @@ class SqlEngine:
         else:
             query = np.asarray(encoder.encode([call.text or ""]))[0]
         _check_version(table, version)
-        newest = table.version
-        at = newest if version is None else version
-        # The newest version beside the one asked for: a row may have got its vector of this encoder after its commit.
-        key = (table.name, at, newest, encoder.fingerprint, query.tobytes())
+        at = table.version if version is None else version
+        key = (table.name, at, encoder.fingerprint, query.tobytes())
         scores = self._scores.get(key)
         if scores is None:
             scores = rank(table, encoder.fingerprint, query, at)

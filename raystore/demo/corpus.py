@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from raystore.data.embed import row_ids_of
+from raystore.data.job_rows import row_ids_of
 from raystore.data.readers import find_files, plan, read
 from raystore.demo.docstrings import write_corpus
 from raystore.errors import InvalidArguments

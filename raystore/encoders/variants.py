@@ -16,7 +16,6 @@ from raystore.encoders.exports import export_folder, export_problem, write_expor
 from raystore.encoders.loaded import LoadedEncoder
 from raystore.encoders.model import Model
 from raystore.encoders.opening import from_folder, from_model
-from raystore.encoders.openvino_backend import OpenVinoBackend
 from raystore.encoders.torch_backend import Precision
 from raystore.layout import Layout
 

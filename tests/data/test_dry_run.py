@@ -16,7 +16,7 @@ import raystore
 from raystore.collection import Collection
 from raystore.data.collection import CollectionTable
 from raystore.data.dry_run import SAMPLE_ROWS, DryRun, _duration, _size, dry_run, sample_rows
-from raystore.data.embed import EmbedPlan
+from raystore.data.job import EmbedPlan
 from raystore.data.readers import Reference
 from raystore.data.readers import plan as plan_files
 from raystore.errors import InvalidArguments, JobFailed

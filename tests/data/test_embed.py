@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raystore.data import embed as embed_module
+from raystore.data import job as job_module
 from raystore.data.collection import CollectionTable
-from raystore.data.embed import EmbedCounts, Embedder, EmbedPlan, is_done, set_aside_table
+from raystore.data.embed import Embedder, is_done
+from raystore.data.job import EmbedCounts, EmbedPlan
 from raystore.data.readers import plan as plan_files
+from raystore.data.set_aside import set_aside_table
 from raystore.errors import JobFailed
 from raystore.layout import Layout
 from raystore.vectors import Vectors
@@ -299,8 +301,8 @@ def test_an_encoder_that_gives_other_dimensions_is_a_row_set_aside(job: Job, tmp
 
 
 def test_a_batch_is_committed_before_the_next_is_read(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_module, "BATCH_ROWS", 4)
-    monkeypatch.setattr(embed_module, "BATCH_CHARS", 20)
+    monkeypatch.setattr(job_module, "BATCH_ROWS", 4)
+    monkeypatch.setattr(job_module, "BATCH_CHARS", 20)
     seen: list[tuple[int, int]] = []
     path = parquet(tmp_path / "t.parquet", id=[f"{i}" for i in range(10)], text=["x" * 10] * 5 + ["y"] * 5)
     embedder = Embedder(job.layout, make_plan(job.table), job.encoder, KEY)
@@ -311,7 +313,7 @@ def test_a_batch_is_committed_before_the_next_is_read(job: Job, tmp_path: Path, 
 
 
 def test_a_job_that_was_killed_goes_on_where_it_stopped(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_module, "BATCH_ROWS", 3)
+    monkeypatch.setattr(job_module, "BATCH_ROWS", 3)
 
     class Killed(BaseException):
         """As SIGKILL comes: no handler of the job's may take it for an error of a row."""

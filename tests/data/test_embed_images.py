@@ -13,7 +13,7 @@ import pytest
 
 import raystore
 from raystore.collection import Collection
-from raystore.data import embed as embed_module
+from raystore.data import job as job_module
 from raystore.errors import InvalidArguments, InvalidRows
 from raystore.layout import vector_column
 from raystore.store import Store
@@ -173,7 +173,7 @@ def test_a_batch_of_images_ends_before_it_is_too_many_bytes(
     photos: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [png((10 * n, 0, 0), (64, 64)) for n in range(8)]
-    monkeypatch.setattr(embed_module, "BATCH_BYTES", 2 * len(pictures[0]))
+    monkeypatch.setattr(job_module, "BATCH_BYTES", 2 * len(pictures[0]))
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"id": [f"{n}" for n in range(8)], "photo": pa.array(pictures, pa.binary())}), path)
     done: list[int] = []

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raystore.data.collection import CollectionTable
-from raystore.data.embed import Embedder, EmbedPlan
+from raystore.data.embed import Embedder
+from raystore.data.job import EmbedPlan
 from raystore.data.kept_source import KeptSource, open_source, read_source
 from raystore.data.keyed import KeyedTable
 from raystore.data.readers import plan as plan_files

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raystore.data.embed import EmbedCounts
+from raystore.data.job import EmbedCounts
 from raystore.data.manifest import JobFile, JobRecord, RunningJob, SourceColumns, read_jobs
 from raystore.errors import StoreUnusable
 from raystore.layout import Layout

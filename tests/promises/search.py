@@ -8,6 +8,7 @@ numbers, a string cut into pieces shorter than the mark. An ASCII mark reads the
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def files_holding(folder: Path, mark: str) -> dict[str, set[str]]:
     for path in paths:
         spelled = spellings_in([str(path.name).encode("utf-8", "surrogateescape")], mark)
         if path.is_file():
-            spelled |= spellings_in(_chunks(path), mark) | spellings_in(_unpacked(path), mark)
+            with contextlib.suppress(FileNotFoundError):  # a log that was rotated away meanwhile
+                spelled |= spellings_in(_chunks(path), mark) | spellings_in(_unpacked(path), mark)
         elif path.suffix == ".lance" and (path / "_versions").is_dir():
             spelled |= spellings_in(_table_bytes(lance.dataset(str(path)).to_table()), mark)
         if spelled:
@@ -63,12 +65,9 @@ def files_holding(folder: Path, mark: str) -> dict[str, set[str]]:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
-    except OSError:  # a log that was rotated away meanwhile
-        return
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
 
 
 def _unpacked(path: Path) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
-"""Raw content is readable only where it is encoded and where it was received: the bytes of everything else are searched.
+"""Raw texts are readable only where they are encoded and where they were received: the bytes of everything else are searched.
 
 Fifty texts that stand nowhere else in the world go through every door, whole and in rows that fail, while workers are
-killed. `search.py` says which spellings and containers the search reads; each place it reads also gets a control that
-it must find. Not searched: the memory of Ray's own processes, and the network.
+killed; images do so in `test_protected_images.py`. `search.py` says which spellings and containers the search reads;
+each place it reads also gets a control that it must find. Not searched: the memory of Ray's own processes, and the network.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ import json
 import logging
 import os
 import resource
-import secrets
 import shutil
-import sys
-import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -29,82 +25,23 @@ import pyarrow.parquet as pq
 import pytest
 
 import raystore
-from raystore.data.embed import Embedder, EmbedPlan
+from raystore.data.embed import Embedder
+from raystore.data.job import EmbedPlan
 from raystore.data.readers import plan
 from raystore.encoders import Encoder
 from raystore.encoders.items import Encoded, Item
 from raystore.errors import IdConflict, InvalidRows, InvalidVectors, JobFailed, RaystoreError
 from raystore.serve.proxy import free_port
-from tests.promises.search import files_holding, object_store_holding, spellings, spellings_in
+from tests.promises.search import files_holding, object_store_holding, spellings
 from tests.promises.test_resume import workers
+from tests.promises.trail import CONTROL, KEPT, TOO_LONG, Trail, allow_core_files, loudest_output_to, new_mark
 from tests.serve.conftest import make_store
 
 pytestmark = pytest.mark.ray
 
-MARK = f"zq{secrets.token_hex(9)}"  # in every canary
-KEPT = f"kq{secrets.token_hex(9)}"  # in kept columns, which may be stored
-CONTROL = f"cq{secrets.token_hex(9)}"
-CANARIES = [f"{MARK}{n:02d}{secrets.token_hex(4)}" for n in range(50)]
-_TOO_LONG = 100_001
+_CANARIES = 50
 # Ten rows to a commit, so that a worker can be met in the middle of its work.
 _LONG = 26_000
-
-
-@dataclass
-class Trail:
-    """What the doors left behind, and what they said."""
-
-    store: Path
-    sources: Path
-    output: Path
-    started: float
-    messages: list[str] = field(default_factory=list)
-    used: set[str] = field(default_factory=set)
-    core_limits: list[int] = field(default_factory=list)
-    killed: list[int] = field(default_factory=list)
-
-    def text(self, number: int, length: int = 0) -> str:
-        """A text that says the canary at its beginning, in the middle and at its end."""
-        canary = CANARIES[number]
-        self.used.add(canary)
-        words = f"{canary} the card never arrived {canary} hello wörld {canary}"
-        return words if length <= len(words) else f"{words} {'x ' * ((length - 2 * len(words)) // 2)}{words}"
-
-    def fails(self, call: Callable[[], object], *kinds: type[BaseException]) -> None:
-        with pytest.raises(kinds) as caught:
-            call()
-        self.say("".join(traceback.format_exception(caught.value)))
-        self.say(f"{caught.value} {caught.value!r} {vars(caught.value)}")
-
-    def say(self, message: str) -> None:
-        self.messages.append(message)
-
-    @property
-    def session(self) -> Path:
-        import ray
-
-        return Path(ray._private.worker._global_node.get_session_dir_path())
-
-    @property
-    def places(self) -> list[Path]:
-        """Folders and files where something could have been left; the session holds Ray's, Serve's and spill files."""
-        here = [path for path in Path.cwd().glob("core*") if path.is_file()]
-        temporary = Path(tempfile.gettempdir()), Path("/tmp"), Path("/dev/shm")
-        new = [
-            path
-            for folder in dict.fromkeys(temporary)
-            for path in folder.iterdir()
-            if path.name.startswith(("rs-", "core", "plasma", "ray", "haproxy")) and path.name != "ray"
-            if _changed(path) >= self.started
-        ]
-        return [self.store, self.session, self.output, *here, *new]
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +53,14 @@ def trail(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, ray_sessio
     store = raystore.open(trail.store)
     store.encoders.register("sick", model=str(_sick(tiny_model, folder / "sick")))
     store.create_collection("sick", encoder="sick")
-    with _loudest_output_to(trail.output):
-        _allow_core_files()
+    with loudest_output_to(trail.output):
+        allow_core_files()
         _embed_on_ray(trail, store)
         _log(trail, store)
         _serve(trail, store)
     yield trail
     shutil.rmtree(folder / "raw")
-    for core in Path.cwd().glob("core*"):  # as large as the worker was
-        if core.is_file() and _changed(core) >= trail.started:
-            core.unlink()
+    trail.remove_core_files()
 
 
 def _sick(tiny_model: Path, folder: Path) -> Path:
@@ -140,50 +75,6 @@ def _sick(tiny_model: Path, folder: Path) -> Path:
     return folder
 
 
-class _loudest_output_to:
-    """Standard output, standard error and every Python log record, at every level, in one file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._clients = [logging.getLogger(name) for name in ("httpx", "httpcore.http11", "httpcore.connection")]
-
-    def __enter__(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._file = self.path.open("ab", buffering=0)
-        self._before = [os.dup(fd) for fd in (1, 2)]
-        for fd in (1, 2):
-            os.dup2(self._file.fileno(), fd)
-        self._handler = logging.StreamHandler(self.path.open("a", encoding="utf-8"))
-        root = logging.getLogger()
-        self._level = root.level
-        root.setLevel(logging.DEBUG)
-        root.addHandler(self._handler)
-        for client in self._clients:  # the caller's own, which logs the addresses it asks for
-            client.disabled = True
-
-    def __exit__(self, *exc: object) -> None:
-        root = logging.getLogger()
-        root.removeHandler(self._handler)
-        for client in self._clients:
-            client.disabled = False
-        root.setLevel(self._level)
-        self._handler.stream.close()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, before in zip((1, 2), self._before, strict=True):
-            os.dup2(before, fd)
-            os.close(before)
-        self._file.close()
-
-
-def _allow_core_files() -> None:
-    """Let Ray's processes, and the workers they start, write core files, as on a machine set up for debugging."""
-    for process in psutil.Process().children(recursive=True):
-        hard = resource.prlimit(process.pid, resource.RLIMIT_CORE)[1]
-        resource.prlimit(process.pid, resource.RLIMIT_CORE, (hard, hard))
-
-
 def _embed_on_ray(trail: Trail, store: raystore.Store) -> None:
     rows = 900
     good = {
@@ -195,7 +86,7 @@ def _embed_on_ray(trail: Trail, store: raystore.Store) -> None:
     pq.write_table(pa.table(good), trail.sources / "good.parquet", compression="zstd")
     bad: list[object] = [
         {"id": None, "body": trail.text(12), "time": None, "product": "p"},
-        {"id": "b-long", "body": trail.text(13, _TOO_LONG + 5_000), "time": None, "product": "p"},
+        {"id": "b-long", "body": trail.text(13, TOO_LONG + 5_000), "time": None, "product": "p"},
         {"id": "e-0", "body": trail.text(14), "time": None, "product": "p"},
         {"id": "b-list", "body": [trail.text(15)], "time": None, "product": "p"},
         {"id": "b-object", "body": {trail.text(16): trail.text(16)}, "time": None, "product": "p"},
@@ -264,7 +155,7 @@ def _log(trail: Trail, store: raystore.Store) -> None:
     tickets.log([{"id": f"l-{n}", "text": trail.text(n), "product": KEPT} for n in range(26, 29)])
     for row in (
         {"id": None, "text": trail.text(29)},
-        {"id": "l-long", "text": trail.text(29, _TOO_LONG)},
+        {"id": "l-long", "text": trail.text(29, TOO_LONG)},
         {"id": "l-type", "text": [trail.text(30)]},
         {"id": "l-kept", "text": trail.text(30), "product": [trail.text(30)]},
         {"id": "l-time", "text": trail.text(31), "time": trail.text(31)},
@@ -304,7 +195,7 @@ def _serve(trail: Trail, store: raystore.Store) -> None:
             post(200, "/v1/embeddings", {"model": "tiny", "input": trail.text(38)})
             # Rows that fail.
             post(422, log, {"rows": [{"id": None, "text": trail.text(39)}]})
-            post(413, log, {"rows": [{"id": "h-2", "text": trail.text(40, _TOO_LONG)}]})
+            post(413, log, {"rows": [{"id": "h-2", "text": trail.text(40, TOO_LONG)}]})
             post(409, log, {"rows": [{"id": "h-1", "text": trail.text(41)}]})
             post(422, log, {"rows": [{"id": "h-3", "text": [trail.text(42)]}]})
             post(422, log, {"rows": [{"id": "h-4", "text": "hello", "product": {"deep": trail.text(42)}}]})
@@ -314,7 +205,7 @@ def _serve(trail: Trail, store: raystore.Store) -> None:
             post(422, log, '{"rows": [{"id": "h-7", "text": "' + trail.text(44, 500_000))
             post(422, "/v1/collections/sick/log", {"rows": [{"id": "h-8", "text": f"money {trail.text(44)}"}]})
             post(422, predict, {"text": [trail.text(45)]})
-            post(413, predict, {"text": trail.text(45, _TOO_LONG)})
+            post(413, predict, {"text": trail.text(45, TOO_LONG)})
             post(413, predict, {"text": trail.text(46, 1_500_000)})
             post(422, predict, '{"text": "' + trail.text(46, 500_000))
             post(422, predict, trail.text(47).encode("utf-16"), headers={"content-type": "application/json"})
@@ -322,10 +213,10 @@ def _serve(trail: Trail, store: raystore.Store) -> None:
             post(422, search, {"text": "hello", "where": f"product = '{trail.text(48)}' AND ("})
             post(404, search, {"id": trail.text(48)})
             # A caller who puts the text where it does not belong.
-            answer = client.post(f"/v1/predict/{CANARIES[49]}", json={"text": trail.text(49)})
+            answer = client.post(f"/v1/predict/{trail.canary(49)}", json={"text": trail.text(49)})
             assert answer.status_code == 404  # it names the deployment that was asked for, to whoever asked
-            post(200, predict, {"text": "hello"}, params={"text": trail.text(49)}, headers={"x-text": CANARIES[49]})
-            answer = client.get(f"/{CANARIES[49]}", params={"text": CANARIES[49]})
+            post(200, predict, {"text": "hello"}, params={"text": trail.text(49)}, headers={"x-text": trail.canary(49)})
+            answer = client.get(f"/{trail.canary(49)}", params={"text": trail.canary(49)})
             trail.say(f"{answer.status_code} {answer.text} {dict(answer.headers)}")
     finally:
         running.stop()
@@ -336,17 +227,17 @@ def _descendants() -> list[psutil.Process]:
 
 
 def test_every_canary_went_in(trail: Trail) -> None:
-    assert trail.used == set(CANARIES)
+    assert trail.used == set(range(_CANARIES))
     assert len(trail.killed) == 2
-    assert files_holding(trail.sources, MARK), "the sources hold them, outside the store"
+    assert files_holding(trail.sources, trail.mark), "the sources hold them, outside the store"
 
 
 def test_no_file_holds_a_canary(trail: Trail) -> None:
-    assert {str(place): found for place in trail.places if (found := files_holding(place, MARK))} == {}
+    assert trail.found(trail.mark) == {}
 
 
 def test_no_error_and_no_answer_holds_a_canary(trail: Trail) -> None:
-    assert [message[:300] for message in trail.messages if spellings_in([message.encode("utf-8", "replace")], MARK)] == []
+    assert trail.said_with(trail.mark) == []
 
 
 class _Quoting:
@@ -364,19 +255,20 @@ def test_an_error_that_quotes_the_text_leaves_the_worker_without_it(tmp_path: Pa
     encoder = store.encoders.register("tiny", model=str(tiny_model))
     store.create_collection("tickets", encoder="tiny")
     source = tmp_path / "raw.jsonl"
-    source.write_text(json.dumps({"id": "q-1", "body": f"{MARK} hello"}), encoding="utf-8")
+    mark = new_mark()
+    source.write_text(json.dumps({"id": "q-1", "body": f"{mark} hello"}), encoding="utf-8")
     _, references = plan([str(source)], 1, "embed")
     job = EmbedPlan("tickets", encoder.fingerprint, "body", "text", "id", None, None, None, {}, "", False, 0)
     with pytest.raises(JobFailed, match=r"KeyError at test_protected_path\.py:\d+") as caught:
         Embedder(store.layout, job, _Quoting(encoder), store.key).embed(references[0])
-    assert MARK not in "".join(traceback.format_exception(caught.value))
+    assert mark not in "".join(traceback.format_exception(caught.value))
     assert caught.value.__context__ is None
 
 
 def test_the_object_store_holds_no_canary(trail: Trail) -> None:
     import ray
 
-    assert object_store_holding(MARK) == set()
+    assert object_store_holding(trail.mark) == set()
     control = ray.put(CONTROL.encode() * 20_000)  # over what travels inside a call
     assert "utf-8" in object_store_holding(CONTROL)
     del control
@@ -408,7 +300,7 @@ def test_a_control_is_found_in_each_place(trail: Trail) -> None:
     for control in controls:
         control.parent.mkdir(parents=True, exist_ok=True)
         control.write_bytes(os.urandom(5_000) + CONTROL.encode() + os.urandom(5_000))
-    with _loudest_output_to(trail.output):
+    with loudest_output_to(trail.output):
         os.write(1, CONTROL.encode())
         logging.getLogger("anything").debug(CONTROL)
     found = {path for place in trail.places for path in files_holding(place, CONTROL)}

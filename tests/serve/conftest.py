@@ -69,11 +69,15 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
-    """A store whose encoders take texts (tiny), images (photos) and both (clip).
+    """As `make_house`; tests only add to it."""
+    return make_house(tmp_path_factory.mktemp("house"), tiny_model)
+
+
+def make_house(folder: Path, tiny_model: Path) -> Served:
+    """A store in `folder` whose encoders take texts (tiny), images (photos) and both (clip).
 
     Collection `album` is of clip, `everything` of all three; head `colours` tells the pictures apart, by photos.
     """
-    folder = tmp_path_factory.mktemp("house")
     served = make_store(folder / "a store", tiny_model)
     rooms = served.rooms
     clip = rooms.encoders.register("clip", save_clip(folder / "clip", tiny_model))
