@@ -220,7 +220,8 @@ class Collection:
         Embeds from the files of earlier `embed` jobs (see `jobs`) and fills only what is missing, so it may be run
         again at any time: after a kill, or after more was embedded. A row whose content is no longer what was
         embedded before is set aside with that reason. Rows that came by `log` have no file to be filled from: the
-        report counts them in `left`, and from now on `log` encodes with this encoder too.
+        report counts them in `left`, and from now on `log` encodes with this encoder too. A collection made with
+        keep_source=True fills all of its rows from their kept content instead, and reads no file.
 
         Args:
             workers, gpu_workers, gpus_per_worker: as for `embed`.

@@ -10,6 +10,7 @@
     ├── InvalidArguments (ValueError)       422  several bad arguments at once
     ├── InvalidRows (ValueError)            422  several bad rows at once
     ├── InvalidVectors (ValueError)         422  NaN, infinite, zero, wrong shape
+    ├── ItemsUnusable (ValueError)          422  images that cannot be read, items an encoder does not take
     ├── DimensionMismatch (ValueError)      422
     ├── BodyTooLarge (ValueError)           413
     ├── SqlRefused (ValueError)             422  does not parse, does not bind, writes

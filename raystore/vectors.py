@@ -16,12 +16,17 @@ Matrix = npt.NDArray[np.float32]
 
 
 class Vectors(np.ndarray[Any, np.dtype[np.float32]]):
-    """(n, d) float32 unit rows and the `fingerprint` of the encoder that made them; slices keep it."""
+    """(n, d) float32 unit rows and the `fingerprint` of the encoder that made them; slices and copies keep it, arithmetic does not."""
 
     fingerprint: str | None
 
     def __array_finalize__(self, obj: Any) -> None:
         self.fingerprint = getattr(obj, "fingerprint", None)
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        """What arithmetic makes of vectors is no encoder's vectors any more: it comes out as a plain array."""
+        plain = np.asarray(array)
+        return plain[()] if return_scalar else plain
 
     def __reduce__(self) -> tuple[Any, ...]:
         """NumPy's own would lose the mark on the way to another process, and unmarked vectors pass everywhere."""

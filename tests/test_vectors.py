@@ -101,3 +101,10 @@ def test_the_mark_is_not_lost_between_processes(protocol: int) -> None:
         np.testing.assert_array_equal(arrived, sent)
         assert arrived.fingerprint == sent.fingerprint
         assert type(arrived) is type(sent)
+
+
+def test_what_arithmetic_makes_of_vectors_is_no_encoders_vectors() -> None:
+    a, b = mark(np.eye(2, dtype=np.float32), "a"), mark(np.eye(2, dtype=np.float32), "b")
+    for found in (a + b, a * 2, np.add(a, 1), a.mean(axis=0)):
+        assert getattr(found, "fingerprint", None) is None
+    assert (a[:1].fingerprint, a.copy().fingerprint, a[0].fingerprint) == ("a", "a", "a")

@@ -254,6 +254,12 @@ class CollectionTable:
         self.check_encoder(fingerprint)
         return int(self.rows.dataset().count_rows(f"{vector_column(fingerprint)} IS NULL"))
 
+    def count_filled(self, fingerprint: str, since: int) -> int:
+        """How many rows that were there got their vector of this encoder after that version. Cost: one pass over integers."""
+        dataset = self.rows.dataset()
+        stamp = stamps_of(dataset.schema).get(vector_column(fingerprint))
+        return 0 if stamp is None else int(dataset.count_rows(f"{stamp} > {int(since)}"))
+
     def row_ids_lacking(self, fingerprint: str) -> npt.NDArray[np.int64]:
         """The Lance row ids of the rows that have no vector of this encoder, sorted. Cost: as `count_lacking`."""
         self.check_encoder(fingerprint)

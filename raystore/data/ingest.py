@@ -212,10 +212,14 @@ def content_found(sources: Sequence[SourceFile], columns: SourceColumns, call: s
     """
     if columns.text and columns.image:
         raise InvalidArguments(call=call, problems=["expected exactly one of text= and image=, found both"])
+    are_images = all(s.kind in ("images", "tar") for s in sources)
+    if not columns.content and are_images:
+        columns = replace(columns, image="image")
+    if columns.image == "image" and columns.id is None and are_images:
+        # Not file name and row number: another image in the folder would move the rows behind it.
+        columns = replace(columns, id="name")
     if columns.content:
         return columns
-    if all(s.columns.get("image") == "binary" and "name" in s.columns for s in sources):
-        return replace(columns, image="image", id=columns.id or "name")
     raise InvalidArguments(call=call, problems=["which column is to be embedded? Name it with text= or image="])
 
 
@@ -247,6 +251,11 @@ def check_sources(
             problems.append(
                 f"'{source.path}': column '{columns.image}' (image=) is {image_type}, expected the bytes of image files"
             )
+        for role in ("subject", "tenant", "time"):
+            if source.columns.get(named[role] or "") == "binary":
+                problems.append(
+                    f"'{source.path}': column '{named[role]}' is binary, which a collection cannot keep ({role}=)"
+                )
         for column in columns.keep:
             kind = source.columns.get(column)
             if kind is None:
@@ -257,8 +266,11 @@ def check_sources(
                 kept[column] = declared.get(column) or kept.get(column) or kind
     if columns.id is None and len({Path(s.path).stem for s in sources}) < len(sources):
         problems.append("two files have the same name, and without id= ids are made from file names and row numbers")
-    if columns.content in columns.keep:
-        problems.append(f"column '{columns.content}' is the {columns.modality}; it is embedded and never kept (keep=)")
+    for role in ("id", "subject", "tenant", "time", "keep"):
+        if columns.content in (columns.keep if role == "keep" else (named[role],)):
+            problems.append(
+                f"column '{columns.content}' is the {columns.modality}; it is embedded and never kept ({role}=)"
+            )
     if problems:
         raise InvalidArguments(call=call, problems=list(dict.fromkeys(problems)))
     return kept

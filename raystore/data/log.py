@@ -23,7 +23,7 @@ from raystore.data.rows import Incoming, check_rows, payload_digests, row_table,
 from raystore.encoders.items import Item
 from raystore.encoders.passport import Modality
 from raystore.errors import DimensionMismatch, IdConflict, InvalidRows, InvalidVectors, ItemsUnusable
-from raystore.vectors import Vectors, as_unit_rows
+from raystore.vectors import Vectors, as_unit_rows, check_fingerprint
 
 
 class Takes(Protocol):
@@ -189,6 +189,9 @@ class RowLog:
         for number, vector in enumerate(incoming.vectors):
             if vector is None:
                 continue
+            check_fingerprint(
+                vector, fingerprint, f"log into '{self._table.name}'", "Give fingerprint= of the encoder that made them."
+            )
             try:
                 unit = as_unit_rows(vector, dim, "log")
                 incoming.vectors[number] = unit[0]

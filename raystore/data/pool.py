@@ -198,8 +198,8 @@ class _CountWatch:
             self._progress(self._count() - before)
 
     def _count(self) -> int:
-        """Grows with the rows that are done: those that are there, or that no longer lack a vector."""
-        return -self._table.count_lacking(self._plan.fingerprint) if self._plan.fill_only else self._table.count()
+        filled = self._table.count_filled(self._plan.fingerprint, self._plan.start_version)
+        return filled if self._plan.fill_only else filled + self._table.count()
 
 
 # --- in actors ----------------------------------------------------------------------------------------------------------

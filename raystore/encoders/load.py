@@ -45,11 +45,16 @@ def load_registered(layout: Layout, stored: StoredEncoder, label: str, name: str
     return model
 
 
-def refuse_random_weights(source: Source, options: Options, model: Model) -> None:
-    """Raise ModelUnusable where weights are missing from the files: transformers draws those at random at each load."""
-    again = load_model(source, options).tensors
-    drawn = [name for name, digest in model.tensors.items() if again.get(name) != digest]
-    if drawn:
+def refuse_random_weights(source: Source, model: Model) -> None:
+    """Raise ModelUnusable where weights are missing from the files: transformers makes them up.
+
+    Vision models are refused for that when they are loaded.
+    """
+    from raystore.encoders.text import missing_tensors
+
+    if model.passport.image is not None:
+        return
+    if drawn := missing_tensors(source, model):
         raise ModelUnusable(
             model=source.model,
             found=f"{len(drawn)} of its {len(model.tensors)} tensors are missing from its files ({listed(drawn, 3)})",

@@ -30,6 +30,7 @@ class Options(BaseModel):
     max_length: int | None = None
     pooling: str | None = None
     prompt: str | None = None
+    dimensions: int | None = None  # of the vector, its first ones; for models trained so (Matryoshka)
     resize: int | None = None  # pixels: the edge the model sees, for models that take any
     kernel: str | None = None
 

@@ -65,6 +65,7 @@ class TextPart(_Part):
     truncation_side: Literal["left", "right"] = "right"
     padding_side: Literal["left", "right"] = "right"
     pad_id: int = Field(default=0, ge=0)
+    dimensions: int | None = Field(default=None, ge=1, description="the first ones kept, before normalising; None is all")
     surrogates: Literal["replaced"] = "replaced"  # a lone surrogate is read as U+FFFD
 
 

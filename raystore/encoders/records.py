@@ -21,8 +21,8 @@ from raystore.encoders import golden
 from raystore.encoders.model import Options
 from raystore.encoders.passport import Card, Passport, digest_of
 from raystore.encoders.source import Source, file_digest, find_source
-from raystore.errors import EncoderNotFound, ModelUnusable
-from raystore.layout import FP12, Layout, disk_full_is_said, names, read_json, staging, write_json
+from raystore.errors import EncoderNotFound, InvalidArguments, ModelUnusable
+from raystore.layout import FP12, Layout, check_name, disk_full_is_said, names, read_json, staging, write_json
 
 KIND = "encoder"
 _HEX = re.compile(r"[0-9a-f]{12,64}")
@@ -125,6 +125,16 @@ def _damaged(folder: Path) -> ModelUnusable:
 
 def not_found(layout: Layout, name: str) -> EncoderNotFound:
     return EncoderNotFound(name=name[:80], where=f"store '{layout.root}'", existing=names(layout.aliases(KIND)))
+
+
+def check_encoder_name(name: str) -> None:
+    """Raise InvalidName, or InvalidArguments for a name that would be read as a fingerprint."""
+    check_name("an encoder", name, dashes=True)
+    if _HEX.fullmatch(name):
+        problem = (
+            f"the name '{name}' is {len(name)} hexadecimal digits, which would be read as a fingerprint: choose another"
+        )
+        raise InvalidArguments(call="register", problems=[problem])
 
 
 def find_fingerprint(catalog: Catalog, name_or_fingerprint: str) -> str:

@@ -31,6 +31,7 @@ from raystore.encoders.opening import (
 from raystore.encoders.passport import Card, Passport
 from raystore.encoders.records import (
     KIND,
+    check_encoder_name,
     find_fingerprint,
     name_of,
     publish_encoder,
@@ -39,7 +40,6 @@ from raystore.encoders.records import (
 )
 from raystore.encoders.source import Source, find_source
 from raystore.errors import EncoderNotFound, InvalidArguments, ItemsUnusable, ModelUnusable
-from raystore.layout import check_name
 from raystore.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "Encoders", "LoadedEncoder", "Passport", "open_encoder"]
 
 log = logging.getLogger("raystore")
+
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 class Encoder:
@@ -173,6 +175,7 @@ class Encoders:
         max_length: int | None = None,
         pooling: str | None = None,
         prompt: str | None = None,
+        dimensions: int | None = None,
         resize: int | None = None,
         kernel: str | None = None,
         revision: str | None = None,
@@ -192,6 +195,7 @@ class Encoders:
             pooling: of a text model mean, cls, max, lasttoken ...; of a vision model cls, mean, pooler; None is the model's
                 own, mean for a plain transformers text folder.
             prompt: put before every text; None is the model's default prompt.
+            dimensions: keep only so many numbers of a text's vector (Matryoshka); None is what the model's files say.
             resize, kernel: the edge in pixels and the resampling of images; None is what the model's files say.
             revision: commit, tag or branch of a hub model.
             licence, trained_on, objective: kept beside the passport; None is what the model card says.
@@ -202,17 +206,23 @@ class Encoders:
         Cost: 10 to 20 s the first time (torch, golden vectors, an export compared with torch on 1,000 sentences), 0.3 s
         when the files are unchanged.
         """
-        check_name("an encoder", name, dashes=True)
+        check_encoder_name(name)
         choose_backend(None)  # a wrong RAYSTORE_BACKEND is said before anything is loaded
         problems = [
             f"{option}= is a whole number of {unit}"
-            for option, value, unit in (("max_length", max_length, "tokens"), ("resize", resize, "pixels"))
+            for option, value, unit in (
+                ("max_length", max_length, "tokens"),
+                ("dimensions", dimensions, "numbers"),
+                ("resize", resize, "pixels"),
+            )
             if value is not None and (isinstance(value, bool) or not isinstance(value, int))
         ]
         if problems:
             raise InvalidArguments(call="register", problems=problems)
         source = find_source(model, revision)
-        options = Options(max_length=max_length, pooling=pooling, prompt=prompt, resize=resize, kernel=kernel)
+        options = Options(
+            max_length=max_length, pooling=pooling, prompt=prompt, dimensions=dimensions, resize=resize, kernel=kernel
+        )
         about = source_record(source, options)
         if unchanged := self._unchanged(name, about):
             return unchanged
@@ -242,7 +252,7 @@ class Encoders:
         """
         from raystore.encoders.derive import derive
 
-        check_name("an encoder", name, dashes=True)
+        check_encoder_name(name)
         chosen = self.get(base) if isinstance(base, str) else base
         return derive(self._catalog, name, chosen, precision, sample=sample, labels=labels)
 
@@ -260,11 +270,11 @@ class Encoders:
         layout = self._catalog.layout
         model = load_model(source, options)
         passport, label = model.passport, model.passport.label(name)
-        reference = from_model(model, label)
+        reference = from_model(model, label, device="cpu")  # the golden vectors are the CPU's, wherever they are made
         try:
             stored = read_encoder(layout, passport.fingerprint)
         except EncoderNotFound:
-            refuse_random_weights(source, options, model)
+            refuse_random_weights(source, model)
             publish_encoder(layout, passport, golden_vectors(reference), card)
             stored = read_encoder(layout, passport.fingerprint)
         reference.check_golden(stored.golden(label))
@@ -301,7 +311,7 @@ def _items(items: object, label: str) -> Sequence[Item]:
                 problems.append((place, f"cannot be read ({type(error).__name__})"))
         elif isinstance(item, Image):
             buffer = io.BytesIO()
-            item.save(buffer, "PNG")
+            (item if item.mode in _PNG_MODES else item.convert("RGB")).save(buffer, "PNG")
             found.append(buffer.getvalue())
         else:
             found.append(item)

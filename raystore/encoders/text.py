@@ -19,12 +19,22 @@ from raystore.encoders.passport import Passport, Step, TextPart, digest_of
 from raystore.encoders.source import Source, modules
 from raystore.errors import InvalidArguments, ModelUnusable
 
+log = logging.getLogger("raystore")
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
 DEFAULT_MAX_LENGTH = 512  # for a model whose files name no limit
 _UNLIMITED = 10**6  # transformers writes 1e30 where a tokenizer names no limit
 
@@ -49,7 +59,7 @@ def load_text_model(source: Source, options: Options) -> Model:
     """
     _no_image_options(options)
     with quiet():
-        chain, prompts, default_prompt = _load(source)
+        chain, prompts, default_prompt, truncate_dim = _load(source)
     transformer: Any = chain[0]
     tokenizer = _fast_tokenizer(source, transformer)
     tokenizer_json = canonical_tokenizer(tokenizer.backend_tokenizer.to_str())
@@ -67,17 +77,18 @@ def load_text_model(source: Source, options: Options) -> Model:
         truncation_side=tokenizer.truncation_side,
         padding_side=tokenizer.padding_side,
         pad_id=tokenizer.pad_token_id or 0,
+        dimensions=_dimensions(options, truncate_dim, _dim(chain, transformer)),
     )
     passport = Passport(
         weights=digest_of(tensors),
         architecture=type(transformer.auto_model).__name__,
         config=config_digest(transformer.auto_model.config),
         text=part,
-        dim=_dim(chain, transformer),
+        dim=part.dimensions or _dim(chain, transformer),
     )
     return Model(
         passport=passport,
-        graphs={"text": _unit_rows(chain, _left_out(transformer, part))},
+        graphs={"text": _unit_rows(chain, _left_out(transformer, part), part.dimensions)},
         tensors=tensors,
         tokenizer_json=tokenizer_json,
     )
@@ -96,7 +107,7 @@ def _left_out(transformer: Any, part: TextPart) -> int:
     return int(transformer._get_prompt_length(part.prompt) or 0)
 
 
-def _unit_rows(chain: torch.nn.Sequential, left_out: int) -> torch.nn.Module:
+def _unit_rows(chain: torch.nn.Sequential, left_out: int, dimensions: int | None) -> torch.nn.Module:
     """A module from (input_ids, attention_mask[, token_type_ids]) to unit rows, pooling and all inside.
 
     Source: sentence-transformers' encode, which runs these modules in this order.
@@ -121,7 +132,7 @@ def _unit_rows(chain: torch.nn.Sequential, left_out: int) -> torch.nn.Module:
                 features["prompt_length"] = left_out
             for module in self.chain:
                 features = module(features)
-            return torch.nn.functional.normalize(features["sentence_embedding"], p=2.0, dim=1)
+            return torch.nn.functional.normalize(features["sentence_embedding"][:, :dimensions], p=2.0, dim=1)
 
     return UnitRows().eval()
 
@@ -146,11 +157,11 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _load(source: Source) -> tuple[torch.nn.Sequential, dict[str, str], str]:
+def _load(source: Source) -> tuple[torch.nn.Sequential, dict[str, str], str, int | None]:
     import torch
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     kwargs: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "local_files_only": True}
     folder = str(source.folder)
@@ -178,18 +189,32 @@ def _load(source: Source) -> tuple[torch.nn.Sequential, dict[str, str], str]:
             advice="raystore runs a Transformer followed by a Pooling.",
         )
     prompts = {key: text for key, text in dict(model.prompts).items() if text}
-    return model, prompts, prompts.get(model.default_prompt_name or "", "")
+    if model.similarity_fn_name in ("dot", "euclidean", "manhattan"):
+        said = "model %s was trained to be compared by %s; raystore keeps unit rows and compares by cosine"
+        log.warning(said, source.model, model.similarity_fn_name)
+    return model, prompts, prompts.get(model.default_prompt_name or "", ""), model.truncate_dim
 
 
 def _fast_tokenizer(source: Source, transformer: Any) -> Any:
+    # Without any, transformers makes an empty one, to which every text of as many words is the same.
+    parts = modules(source)
+    folder = parts[0][1] if parts else source.folder
+    if not any((place / name).is_file() for place in (folder, source.folder) for name in _TOKENIZER_FILES):
+        raise ModelUnusable(
+            model=source.model,
+            found=f"it has no tokenizer ({', '.join(_TOKENIZER_FILES)})",
+            advice="Add the tokenizer files that its authors published.",
+        )
     tokenizer = transformer.tokenizer
     how = transformer.modality_config.get("text", {})
     last = (how.get("method"), how.get("method_output_name")) == ("forward", "last_hidden_state")
+    from raystore.encoders.vision import KINDS
+
     if not last or "message" in transformer.modality_config or transformer.module_output_name != "token_embeddings":
         raise ModelUnusable(
             model=source.model,
             found="it does not map plain text to one vector a token in its last layer",
-            advice="Choose a sentence embedding model.",
+            advice=f"Choose a sentence embedding model; of vision models, {', '.join(KINDS)} are run.",
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ModelUnusable(
@@ -226,7 +251,7 @@ def _steps(source: Source, chain: Any, options: Options) -> list[Step]:
         if options.pooling not in POOLINGS:
             problem = f"pooling= is one of {', '.join(POOLINGS)}, not '{str(options.pooling)[:40]}'"
             raise InvalidArguments(call="register", problems=[problem])
-        from sentence_transformers.models import Pooling
+        from sentence_transformers.sentence_transformer.modules import Pooling
 
         for i, module in enumerate(chain):
             if type(module).__name__ == "Pooling":
@@ -250,6 +275,10 @@ def _inputs(transformer: Any, tokenizer: Any) -> tuple[str, ...]:
 
 def _max_length(transformer: Any, options: Options) -> int:
     positions = getattr(transformer.auto_model.config, "max_position_embeddings", None)
+    # RoBERTa and its kin number positions from behind the padding token: 514 positions read 512 tokens.
+    offset = getattr(getattr(transformer.auto_model, "embeddings", None), "padding_idx", None)
+    if isinstance(positions, int) and isinstance(offset, int):
+        positions -= offset + 1
     own = transformer.max_seq_length
     limits = [n for n in (own, positions) if isinstance(n, int) and 0 < n < _UNLIMITED]
     limit = min(limits) if limits else DEFAULT_MAX_LENGTH
@@ -260,6 +289,26 @@ def _max_length(transformer: Any, options: Options) -> int:
     if not 3 <= options.max_length <= most:
         raise InvalidArguments(call="register", problems=[f"max_length= is 3 to {most} tokens for this model"])
     return options.max_length
+
+
+def _dimensions(options: Options, saved: int | None, dim: int) -> int | None:
+    """How many of the vector's numbers are kept, where it is not all of them."""
+    kept = options.dimensions if options.dimensions is not None else saved
+    if kept is not None and not 1 <= kept <= dim:
+        raise InvalidArguments(call="register", problems=[f"dimensions= is 1 to {dim} for this model"])
+    return kept if kept != dim else None
+
+
+def missing_tensors(source: Source, model: Model) -> list[str]:
+    """The weights of the transformer that its files do not hold, and that transformers made up. Loads them again."""
+    auto: Any = model.graphs["text"].chain[0].auto_model  # type: ignore[index, union-attr]
+    parts = modules(source)
+    folder = parts[0][1] if parts else source.folder
+    with quiet():
+        _, info = type(auto).from_pretrained(
+            folder, config=auto.config, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    return sorted(f"0.{name}" for name in info["missing_keys"] if f"0.{name}" in model.tensors)
 
 
 def _dim(chain: Any, transformer: Any) -> int:

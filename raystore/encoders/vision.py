@@ -38,7 +38,7 @@ class _Kind:
 # A ViT's own pooler is a dense layer that most files lack and transformers would then draw at random.
 _NO_POOLER = {"add_pooling_layer": False}
 _TOKENS: tuple[Pooling, ...] = ("cls", "mean")
-_KINDS = {
+KINDS = {
     "clip": _Kind("CLIPModel", "CLIPImageProcessor", ("projection",)),
     "convnext": _Kind("ConvNextModel", "ConvNextImageProcessor", any_size=True),
     "convnextv2": _Kind("ConvNextV2Model", "ConvNextImageProcessor", any_size=True),
@@ -61,7 +61,7 @@ _SHORTEST_TEXT = 3  # tokens: a start, one of the text, an end
 def vision_kind(source: Source) -> Literal["image", "text+image"] | None:
     """What the model in this folder takes, by the model type in its config.json; None: no vision model that is known."""
     model_type = _model_type(source)
-    if model_type not in _KINDS or (source.folder / "modules.json").is_file():
+    if model_type not in KINDS or (source.folder / "modules.json").is_file():
         return None
     return "text+image" if model_type == "clip" else "image"
 
@@ -76,14 +76,14 @@ def load_vision_model(source: Source, options: Options) -> Model:
         ModelUnusable: transformers cannot load it, weights are missing from its files, or its processor is unknown.
         InvalidArguments: options that this model cannot take, all of them.
     """
-    kind = _KINDS.get(_model_type(source) or "")
+    kind = KINDS.get(_model_type(source) or "")
     if kind is None:
         raise ModelUnusable(
-            model=source.model, found="it is no vision model that is known", advice=f"raystore runs {', '.join(_KINDS)}."
+            model=source.model, found="it is no vision model that is known", advice=f"raystore runs {', '.join(KINDS)}."
         )
     about = _config(source)
     is_clip = kind.model == "CLIPModel"
-    positions = about.get("text_config", {}).get("max_position_embeddings", 77) if is_clip else 0
+    positions = (about.get("text_config") or {}).get("max_position_embeddings", 77) if is_clip else 0
     _check(options, kind, positions)
     pooling = cast("Pooling", options.pooling or kind.poolings[0])
     part = image_part(source, options, pooling, kind.processor)
@@ -128,6 +128,8 @@ def _check(options: Options, kind: _Kind, positions: int) -> None:
     problems: list[str] = []
     if options.pooling is not None and options.pooling not in kind.poolings:
         problems.append(f"pooling= is {' or '.join(kind.poolings)} for this model, not '{options.pooling[:40]}'")
+    if options.dimensions is not None:
+        problems.append("dimensions= is for text models")
     if not positions:
         problems += [
             f"{name}= is for text models" for name in ("max_length", "prompt") if getattr(options, name) is not None

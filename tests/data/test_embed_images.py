@@ -122,6 +122,12 @@ def test_columns_that_the_encoder_does_not_take_are_refused(store: Store, photos
         (photos, {"image": "photo", "keep": ["photo"]},
          f"'{path}': column 'photo' is binary, which a collection cannot keep; "
          "column 'photo' is the image; it is embedded and never kept (keep=)"),
+        (photos, {"image": "photo", "subject": "photo"},
+         f"'{path}': column 'photo' is binary, which a collection cannot keep (subject=); "
+         "column 'photo' is the image; it is embedded and never kept (subject=)"),
+        (texts, {"text": "title", "id": "title"}, "column 'title' is the text; it is embedded and never kept (id=)"),
+        (texts, {"text": "title", "tenant": "photo"},
+         f"'{path}': column 'photo' is binary, which a collection cannot keep (tenant=)"),
     ):  # fmt: skip
         with pytest.raises(InvalidArguments) as refused:
             collection.embed(path, workers=0, **options)

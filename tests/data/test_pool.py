@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import Counter
@@ -14,9 +15,13 @@ import pytest
 
 import raystore
 from raystore.collection import Collection
-from raystore.data.pool import _Dispenser, batch_blocks
+from raystore.data.ingest import plan_of
+from raystore.data.manifest import SourceColumns
+from raystore.data.pool import _CountWatch, _Dispenser, batch_blocks
 from raystore.data.pool_size import AskedPool, Pool, check_pool
 from raystore.errors import InvalidArguments, ModelUnusable
+from raystore.layout import Layout, vector_column
+from tests.data.toy import OtherEncoder, make_tickets, some_rows, some_values
 
 ROWS = 5_000
 
@@ -276,3 +281,19 @@ def _workers() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+@pytest.mark.parametrize(("fill_only", "gained"), [(True, 2), (False, 3)])
+def test_progress_moves_with_rows_filled_and_where_a_job_adds_rows_with_those_too(
+    layout: Layout, fill_only: bool, gained: int
+) -> None:
+    tickets = make_tickets(layout)
+    tickets.rows.commit([some_rows(["a", "b", "c"])], refuse_differing=False)
+    tickets.add_encoder(OtherEncoder.fingerprint, OtherEncoder.dim)
+    plan = plan_of(tickets, OtherEncoder(), SourceColumns(text="text", id="id"), {}, fill_only=fill_only)
+    told: queue.Queue[int] = queue.Queue()
+    with _CountWatch(tickets, plan, told.put):
+        assert told.get(timeout=10) == 0
+        tickets.fill(some_values(["a", "c"], vector_column(OtherEncoder.fingerprint)), OtherEncoder.fingerprint)
+        tickets.rows.commit([some_rows(["added by another job"])], refuse_differing=False)
+        assert [told.get(timeout=10), told.get(timeout=10)][-1] == gained

@@ -39,6 +39,7 @@ TEXT_CHANGES: dict[str, Any] = {
     "truncation_side": "left",
     "padding_side": "left",
     "pad_id": 1,
+    "dimensions": 16,
 }
 IMAGE_CHANGES: dict[str, Any] = {
     "pooling": "mean",

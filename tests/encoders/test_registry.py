@@ -98,6 +98,14 @@ def test_a_bad_name_is_refused_before_anything_is_loaded(encoders: Encoders, nam
     assert encoders.names() == []
 
 
+def test_a_name_that_reads_as_a_fingerprint_is_refused(encoders: Encoders, tiny_model: Path) -> None:
+    with pytest.raises(InvalidArguments) as caught:
+        encoders.register("abcdefabcdef", tiny_model)
+    assert str(caught.value) == (
+        "register: the name 'abcdefabcdef' is 12 hexadecimal digits, which would be read as a fingerprint: choose another."
+    )
+
+
 def test_changed_weights_are_refused_with_both_digests(encoders: Encoders, copy_of_tiny: Copy) -> None:
     folder = copy_of_tiny("model")
     tiny = encoders.register("tiny", folder)

@@ -41,7 +41,7 @@ def test_saving_again_in_shards_leaves_the_encoder_the_same(tiny_model: Path, co
 
 def test_a_sentence_transformers_folder_of_the_same_model_is_the_same_encoder(tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     transformer = Transformer(str(tiny_model))
     SentenceTransformer(modules=[transformer, Pooling(32, "mean"), Normalize()], device="cpu").save(str(tmp_path / "st"))
@@ -136,6 +136,16 @@ def test_a_model_that_cannot_be_loaded_is_refused(copy_of_tiny: Copy) -> None:
     assert "sentence-transformers could not load it (SafetensorError" in str(caught.value)
 
 
+def test_a_folder_without_a_tokenizer_is_refused(copy_of_tiny: Copy) -> None:
+    folder = copy_of_tiny("mute")
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink()
+    with pytest.raises(ModelUnusable) as caught:
+        load(folder)
+    assert "it has no tokenizer (tokenizer.json, vocab.txt" in str(caught.value)
+    assert str(caught.value).endswith("Add the tokenizer files that its authors published.")
+
+
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copy_of_tiny: Copy) -> None:
     folder = copy_of_tiny("stranger")
     about = json.loads((folder / "tokenizer.json").read_text())
@@ -153,7 +163,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copy_of_tiny: Co
 
 def test_a_plain_folder_gets_mean_pooling_and_unit_rows(tiny_model: Path) -> None:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     reference = SentenceTransformer(modules=[Transformer(str(tiny_model)), Pooling(32, "mean")], device="cpu")
     found = from_model(load(tiny_model), "tiny").encode(PROBES)
@@ -163,7 +173,7 @@ def test_a_plain_folder_gets_mean_pooling_and_unit_rows(tiny_model: Path) -> Non
 @pytest.mark.parametrize("pooling", ["cls", "max", "lasttoken", "weightedmean"])
 def test_poolings_are_sentence_transformers_own(tiny_model: Path, pooling: str) -> None:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     reference = SentenceTransformer(modules=[Transformer(str(tiny_model)), Pooling(32, pooling)], device="cpu")
     found = from_model(load(tiny_model, pooling=pooling), "tiny").encode(PROBES)
@@ -172,7 +182,7 @@ def test_poolings_are_sentence_transformers_own(tiny_model: Path, pooling: str) 
 
 def test_a_dense_module_and_a_default_prompt_are_run(tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
     chain = [Transformer(str(tiny_model)), Pooling(32, "mean"), Dense(32, 8)]
     reference = SentenceTransformer(modules=chain, device="cpu", prompts={"query": "hello: "}, default_prompt_name="query")

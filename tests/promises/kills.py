@@ -8,6 +8,7 @@ So what was done twice is counted where it is done, and raystore itself knows no
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import textwrap
 import time
@@ -30,6 +32,7 @@ import pyarrow.parquet as pq
 
 import raystore
 from raystore.layout import vector_column
+from tests.pictures import png
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _WORDS = ["card", "never", "arrived", "hello", "world", "text", "sentence", "limit", "money", "blue", "the", "of", "is"]
@@ -43,12 +46,15 @@ if os.environ.get("KILLS_JOURNAL"):
     from raystore.encoders import loaded
     encode = loaded.LoadedEncoder.encode_each
 
-    def written_down(self, texts):
-        line = json.dumps([text.split(" ", 1)[0] for text in texts]) + "\\n"
+    def name(item):
+        return item.split(" ", 1)[0] if isinstance(item, str) else item.rsplit(b" ", 1)[-1].decode()
+
+    def written_down(self, items):
+        line = json.dumps([name(item) for item in items]) + "\\n"
         fd = os.open(f"{os.environ['KILLS_JOURNAL']}/{os.getpid()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(fd, line.encode())
         os.close(fd)
-        return encode(self, texts)
+        return encode(self, items)
 
     loaded.LoadedEncoder.encode_each = written_down
 """
@@ -57,6 +63,13 @@ EMBED = """
 import sys, raystore
 root, source, workers = sys.argv[1:]
 report = raystore.open(root).collection("tickets").embed(source, text="body", id="id", keep=["n"], workers=int(workers))
+print(report.read, report.added, report.known, report.set_aside)
+"""
+
+EMBED_IMAGES = """
+import sys, raystore
+root, source, workers = sys.argv[1:]
+report = raystore.open(root).collection("tickets").embed(source, workers=int(workers))
 print(report.read, report.added, report.known, report.set_aside)
 """
 
@@ -100,6 +113,25 @@ def write_source(path: Path, rows: int, seed: int = 0) -> Source:
     table = table.drop_columns(["n"]).append_column("n", pa.array([len(i or "") for i in ids], pa.int64()))
     pq.write_table(table, path, compression="zstd", row_group_size=600)
     return Source(path, good, repeated, bad)
+
+
+def write_tar(path: Path, rows: int) -> Source:
+    """A tar of pictures; behind each one's end stands its name, so that the journal can name it. One in 97 is cut off.
+
+    They are large enough for a batch of 256 to take about a second.
+    """
+    good: list[str] = []
+    with tarfile.open(path, "w") as tar:
+        for n in range(rows):
+            name = f"photos/{n:05d}.png"
+            picture = png((n % 256, n // 256, 90), (800, 600))
+            is_bad = n % 97 == 5
+            data = (picture[: len(picture) // 2] if is_bad else picture) + f" {name}".encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+            good += [] if is_bad else [name]
+    return Source(path, good, 0, rows - len(good))
 
 
 def new_store(root: Path, model: Path | str) -> None:

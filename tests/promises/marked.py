@@ -42,6 +42,7 @@ def marked_files(mark: Callable[[], str]) -> tuple[dict[str, bytes], dict[str, b
         "metadata.png": _with_chunk(png((1, 2, 3)), b"zTXt", b"Comment\0\0" + zlib.compress(b" " * 2**21))
         + mark().encode(),
         "deep.tiff": _deep(mark()),
+        "frames.gif": _many_frames(mark()),
         "page.jpg": f"<!doctype html><title>{mark()}</title>".encode(),
         "drawing.png": f'<svg xmlns="http://www.w3.org/2000/svg"><text>{mark()}</text></svg>'.encode(),
         "words.jpg": mark().encode(),
@@ -141,3 +142,11 @@ def _bomb(mark: str) -> bytes:
 def _deep(mark: str) -> bytes:
     """A TIFF of pixels that are not read, with the mark in its tags."""
     return _saved(Image.new("F", _SIZE, 0.5), "TIFF", description=mark, artist=mark)
+
+
+def _many_frames(mark: str) -> bytes:
+    """A GIF of 1,001 frames of one pixel each, and the mark in a comment."""
+    head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
+    comment = b"!\xfe" + bytes([len(mark)]) + mark.encode() + b"\0"
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\0"
+    return head + comment + frame * 1_001 + b";"

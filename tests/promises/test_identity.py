@@ -13,6 +13,7 @@ import raystore
 from raystore.encoders import Encoder
 from raystore.errors import PassportMismatch
 from raystore.store import Store
+from raystore.vectors import mark
 
 from tests.encoders.test_text import change_one_weight
 
@@ -78,9 +79,9 @@ def test_a_change_of_the_output_is_another_encoder_and_refused_where_the_first_i
     assert other.fingerprint in str(refused.value)
     with pytest.raises(PassportMismatch):
         collection.search(vector=vectors[0], encoder="other")
+    with pytest.raises(PassportMismatch):
+        collection.log([{"id": "a", "vector": mark(vectors, other.fingerprint)[0]}], fingerprint=expected.fingerprint)
     collection.log([{"id": "a", "vector": vectors[0]}], fingerprint=expected.fingerprint)
-    from raystore.vectors import mark
-
     with pytest.raises(PassportMismatch):
         collection.search(vector=mark(vectors, other.fingerprint))
     assert len(collection) == 1

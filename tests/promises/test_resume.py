@@ -12,7 +12,18 @@ import psutil
 import pytest
 
 import raystore
-from tests.promises.kills import Job, Outcome, Source, kill_until_done, new_store, outcome, vectors, write_source
+from tests.promises.kills import (
+    EMBED_IMAGES,
+    Job,
+    Outcome,
+    Source,
+    kill_until_done,
+    new_store,
+    outcome,
+    vectors,
+    write_source,
+    write_tar,
+)
 
 ROWS = 1_500
 
@@ -104,6 +115,25 @@ def test_a_driver_on_ray_killed_twice_leaves_each_row_once(
         assert len(collection) - before <= 2 * broken.workers * outcome(broken).largest_batch
     broken.run_to_the_end()
     assert_whole(broken, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_job_over_a_tar_of_images_killed_twice_leaves_each_row_once(tmp_path: Path, tiny_vit: Path) -> None:
+    source = write_tar(tmp_path / "it's photos.tar", 2_000)
+    new_store(tmp_path / "whole", tiny_vit)
+    report = raystore.open(tmp_path / "whole").collection("tickets").embed(source.path, workers=0)
+    assert (report.added, report.reasons) == (len(source.ids), {"the image is cut off": source.bad})
+    new_store(tmp_path / "a store", tiny_vit)
+    broken = Job(tmp_path / "a store", source, tmp_path / "job", workers=2, driver=EMBED_IMAGES)
+    for _ in range(2):
+        assert broken.killed_after(0.0)  # while the first batches of the run are encoded
+        broken.wait_for_workers()
+    read, added, known, set_aside = broken.run_to_the_end()
+    assert read == added + known + set_aside == 2_000
+    assert len(broken.killed) == 2
+    found = assert_whole(broken, vectors(tmp_path / "whole"))
+    assert found.rows == len(source.ids)
 
 
 @pytest.mark.ray

@@ -14,6 +14,7 @@ import secrets
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -117,8 +118,9 @@ def changed(path: Path) -> float:
 
 @contextmanager
 def loudest_output_to(path: Path) -> Iterator[None]:
-    """Standard output, standard error and every Python log record, at every level, in one file."""
-    with ExitStack() as stack, path.open("ab", buffering=0) as raw, path.open("a", encoding="utf-8") as text:
+    """Standard output, standard error, every warning and every Python log record, at every level, in one file."""
+    files = path.open("ab", buffering=0), path.open("a", encoding="utf-8")
+    with files[0] as raw, files[1] as text, warnings.catch_warnings(), ExitStack() as stack:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             stack.callback(stream.flush)
@@ -127,6 +129,9 @@ def loudest_output_to(path: Path) -> Iterator[None]:
             stack.callback(os.close, before)
             stack.callback(os.dup2, before, fd)
             os.dup2(raw.fileno(), fd)
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        stack.callback(logging.captureWarnings, False)
         handler = logging.StreamHandler(text)
         logging.getLogger().addHandler(handler)
         stack.callback(logging.getLogger().removeHandler, handler)
