@@ -231,7 +231,7 @@ class Collection:
         """
         from raystore.data.fill import add_encoder
 
-        added = self._store.encoder(encoder) if isinstance(encoder, str) else encoder
+        added = self._store.encoder(encoder if isinstance(encoder, str) else encoder.fingerprint)
         return add_encoder(
             self._store.layout,
             self._table,
@@ -332,6 +332,7 @@ class Collection:
         self,
         text: str | Sequence[str] | None = None,
         *,
+        image: bytes | Path | None = None,
         item: str | None = None,
         vector: object = None,
         k: int = 10,
@@ -340,25 +341,29 @@ class Collection:
         probes: int | None = None,
         encoder: str | None = None,
     ) -> SearchResult:
-        """The k rows nearest to a text (or several), an item of the collection, or a vector, by cosine.
+        """The k rows nearest to a text (or several), an image, an item of the collection, or a vector, by cosine.
 
         Args:
+            image: an image file's path or bytes; with CLIP it finds texts, and a text finds images.
             where: only rows that this predicate selects, e.g. "product = 'card'".
             columns: kept columns to return with each hit.
             probes: lists of an ivf index to visit.
 
         Raises:
-            InvalidArguments: none or several of text, item and vector; k below 1.
+            InvalidArguments: none or several of text, image, item and vector; k below 1.
             ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused, ShardsMissing.
         """
         asked = self.encoder(encoder)
-        given = [name for name, value in (("text", text), ("item", item), ("vector", vector)) if value is not None]
+        queries = {"text": text, "image": image, "item": item, "vector": vector}
+        given = [name for name, value in queries.items() if value is not None]
         if len(given) != 1:
-            problem = f"expected exactly one of text, item and vector, found {' and '.join(given) or 'none'}"
+            problem = f"expected exactly one of text, image, item and vector, found {' and '.join(given) or 'none'}"
             raise InvalidArguments(call=f"search in '{self.name}'", problems=[problem])
         query: object = vector
         if text is not None:
             query = asked.encode([text] if isinstance(text, str) else list(text))
+        elif image is not None:
+            query = asked.encode([image])
         elif item is not None:
             query = self._table.vectors_of([item], asked.fingerprint)
         if asked.fingerprint not in self._searchers:

@@ -191,6 +191,16 @@ def embed(
 ) -> None:
     """Embed files into a collection. Run it again after any interruption: it goes on."""
     store = STATE.open(create=not dry_run)
+    if dry_run and encoder is not None and name not in store.collections:
+        from raystore.data.dry_run import dry_run_new
+        from raystore.data.manifest import SourceColumns
+
+        columns = SourceColumns(text, image, id, subject, tenant, time, tuple(keep))
+        found = dry_run_new(
+            store.layout, name, store.encoder(encoder), store.key, paths, columns, id_prefix=id_prefix, check=check
+        )
+        STATE.out.emit(asdict(found), lambda: _draw_trial(found))
+        return
     if encoder is not None and not dry_run:
         store.create_collection(name, encoder=encoder, exist_ok=True)
     target = store.collection(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -19,8 +20,10 @@ SampleFiles = Annotated[
 TextColumn = Annotated[str | None, typer.Option(help="The sample's column of texts.")]
 ImageColumn = Annotated[str | None, typer.Option(help="The sample's column of images; 'image' in folders and tars.")]
 LabelColumn = Annotated[str | None, typer.Option(help="The sample's column of labels: measures a head's accuracy too.")]
-SampleRows = Annotated[int, typer.Option(help="Rows of the sample to use, from all over it.")]
+SampleRows = Annotated[int | None, typer.Option(help="Rows of the sample to use, from all over it; by default 1,000.")]
 Prices = Annotated[list[str], typer.Option(help="What an hour costs: cpu=0.20/h, gpu=3/h; may be repeated.")]
+
+_SAMPLE_ROWS = 1_000
 
 encoder = typer.Typer(help="Encoders: models with a passport.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -142,14 +145,15 @@ def encoder_derive(
     text: TextColumn = None,
     image: ImageColumn = None,
     label: LabelColumn = None,
-    rows: SampleRows = 1_000,
+    rows: SampleRows = None,
 ) -> None:
     """Make another precision of an encoder: an encoder of its own, with its speed and what it loses. Half a minute."""
     items = _sample(sample, text, image, label, rows, "encoder derive")
     encoders = STATE.open().encoders
     made = encoders.derive(name, base=base, precision=precision, sample=items.items, labels=items.labels)
-    facts = {"encoder": made.encoder.name, "fingerprint": made.encoder.fingerprint, "report": made.report.facts}
-    STATE.out.emit(facts, lambda: STATE.out.say(str(made.report)))
+    report = replace(made.report, left_out=made.report.left_out + items.left_out)
+    facts = {"encoder": made.encoder.name, "fingerprint": made.encoder.fingerprint, "report": report.facts}
+    STATE.out.emit(facts, lambda: STATE.out.say(str(report)))
 
 
 @encoder.command("bench")
@@ -160,7 +164,7 @@ def encoder_bench(
     text: TextColumn = None,
     image: ImageColumn = None,
     label: LabelColumn = None,
-    rows: SampleRows = 1_000,
+    rows: SampleRows = None,
     seconds: Annotated[float, typer.Option(help="How long each way is timed, at least.")] = 3.0,
 ) -> None:
     """Every device and precision there is, measured: speed, cost, whether it is the same encoder, and what to use."""
@@ -173,19 +177,25 @@ def encoder_bench(
         store.catalog, store.encoders[name], prices=prices, sample=items.items, labels=items.labels,
         seconds=seconds, said=STATE.out.step,
     )  # fmt: skip
+    report = replace(report, left_out=report.left_out + items.left_out)
     STATE.out.emit(report.facts, lambda: STATE.out.say(str(report)))
 
 
-def _sample(files: list[str], text: str | None, image: str | None, label: str | None, rows: int, call: str) -> Sample:
+def _sample(
+    files: list[str], text: str | None, image: str | None, label: str | None, rows: int | None, call: str
+) -> Sample:
     problems = []
     if text is not None and image is not None:
         problems.append("--text and --image name the same thing twice: give one")
     if not files and (text or image or label):
         problems.append("--text, --image and --label are columns of --sample, which is missing")
-    if rows < 2:
+    if not files and rows is not None:
+        problems.append("--rows is how many of --sample to use, which is missing")
+    elif rows is not None and rows < 2:
         problems.append(f"--rows is {rows}, expected at least 2")
     if problems:
         raise InvalidArguments(call=call, problems=problems)
     if not files:
         return Sample()
-    return read_sample(files, content=text or image or "image", label=label, limit=rows, call=call)
+    limit = _SAMPLE_ROWS if rows is None else rows
+    return read_sample(files, content=text or image or "image", label=label, limit=limit, call=call)

@@ -21,10 +21,14 @@ _LEAST_OF_A_CLASS = 5  # rows; a head is measured in five folds
 
 @dataclass(frozen=True)
 class Sample:
-    """`items` of one kind and, where a label column was named, a label for each; both None where no files were named."""
+    """`items` of one kind and, where a label column was named, a label for each; both None where no files were named.
+
+    `left_out` rows were read and have no content, or none that could be read.
+    """
 
     items: list[Item] | None = None
     labels: list[str] | None = None
+    left_out: int = 0
 
 
 def read_sample(paths: Sequence[str], *, content: str, label: str | None, limit: int, call: str) -> Sample:
@@ -53,11 +57,16 @@ def read_sample(paths: Sequence[str], *, content: str, label: str | None, limit:
         chosen = references[:: max(1, len(references) // _SLICES)]
         share = -(-limit // len(chosen))
     rows: list[tuple[Item, str]] = []
+    left_out = 0
     for reference in chosen:
         taken = 0
         for block in read(reference, wanted, min(1_024, share)):
             values = zip(block.columns[content], block.columns[label or content], strict=True)
-            rows += [(item, str(of)) for item, of in values if isinstance(item, (str, bytes)) and item and of is not None]
+            for item, of in values:
+                if not isinstance(item, (str, bytes)) or not item:
+                    left_out += 1
+                elif of is not None:
+                    rows.append((item, str(of)))
             taken += block.n_rows
             if taken >= share:
                 break
@@ -71,7 +80,7 @@ def read_sample(paths: Sequence[str], *, content: str, label: str | None, limit:
         if label is not None:
             problem = f"no class has {_LEAST_OF_A_CLASS} rows or more in the sample: take more rows, or leave the label out"
         raise InvalidArguments(call=call, problems=[problem])
-    return Sample([item for item, _ in rows], [of for _, of in rows] if label is not None else None)
+    return Sample([item for item, _ in rows], [of for _, of in rows] if label is not None else None, left_out)
 
 
 def parse_prices(options: Sequence[str], call: str) -> dict[str, float]:

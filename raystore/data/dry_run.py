@@ -20,7 +20,8 @@ from raystore.data.manifest import SourceColumns
 from raystore.data.readers import SOURCES, Block, Reference, find_files, read
 from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
-from raystore.layout import Layout, staging
+from raystore.errors import AlreadyExists
+from raystore.layout import Layout, check_name, staging
 
 SAMPLE_ROWS = 256
 _FIRST_ROWS = 16  # tell how large a sample takes _SECONDS, and pay for what only the first batch pays
@@ -80,6 +81,30 @@ def dry_run_files(
     rows = sum(r.n_rows for r in todo)
     sample = sample_rows(todo, plan)
     return dry_run(table, plan, encoder.load(), store_key, sample, files=len(sources), rows=rows, known=known)
+
+
+def dry_run_new(
+    layout: Layout,
+    name: str,
+    encoder: Encoder,
+    store_key: bytes,
+    paths: str | Path | Sequence[str | Path],
+    columns: SourceColumns,
+    *,
+    id_prefix: str = "",
+    check: bool = False,
+) -> DryRun:
+    """As `dry_run_files`, for a collection that is not there yet and is not made.
+
+    Raises:
+        InvalidName, AlreadyExists: as the making of the collection would.
+    """
+    check_name("a collection", name)
+    if layout.table(name).exists():
+        raise AlreadyExists(noun="table", name=name, advice="Collections and tables share one SQL namespace.")
+    with staging(layout.tmp) as stage:
+        table = CollectionTable.create(Layout(stage), name, {encoder.fingerprint: encoder.dim})
+        return dry_run_files(table, encoder, store_key, paths, columns, id_prefix=id_prefix, check=check)
 
 
 def dry_run(

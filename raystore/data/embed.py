@@ -23,6 +23,7 @@ from raystore.data.keyed import PAYLOAD, Filled, KeyedTable, Known
 from raystore.data.readers import Block, Reference, read
 from raystore.data.rows import id_problem, row_table, unusable
 from raystore.data.set_aside import BadRow, set_aside_table, set_rows_aside
+from raystore.encoders.ahead import ahead
 from raystore.errors import JobFailed, RaystoreError
 from raystore.layout import Layout, vector_column
 from raystore.vectors import Matrix, as_unit_rows
@@ -95,7 +96,9 @@ class Embedder:
             if progress:
                 progress(total)
             return total
-        for block in self._blocks(reference):
+        blocks = self._blocks(reference)
+        # The next block is read and parsed while this one is encoded; a kept one is read for what is left by then.
+        for block in blocks if self._plan.from_kept else ahead(blocks):
             total.add(self._embed_block(reference.path, block, progress))
         if self._plan.from_kept and total.read < reference.n_rows:
             without = reference.n_rows - total.read

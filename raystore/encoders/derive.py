@@ -17,12 +17,12 @@ import numpy as np
 
 from raystore.catalog import Catalog
 from raystore.encoders.backends import BatchSize
-from raystore.encoders.equivalence import sample_items
+from raystore.encoders.basis import Basis, basis
 from raystore.encoders.exports import Equivalence, ExportFailed, neighbour_overlap, worst_cosine
 from raystore.encoders.items import Item
 from raystore.encoders.load import load_registered
 from raystore.encoders.loaded import LoadedEncoder
-from raystore.encoders.measure import Speed, check_sample, head_accuracy, kind_of, measure_speed, points
+from raystore.encoders.measure import Speed, check_sample, head_accuracy, measure_speed, points
 from raystore.encoders.model import Arrays, Model
 from raystore.encoders.opening import from_folder, from_model, golden_vectors, open_encoder
 from raystore.encoders.openvino_backend import OpenVinoBackend
@@ -47,7 +47,11 @@ _SPEED_ROUNDS = 2  # base and derived in turn, so that a slow moment of the mach
 
 @dataclass(frozen=True)
 class DeriveReport:
-    """A derived encoder beside its base, both measured in one run on `rows` items. Accuracies are None without labels."""
+    """A derived encoder beside its base, both measured in one run on `rows` items, `generated` ones among them.
+
+    The pace is that on the sample alone, where there is one. Accuracies are None without labels. `left_out` items of the
+    sample cannot be encoded.
+    """
 
     encoder: str
     base: str
@@ -63,6 +67,8 @@ class DeriveReport:
     overlap_at_10: float
     accuracy: float | None = None
     base_accuracy: float | None = None
+    generated: int = 0
+    left_out: int = 0
 
     @property
     def ratio(self) -> float:
@@ -82,8 +88,10 @@ class DeriveReport:
         head = "not measured (no labels were given)"
         if self.accuracy is not None and self.base_accuracy is not None:
             head = f"{self.accuracy:.1%} against {self.base_accuracy:.1%}, {points(self.accuracy_change)}"
+        made = f", {self.generated:,} of them generated" if self.generated else ""
+        without = f"; {self.left_out:,} of the sample cannot be encoded and were left out" if self.left_out else ""
         return (
-            f"{self.encoder} is {self.precision} of {self.base}, measured on {self.rows:,} items\n"
+            f"{self.encoder} is {self.precision} of {self.base}, measured on {self.rows:,} items{made}{without}\n"
             f"  speed       {self.rows_per_s:,.0f} rows/s against {self.base_rows_per_s:,.0f} ({self.base_backend}): "
             f"{self.ratio:.2f} times as fast; one item {self.one_ms:.1f} ms against {self.base_one_ms:.1f}\n"
             f"  vectors     cosine to the base's: mean {self.mean_cosine:.4f}, worst {self.worst_cosine:.4f}\n"
@@ -116,7 +124,9 @@ def derive(
     Args:
         precision: int8 (OpenVINO, for processors), bf16 or fp16 (torch, for GPUs first of all).
         sample: texts, or images' bytes, like those it will encode, at least 2: int8 is calibrated on the first 300 texts
-            or 100 images of them, and all are compared. None is sentences of Python's documentation, or generated pictures.
+            or 100 images of them, and all are compared. None is sentences of Python's documentation, or generated pictures;
+            with them the kind is compared that an encoder of texts and images takes and the sample lacks. Items that
+            cannot be encoded are left out, and counted in the report.
         labels: one for each item; then the change in a linear head's cross-validated accuracy is measured.
 
     Raises:
@@ -132,23 +142,23 @@ def derive(
     check_sample(call, sample, labels)
     layout = catalog.layout
     model = load_registered(layout, read_encoder(layout, base.fingerprint), base.label, base.name)
-    items = _by_modality(base.passport, sample)
+    given = basis(from_model(model, base.label, device="cpu"), sample, labels, call)
     with staging(layout.tmp) as stage:
-        graph = _quantized(layout, model, items, stage, base.label) if precision == "int8" else None
+        graph = _quantized(layout, model, given.items, stage, base.label) if precision == "int8" else None
         passport = derived_passport(base.passport, precision, graph_digest(graph) if graph else None)
         label = passport.label(name)
         if graph is None:
             derived = from_model(model, label, passport=passport, precision=_torch_precision(precision))
         else:
             derived = from_folder(graph, passport, OpenVinoBackend, label)
-        vectors = _compared(call, base, model, derived, items, label)
+        vectors = _compared(call, base, derived, given, label)
         card = base.card.model_copy(update={"derived_from": base.fingerprint})
         publish_encoder(layout, passport, golden_vectors(derived), card, graph=graph)
     opened = open_encoder(layout, passport.fingerprint, name=name)  # as every worker will, golden check included
     record = catalog.alias(KIND, name)
     if record is None or record.get("fingerprint") != passport.fingerprint:
         catalog.set_alias(KIND, name, {"fingerprint": passport.fingerprint})
-    report = _report(base, opened, precision, [item for part in items.values() for item in part], vectors, labels)
+    report = _report(base, opened, precision, given, vectors)
     return Derived(Encoder(catalog, passport, name), report)
 
 
@@ -179,13 +189,6 @@ def _torch_precision(precision: Derivable) -> Precision:
     return "bf16" if precision == "bf16" else "fp16"
 
 
-def _by_modality(passport: Passport, sample: Sequence[Item] | None) -> dict[Modality, Sequence[Item]]:
-    """The sample under its kind; without one, for each kind the encoder takes, items that lie on every machine."""
-    if sample is None:
-        return {modality: sample_items(modality) for modality in passport.modalities}
-    return {kind_of(sample): sample}
-
-
 def _quantized(layout: Layout, model: Model, items: Mapping[Modality, Sequence[Item]], stage: Path, label: str) -> Path:
     """A folder with the int8 graphs and the tokenizer."""
     folder = stage / "int8"
@@ -193,8 +196,8 @@ def _quantized(layout: Layout, model: Model, items: Mapping[Modality, Sequence[I
     try:
         source = graph_folder(layout, model, OpenVinoBackend, stage)
         for modality in model.passport.modalities:
-            chosen = (items.get(modality) or sample_items(modality))[: CALIBRATION[modality]]
-            quantize_openvino(source, folder, modality, calibration_inputs(model, modality, chosen))
+            chosen = calibration_inputs(model, modality, items[modality][: CALIBRATION[modality]])
+            quantize_openvino(source, folder, modality, chosen)
     except (RuntimeError, ExportFailed) as error:  # neither library raises anything more precise
         if isinstance(error, RaystoreError):
             raise
@@ -221,22 +224,15 @@ def calibration_inputs(model: Model, modality: Modality, items: Sequence[Item]) 
     return [batch.inputs for batch in ImageReader(model.passport.image).batches(files, one, {})]
 
 
-def _compared(
-    call: str,
-    base: Encoder,
-    model: Model,
-    derived: LoadedEncoder,
-    items: Mapping[Modality, Sequence[Item]],
-    label: str,
-) -> dict[Modality, tuple[Matrix, Matrix]]:
-    """Reference and derived vectors of each kind of item.
+def _compared(call: str, base: Encoder, derived: LoadedEncoder, given: Basis, label: str) -> dict[Modality, Matrix]:
+    """The derived vectors of every kind of item.
 
     Raises:
-        InvalidArguments: they are the same encoder's. ItemsUnusable: items the encoder cannot take.
+        InvalidArguments: they are the same encoder's, in every kind.
     """
-    reference = from_model(model, base.label, device="cpu")
-    found = {m: (np.asarray(reference.encode(part)), np.asarray(derived.encode(part))) for m, part in items.items()}
-    parts = [Equivalence(len(a), worst_cosine(a, b), neighbour_overlap(a, b)) for a, b in found.values()]
+    found: dict[Modality, Matrix] = {m: np.asarray(derived.encode(part)) for m, part in given.items.items()}
+    pairs = [(given.vectors[m], found[m]) for m in found]
+    parts = [Equivalence(len(a), worst_cosine(a, b), neighbour_overlap(a, b)) for a, b in pairs]
     if all(part.holds(TOLERANCE) for part in parts):
         problem = (
             f"{label.partition('@')[0]} would be the same encoder as {base.label}: {'; '.join(p.said for p in parts)}. "
@@ -247,29 +243,26 @@ def _compared(
 
 
 def _report(
-    base: Encoder,
-    derived: LoadedEncoder,
-    precision: Derivable,
-    items: Sequence[Item],
-    vectors: Mapping[Modality, tuple[Matrix, Matrix]],
-    labels: Sequence[str] | None,
+    base: Encoder, derived: LoadedEncoder, precision: Derivable, given: Basis, vectors: Mapping[Modality, Matrix]
 ) -> DeriveReport:
     reference = base.load()
+    timed = [item for modality in given.timed for item in given.items[modality]]
     slow: list[Speed] = []
     fast: list[Speed] = []
     for _ in range(_SPEED_ROUNDS):
-        slow.append(measure_speed(reference.encode, items, _SPEED_S))
-        fast.append(measure_speed(derived.encode, items, _SPEED_S))
-    cosines = [np.einsum("nd,nd->n", a, b, dtype=np.float64) for a, b in vectors.values()]
+        slow.append(measure_speed(reference.encode, timed, _SPEED_S))
+        fast.append(measure_speed(derived.encode, timed, _SPEED_S))
+    pairs = [(np.asarray(given.vectors[m]), vectors[m]) for m in vectors]
+    cosines = [np.einsum("nd,nd->n", a, b, dtype=np.float64) for a, b in pairs]
     accuracies: list[float | None] = [None, None]
-    if labels is not None:
-        ((base_rows, derived_rows),) = vectors.values()  # a sample is of one kind
-        accuracies = [head_accuracy(base_rows, labels), head_accuracy(derived_rows, labels)]
+    if given.labels is not None:
+        (kind,) = given.timed  # a sample is of one kind
+        accuracies = [head_accuracy(rows, given.labels) for rows in (given.vectors[kind], vectors[kind])]
     return DeriveReport(
         encoder=derived.label,
         base=base.label,
         precision=precision,
-        rows=len(items),
+        rows=sum(len(part) for part in given.items.values()),
         rows_per_s=_pace(fast),
         one_ms=min(s.one_ms for s in fast),
         base_rows_per_s=_pace(slow),
@@ -277,9 +270,11 @@ def _report(
         base_backend=f"{reference.backend} on {reference.device}",
         worst_cosine=float(min(c.min() for c in cosines)),
         mean_cosine=float(np.concatenate(cosines).mean()),
-        overlap_at_10=min(neighbour_overlap(a, b) for a, b in vectors.values()),
+        overlap_at_10=min(neighbour_overlap(a, b) for a, b in pairs),
         accuracy=accuracies[1],
         base_accuracy=accuracies[0],
+        generated=given.generated,
+        left_out=given.left_out,
     )
 
 

@@ -52,6 +52,8 @@ class TorchBackend(Backend):
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device != "cpu" and precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions, and 13 bits short of float32
         self.batch_size = CPU_BATCH if self.device == "cpu" else GPU_BATCH
         # A copy moves: `Module.to` works in place, and another backend may hold the same module.
         self._module = module if self.device == "cpu" else copy.deepcopy(module).to(self.device)

@@ -14,7 +14,6 @@ from raystore.encoders import Encoder
 from raystore.errors import PassportMismatch
 from raystore.store import Store
 from raystore.vectors import mark
-
 from tests.encoders.test_text import change_one_weight
 
 

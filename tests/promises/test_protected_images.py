@@ -313,7 +313,7 @@ def test_what_is_kept_by_choice_is_in_its_table_and_nowhere_else(trail: Trail) -
     assert files_holding(table, KEEPING)
     elsewhere = {path: found for files in trail.found(KEEPING).values() for path, found in files.items()}
     assert {path: found for path, found in elsewhere.items() if not Path(path).is_relative_to(table)} == {}
-    others = [name for name in store.collections() if name != "keeping"]
+    others = [name for name in store.collections if name != "keeping"]
     assert len(others) > 5
     assert [name for name in others if store.layout.source(name).exists()] == []
 
