@@ -16,6 +16,7 @@ from raystore.errors import InvalidArguments
 if TYPE_CHECKING:
     from raystore.collection import JobArguments
     from raystore.data.dry_run import DryRun
+    from raystore.store import Store
 
 Workers = Annotated[
     int | None, typer.Option(help="0 works in this process, more on so many Ray workers; by default chosen by size.")
@@ -191,28 +192,19 @@ def embed(
 ) -> None:
     """Embed files into a collection. Run it again after any interruption: it goes on."""
     store = STATE.open(create=not dry_run)
-    if dry_run and encoder is not None and name not in store.collections:
-        from raystore.data.dry_run import dry_run_new
-        from raystore.data.manifest import SourceColumns
-
-        columns = SourceColumns(text, image, id, subject, tenant, time, tuple(keep))
-        found = dry_run_new(
-            store.layout, name, store.encoder(encoder), store.key, paths, columns, id_prefix=id_prefix, check=check
-        )
-        STATE.out.emit(asdict(found), lambda: _draw_trial(found))
-        return
-    if encoder is not None and not dry_run:
-        store.create_collection(name, encoder=encoder, exist_ok=True)
-    target = store.collection(name)
     job: JobArguments = {
         "text": text, "image": image, "id": id, "subject": subject, "tenant": tenant, "time": time, "keep": keep,
         "id_prefix": id_prefix, "check": check, "encoder": encoder, "workers": _pool_size("workers", workers),
         "gpu_workers": _pool_size("gpu-workers", gpu_workers), "gpus_per_worker": gpus_per_worker,
     }  # fmt: skip
     if dry_run:
-        tried = target.embed(paths, dry_run=True, **job)
+        is_new = encoder is not None and name not in store.collections
+        tried = _try_new(store, name, paths, job) if is_new else store.collection(name).embed(paths, dry_run=True, **job)
         STATE.out.emit(asdict(tried), lambda: _draw_trial(tried))
         return
+    if encoder is not None:
+        store.create_collection(name, encoder=encoder, exist_ok=True)
+    target = store.collection(name)
     with STATE.out.progress(f"embedding into {name}") as progress:
         job["progress"] = progress
         report = target.embed(paths, **job)
@@ -224,6 +216,19 @@ def embed(
             STATE.out.say(f"Which rows: raystore collection set-aside {name}")
 
     STATE.out.emit({**asdict(report), "rows_per_s": report.rows_per_s}, draw)
+
+
+def _try_new(store: Store, name: str, paths: list[str], job: JobArguments) -> DryRun:
+    """The trial of a job into a collection that the job would make."""
+    from raystore.data.dry_run import dry_run_new
+    from raystore.data.manifest import SourceColumns
+
+    columns = SourceColumns(
+        job["text"], job["image"], job["id"], job["subject"], job["tenant"], job["time"], tuple(job["keep"])
+    )
+    encoder = store.encoder(str(job["encoder"]))
+    prefix, check = job["id_prefix"], job["check"]
+    return dry_run_new(store.layout, name, encoder, store.key, paths, columns, id_prefix=prefix, check=check)
 
 
 def _draw_trial(tried: DryRun) -> None:

@@ -264,7 +264,10 @@ class Orchestrator:
         """
         encoder = self.encoder(self._resolve_encoder(model))
         if dimensions not in (None, encoder.dim):
-            problem = f"dimensions is {dimensions}, and this encoder has {encoder.dim} only"
+            problem = (
+                f"dimensions is {dimensions}, and this encoder has {encoder.dim} only; "
+                "where its model was trained to be cut, register it with dimensions= under a name of its own"
+            )
             raise InvalidArguments(call="embeddings", problems=[problem])
         texts = [item for item in items if isinstance(item, str)]
         return encoder.encode(items), encoder, encoder.count_tokens(texts) if texts else 0

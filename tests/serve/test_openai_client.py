@@ -102,7 +102,11 @@ def test_the_client_lists_the_encoders_and_finds_one(client: openai.OpenAI, hous
 
 TOKENS = "body.input: token numbers mean nothing without the tokenizer that made them: send the texts themselves"
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
-    "dimensions": ({"dimensions": 7}, "embeddings: dimensions is 7, and this encoder has 32 only."),
+    "dimensions": (
+        {"dimensions": 7},
+        "embeddings: dimensions is 7, and this encoder has 32 only; where its model was trained to be cut, register it with "
+        "dimensions= under a name of its own.",
+    ),
     "tokens": ({"input": [464, 2872]}, f"1 field of this request is wrong: {TOKENS}."),
     "lists of tokens": ({"input": [[464], [2872, 3]]}, f"1 field of this request is wrong: {TOKENS}."),
     "nothing": ({"input": []}, "1 field of this request is wrong: body.input: the list is empty."),
