@@ -2,7 +2,7 @@
 
 passport.py  what an encoder is          golden.py, image_probes.py   how a moved one is noticed
 source.py    where its files come from   load.py, text.py, vision.py  reading them       card.py  what their authors say
-tokens.py    texts to batches            pictures.py, images.py, pixels.py               image files to batches
+tokenizer.py, tokens.py  texts to batches pictures.py, images.py, pixels.py               image files to batches
 backends.py, torch_, openvino_, onnx_backend.py   running them        exports.py, equivalence.py  and whether it is the same
 records.py   what the store keeps        opening.py, loaded.py        a model in memory  registry.py  names
 derive.py, quantize.py  other precisions  bench.py, compare.py, plan.py  measured, side by side, foretold    sample.py  items

@@ -12,6 +12,8 @@ from typing import Any
 
 from raystore.errors import InvalidArguments
 
+_UNSURE = 0.5  # a share; a pace that may be wrong by more says nothing
+
 
 @dataclass(frozen=True)
 class EmbedPlanReport:
@@ -115,25 +117,49 @@ def plan_embed(
     )
 
 
-def pace_of(points: Sequence[tuple[float, int]], seconds: float, items: int, load_s: float) -> tuple[float, float]:
-    """(items a second, seconds to start) of a job that was watched: the pace is that between its first and last commit.
+@dataclass(frozen=True)
+class Pace:
+    """Rows a second over `steady_s` seconds of work. `margin` is the share that it may be wrong by, None where it cannot
+    be told: too little was committed one after the other."""
+
+    rows_per_s: float
+    steady_s: float
+    margin: float | None
+
+    def __str__(self) -> str:
+        many = f"{self.steady_s:.1f} s of work"
+        if self.margin is None or self.margin > _UNSURE:
+            return f"the pace is not sure after {many}: a larger sample tells more"
+        return f"the pace is sure to about {max(1, round(100 * self.margin))}% after {many}"
+
+
+def pace_of(points: Sequence[tuple[float, int]], seconds: float, rows: int, start_s: float, noise_s: float) -> Pace:
+    """The pace of a job that took `seconds` for `rows` rows that were embedded, of which `start_s` went into its start.
 
     Args:
-        points: (seconds since the call, items committed by then), as progress told them.
-        seconds: the whole job took.
-        items: it had.
-        load_s: what loading the encoder takes; used where all was committed at once, and nothing lies between.
+        points: (seconds since the call, rows done by then), as progress told them; how even they are says how sure it is.
+        start_s: what a job of the same kind takes that has nothing to do.
+        noise_s: what one start may differ by from another.
     """
-    committed = [(at, done) for at, done in points if done > 0]
-    pace = 0.0
-    if committed:
-        (first_at, first), last = committed[0], max(done for _, done in committed)
-        last_at = next(at for at, done in committed if done == last)
-        if last > first and last_at > first_at:
-            pace = (last - first) / (last_at - first_at)
-    if not pace:
-        pace = items / max(seconds - load_s, 0.05 * seconds, 1e-6)
-    return pace, max(0.0, seconds - items / pace)
+    steady = max(seconds - start_s, 0.05 * seconds, 1e-6)
+    uneven = _uneven(points)
+    margin = None if uneven is None or seconds <= start_s else max(uneven, noise_s / steady)
+    return Pace(rows / steady, steady, margin)
+
+
+def _uneven(points: Sequence[tuple[float, int]]) -> float | None:
+    """How far the paces of a job's two halves lie from that of the whole, as a share; None with fewer than 3 commits."""
+    commits: list[tuple[float, int]] = []
+    for at, done in points:
+        if done > (commits[-1][1] if commits else 0):
+            commits.append((at, done))
+    if len(commits) < 3 or commits[-1][0] <= commits[0][0]:
+        return None
+    first, last = commits[0], commits[-1]
+    middle = min(commits[1:-1], key=lambda point: abs(2 * point[0] - first[0] - last[0]))
+    whole = (last[1] - first[1]) / (last[0] - first[0])
+    halves = [(b[1] - a[1]) / max(b[0] - a[0], 1e-6) for a, b in ((first, middle), (middle, last))]
+    return max(abs(half / whole - 1) for half in halves)
 
 
 def said_time(seconds: float) -> str:

@@ -17,24 +17,18 @@ from typing import TYPE_CHECKING, Any
 from raystore.encoders.model import Model, Options, tensor_digests
 from raystore.encoders.passport import Passport, Step, TextPart, digest_of
 from raystore.encoders.source import Source, modules
+from raystore.encoders.tokenizer import canonical_tokenizer, check_files, check_tokenizer
 from raystore.errors import InvalidArguments, ModelUnusable
 
 log = logging.getLogger("raystore")
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import torch
 
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-)
 DEFAULT_MAX_LENGTH = 512  # for a model whose files name no limit
 _UNLIMITED = 10**6  # transformers writes 1e30 where a tokenizer names no limit
 
@@ -61,9 +55,8 @@ def load_text_model(source: Source, options: Options) -> Model:
     with quiet():
         chain, prompts, default_prompt, truncate_dim = _load(source)
     transformer: Any = chain[0]
-    tokenizer = _fast_tokenizer(source, transformer)
+    tokenizer = _tokenizer(source, transformer)
     tokenizer_json = canonical_tokenizer(tokenizer.backend_tokenizer.to_str())
-    _check_vocabulary(source, transformer, tokenizer)
     steps = _steps(source, chain, options)
     tensors = _tensor_digests(chain)
     part = TextPart(
@@ -195,53 +188,26 @@ def _load(source: Source) -> tuple[torch.nn.Sequential, dict[str, str], str, int
     return model, prompts, prompts.get(model.default_prompt_name or "", ""), model.truncate_dim
 
 
-def _fast_tokenizer(source: Source, transformer: Any) -> Any:
-    # Without any, transformers makes an empty one, to which every text of as many words is the same.
-    parts = modules(source)
-    folder = parts[0][1] if parts else source.folder
-    if not any((place / name).is_file() for place in (folder, source.folder) for name in _TOKENIZER_FILES):
-        raise ModelUnusable(
-            model=source.model,
-            found=f"it has no tokenizer ({', '.join(_TOKENIZER_FILES)})",
-            advice="Add the tokenizer files that its authors published.",
-        )
-    tokenizer = transformer.tokenizer
-    how = transformer.modality_config.get("text", {})
-    last = (how.get("method"), how.get("method_output_name")) == ("forward", "last_hidden_state")
+def _tokenizer(source: Source, transformer: Any) -> Any:
     from raystore.encoders.vision import KINDS
 
+    how = transformer.modality_config.get("text", {})
+    last = (how.get("method"), how.get("method_output_name")) == ("forward", "last_hidden_state")
     if not last or "message" in transformer.modality_config or transformer.module_output_name != "token_embeddings":
         raise ModelUnusable(
             model=source.model,
             found="it does not map plain text to one vector a token in its last layer",
             advice=f"Choose a sentence embedding model; of vision models, {', '.join(KINDS)} are run.",
         )
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelUnusable(
-            model=source.model,
-            found="it has no fast tokenizer (tokenizer.json)",
-            advice="Convert it with AutoTokenizer.from_pretrained(path, use_fast=True).save_pretrained(path).",
-        )
+    check_files(source, [_transformer_folder(source), source.folder])
+    tokenizer = transformer.tokenizer
+    check_tokenizer(source, tokenizer, transformer.auto_model.get_input_embeddings().weight.shape[0])
     return tokenizer
 
 
-def _check_vocabulary(source: Source, transformer: Any, tokenizer: Any) -> None:
-    """Raise ModelUnusable where the tokenizer has tokens the model has no embedding for; they fail only when they occur."""
-    rows = transformer.auto_model.get_input_embeddings().weight.shape[0]
-    highest = max(tokenizer.get_vocab().values(), default=-1)
-    if highest >= rows:
-        raise ModelUnusable(
-            model=source.model,
-            found=f"its tokenizer does not fit: it has a token numbered {highest}, the model knows 0 to {rows - 1}",
-            advice="Put the tokenizer files of this very model beside its weights.",
-        )
-
-
-def canonical_tokenizer(tokenizer_json: str) -> str:
-    """The tokenizer's JSON without truncation and padding, which the passport states, keys sorted."""
-    about = json.loads(tokenizer_json)
-    about["truncation"] = about["padding"] = None
-    return json.dumps(about, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+def _transformer_folder(source: Source) -> Path:
+    parts = modules(source)
+    return parts[0][1] if parts else source.folder
 
 
 def _steps(source: Source, chain: Any, options: Options) -> list[Step]:
@@ -302,11 +268,13 @@ def _dimensions(options: Options, saved: int | None, dim: int) -> int | None:
 def missing_tensors(source: Source, model: Model) -> list[str]:
     """The weights of the transformer that its files do not hold, and that transformers made up. Loads them again."""
     auto: Any = model.graphs["text"].chain[0].auto_model  # type: ignore[index, union-attr]
-    parts = modules(source)
-    folder = parts[0][1] if parts else source.folder
     with quiet():
         _, info = type(auto).from_pretrained(
-            folder, config=auto.config, use_safetensors=True, local_files_only=True, output_loading_info=True
+            _transformer_folder(source),
+            config=auto.config,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     return sorted(f"0.{name}" for name in info["missing_keys"] if f"0.{name}" in model.tensors)
 

@@ -16,7 +16,8 @@ from raystore.encoders.model import Model, Options, example_inputs, tensor_diges
 from raystore.encoders.passport import ImagePart, Passport, TextPart, digest_of
 from raystore.encoders.pixels import Pooling, image_part
 from raystore.encoders.source import Source
-from raystore.encoders.text import canonical_tokenizer, config_digest, quiet
+from raystore.encoders.text import config_digest, quiet
+from raystore.encoders.tokenizer import canonical_tokenizer, check_files, check_tokenizer
 from raystore.errors import InvalidArguments, ModelUnusable
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ KINDS = {
 # Tensors that reach no output: a counter of training steps, what masked training puts in place of a patch, and the
 # temperature of CLIP's loss.
 _UNREAD = ("num_batches_tracked", "mask_token", "logit_scale", "position_ids")
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 _SHORTEST_TEXT = 3  # tokens: a start, one of the text, an end
 
 
@@ -215,13 +215,7 @@ def _config_digest(config: Any) -> str:
 def _tokenizer(source: Source, config: Any) -> Any:
     from transformers import AutoTokenizer
 
-    # Without any, transformers makes an empty one, to which every text is the same.
-    if not any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelUnusable(
-            model=source.model,
-            found=f"it has no tokenizer ({' or '.join(_TOKENIZER_FILES)})",
-            advice="Add the tokenizer files that its authors published.",
-        )
+    check_files(source, [source.folder])
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
@@ -230,18 +224,7 @@ def _tokenizer(source: Source, config: Any) -> Any:
             found=f"its tokenizer could not be loaded ({type(error).__name__})",
             advice="Add the tokenizer files that its authors published.",
         ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelUnusable(
-            model=source.model,
-            found="it has no fast tokenizer (tokenizer.json)",
-            advice="Convert it with AutoTokenizer.from_pretrained(path, use_fast=True).save_pretrained(path).",
-        )
-    if len(tokenizer) > config.vocab_size:
-        raise ModelUnusable(
-            model=source.model,
-            found=f"its tokenizer knows {len(tokenizer):,} tokens and the model {config.vocab_size:,}",
-            advice="Use the tokenizer that was published with the model.",
-        )
+    check_tokenizer(source, tokenizer, config.vocab_size)
     return tokenizer
 
 

@@ -24,10 +24,40 @@ def test_a_dry_run_says_what_the_job_would_be_and_writes_nothing(cli: Cli, made:
     assert rows["tried"] == 0
 
 
-def test_a_dry_run_makes_no_collection(cli: Cli, made: Made) -> None:
-    refused = cli("--store", made.root, "embed", "nowhere", made.file, *JOB, "--encoder", "tiny", "--dry-run")
-    assert refused.code == 3
-    assert refused.err.startswith("CollectionNotFound: no collection 'nowhere'")
+def test_a_dry_run_tells_of_a_collection_that_is_not_there_and_makes_none(cli: Cli, made: Made) -> None:
+    before = sorted(made.root.rglob("*"))
+    store = ("--store", made.root)
+    tried = cli(*store, "embed", "nowhere", made.file, *JOB, "--encoder", "tiny", "--keep", "product", "--dry-run")
+    assert (tried.code, tried.err) == (0, "")
+    assert tried.out.startswith("nowhere: 60 rows to embed; 60 tried at ")
+    assert sorted(made.root.rglob("*")) == before
+    unnamed = cli(*store, "embed", "nowhere", made.file, *JOB, "--dry-run")
+    assert unnamed.code == 3
+    assert unnamed.err.startswith("CollectionNotFound: no collection 'nowhere'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("No Name",), 2, "InvalidName: "),
+        (("outcomes",), 2, "AlreadyExists: "),
+        (("nowhere", "--keep", "price"), 2, "InvalidArguments: embed into 'nowhere': "),
+        (("nowhere", "--workers", "many"), 2, "InvalidArguments: embed: --workers is 'many'"),
+        (("nowhere", "--encoder", "nobody"), 3, "EncoderNotFound: "),
+    ],
+)
+def test_a_dry_run_of_a_new_collection_refuses_what_the_job_would(
+    cli: Cli, made: Made, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    name, *options = arguments
+    refused = cli("--store", made.root, "embed", name, made.file, *JOB, "--encoder", "tiny", *options, "--dry-run")
+    assert (refused.code, refused.err[: len(said)]) == (code, said)
+
+
+def test_a_dry_run_makes_no_store(cli: Cli, made: Made, tmp_path: Path) -> None:
+    refused = cli("--store", tmp_path / "none", "embed", "new", made.file, *JOB, "--encoder", "tiny", "--dry-run")
+    assert (refused.code, refused.err.partition(":")[0]) == (3, "StoreNotFound")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_shows_the_problems_of_the_sample(cli: Cli, made: Made, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from raystore.cli.trial import Measured
+from raystore.encoders.plan import Pace
 from tests.cli.conftest import Cli, Made
 
 
@@ -87,7 +89,7 @@ def test_derive_and_bench_with_a_labelled_sample(cli: Cli, made: Made, root: Pat
     assert re.match(r"tiny-int8@\w{12} is int8 of tiny@\w{12}, measured on 60 items\n  speed ", derived.out)
     assert re.search(r"\n  head +\d+\.\d% against \d+\.\d%, [+-]?\d+\.\d points\n", derived.out)
     bench = cli(*store, "--json", "encoder", "bench", "tiny", *sample, "--seconds", "0.01", "--price", "cpu=0.20/h").json
-    assert (bench["items"], bench["kind"]) == (60, "text")
+    assert (bench["items"], bench["left_out"]) == ({"text": 60}, 0)
     assert "openvino int8" in [row["name"] for row in bench["rows"]]
     assert all(
         row["cost_per_million"] > 0 and row["accuracy"] is not None for row in bench["rows"] if row["device"] == "cpu"
@@ -102,7 +104,8 @@ WRONG = [
     ),
     (("encoder", "bench", "tiny", "--price", "tpu=1/h"), "'tpu=1/h' is no price, expected one like cpu=0.20/h or gpu=3/h"),
     (("encoder", "bench", "tiny", "--label", "x"), "--text, --image and --label are columns of --sample, which is missing"),
-    (("encoder", "bench", "tiny", "--rows", "1"), "--rows is 1, expected at least 2"),
+    (("encoder", "bench", "tiny", "--rows", "10"), "--rows is how many of --sample to use, which is missing"),
+    (("encoder", "bench", "tiny", "--sample", "x", "--rows", "1"), "--rows is 1, expected at least 2"),
     (("plan", "embed", "--items", "many"), "--items is 'many', expected a whole number such as 3e7"),
     (("plan", "embed", "--items", "1.5"), "--items is '1.5', expected a whole number such as 3e7"),
     (("plan", "embed", "--items", "nan"), "--items is 'nan', expected a whole number such as 3e7"),
@@ -142,8 +145,8 @@ def test_an_encoder_of_the_other_kind_and_columns_that_are_not_there_are_named(c
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A generated sample of some hundred rows instead of fifteen seconds' worth."""
-    monkeypatch.setattr("raystore.cli.plan._SAMPLE_S", 0.01)
+    """A moment's work is enough to tell a pace."""
+    monkeypatch.setattr("raystore.cli.trial._STEADY_S", 0.001)
 
 
 @pytest.mark.usefixtures("short")
@@ -155,14 +158,17 @@ def test_a_plan_runs_a_small_job_and_leaves_nothing_behind(cli: Cli, root: Path)
     lines = said.out.splitlines()
     assert re.match(r"tiny@\w{12}: 30,000,000 items in one process: \d", lines[0])
     assert [line.split()[0] for line in lines[1:]] == ["pace", "money", "disk", "measured:"]
-    assert re.search(r"measured: \d+ items of generated texts, read, encoded and committed in one process in ", lines[4])
+    assert lines[4].startswith(
+        "  measured: 2,048 items of generated texts, read, encoded and committed in one process; the pace is "
+    )
     facts = cli(*plan, "--json").json
     assert (facts["items"], facts["workers"], facts["machines"], facts["cost"]) == (30_000_000, 0, 1, None)
     assert facts["vector_bytes"] == 30_000_000 * 32 * 4
     assert facts["row_bytes"] > facts["vector_bytes"]
     assert facts["index_bytes"] > facts["vector_bytes"]
     assert facts["seconds"] == pytest.approx(facts["startup_s"] + 3e7 / facts["rows_per_s"])
-    assert facts["measured"]["rows"] > 0
+    assert (facts["measured"]["rows"], facts["measured"]["times"], facts["measured"]["left_out"]) == (2_048, 1, 0)
+    assert facts["rows_per_s"] == facts["measured"]["pace"]["rows_per_s"]
     assert sorted(p.relative_to(root) for p in root.rglob("*")) == before
 
 
@@ -173,32 +179,51 @@ def test_a_plan_for_images_generates_pictures(cli: Cli, root: Path) -> None:
     assert facts["encoder"].startswith("vit@")
 
 
-def test_a_plan_is_measured_on_the_users_own_files(cli: Cli, made: Made, root: Path, tmp_path: Path) -> None:
-    plan = ("--store", root, "--json", "plan", "embed", "--items", "1_000_000", "--workers", "0")
-    texts = cli(*plan, "--encoder", "tiny", "--sample", made.file, "--text", "body").json
-    assert (texts["measured"]["rows"], texts["measured"]["sample"]) == (60, str(made.file))
+def test_a_small_sample_is_embedded_again_until_the_pace_is_told_from_steady_work(
+    cli: Cli, made: Made, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its start stays apart, however small the sample."""
+    monkeypatch.setattr("raystore.cli.trial._STEADY_S", 2.0)
+    plan = ("--store", root, "plan", "embed", "--items", "1_000_000", "--workers", "0", "--encoder", "tiny")
+    facts = cli(*plan, "--sample", made.file, "--text", "body", "--json").json
+    measured = facts["measured"]
+    assert (measured["rows"], measured["sample"], measured["left_out"]) == (60, str(made.file), 0)
+    assert measured["times"] > 1
+    assert measured["pace"]["steady_s"] > 0.7
+    assert facts["rows_per_s"] * measured["pace"]["steady_s"] == pytest.approx(60 * measured["times"])
+
+
+@pytest.mark.usefixtures("short")
+def test_images_that_cannot_be_embedded_have_no_pace_and_are_counted(cli: Cli, root: Path, tmp_path: Path) -> None:
     for i in range(12):
         data = io.BytesIO()
         Image.new("RGB", (40, 30), (i * 20, 10, 10)).save(data, "PNG")
         (tmp_path / f"{i}.png").write_bytes(data.getvalue())
-    images = cli(*plan, "--encoder", "vit", "--sample", tmp_path).json
-    assert images["measured"]["rows"] == 12
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    plan = ("--store", root, "plan", "embed", "--items", "100", "--workers", "0", "--encoder", "vit", "--sample", tmp_path)
+    facts = cli(*plan, "--json").json
+    measured = facts["measured"]
+    assert (measured["rows"], measured["left_out"]) == (12, 1)
+    assert facts["rows_per_s"] * measured["pace"]["steady_s"] == pytest.approx(12 * measured["times"])
+    assert f"measured: 12 items of {tmp_path} (1 cannot be embedded and were left out), read, " in cli(*plan).out
+    for good in tmp_path.glob("[0-9]*.png"):
+        good.unlink()
+    refused = cli(*plan)
+    assert refused.err == "InvalidArguments: plan embed: no row of the sample could be embedded.\n"
 
 
 @pytest.mark.usefixtures("short")
 def test_more_workers_than_cores_are_more_machines(cli: Cli, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they do is measured on this one; here in one process, so that no Ray is started."""
-    monkeypatch.setattr("raystore.cli.plan.measure", lambda *a: _measured(a[-1]))
+    monkeypatch.setattr("raystore.cli.plan.measure", lambda *a: _measured(a[5]))
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     facts = cli("--store", root, "--json", "plan", "embed", "--items", "1e6", "--encoder", "tiny", "--workers", "10").json
     assert (facts["workers"], facts["machines"], facts["measured"]["workers"]) == (10, 3, 4)
     assert facts["rows_per_s"] == 300.0
 
 
-def _measured(workers: int):  # type: ignore[no-untyped-def]
-    from raystore.cli.plan import Measured
-
-    return Measured(100, workers, 2.0, 100.0, 1.0, 200.0, 150.0, "generated texts")
+def _measured(workers: int) -> Measured:
+    return Measured(100, 1, workers, 1.0, Pace(100.0, 1.0, 0.1), 200.0, 150.0, "generated texts")
 
 
 @pytest.mark.ray
@@ -206,7 +231,22 @@ def _measured(workers: int):  # type: ignore[no-untyped-def]
 def test_a_plan_for_workers_runs_them(cli: Cli, root: Path) -> None:
     facts = cli("--store", root, "--json", "plan", "embed", "--items", "1e6", "--encoder", "tiny", "--workers", "1").json
     assert (facts["workers"], facts["measured"]["workers"]) == (1, 1)
-    assert 0 < facts["startup_s"] < facts["measured"]["seconds"]
+    assert (facts["measured"]["rows"], facts["measured"]["times"]) == (2_048, 1)
+    assert facts["startup_s"] > 0.5  # a worker and its encoder
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_few_items_for_workers_are_no_plan_of_the_start_alone(
+    cli: Cli, made: Made, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raystore.cli.trial._STEADY_S", 3.0)
+    plan = ("--store", root, "plan", "embed", "--items", "1e6", "--encoder", "tiny", "--workers", "2")
+    facts = cli(*plan, "--sample", made.file, "--text", "body", "--json").json
+    measured = facts["measured"]
+    assert (measured["rows"], measured["times"] % 2) == (60, 0)  # each worker gets as many slices
+    assert measured["times"] >= 20
+    assert facts["rows_per_s"] > 60 * 20 / 30
 
 
 def test_a_sample_that_is_no_sample_is_refused(cli: Cli, root: Path, tmp_path: Path) -> None:

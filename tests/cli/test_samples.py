@@ -40,6 +40,15 @@ def test_rows_without_content_or_label_and_small_classes_are_left_out(tmp_path: 
     rows = [f"a{i},x" for i in range(5)] + [f"b{i},y" for i in range(4)] + [",x", "c,"]
     found = read_sample([csv(tmp_path, "f.csv", rows)], content="body", label="label", limit=100, call="bench")
     assert (found.items, found.labels) == ([f"a{i}" for i in range(5)], ["x"] * 5)
+    assert found.left_out == 1  # has no content
+
+
+def test_images_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "empty.png").touch()
+    found = read_sample([str(tmp_path)], content="image", label=None, limit=100, call="bench")
+    assert (len(found.items or []), found.left_out) == (4, 1)
 
 
 def test_a_folder_of_images_has_its_folders_names_as_labels(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from raystore.encoders.sample import sample_texts
 from raystore.encoders.source import find_source
 from raystore.errors import GoldenMoved, InvalidArguments, InvalidName, ModelUnusable, PassportMismatch
 from raystore.vectors import check_fingerprint
+from tests.pictures import PICTURES
 
 TEXTS = [f"{word} {text}" for word in ("card", "money") for text in sample_texts(40)]
 LABELS = ["card"] * 40 + ["money"] * 40
@@ -156,3 +157,42 @@ def test_bf16_is_opened_with_the_bases_weights(encoders: Encoders, monkeypatch: 
     with pytest.raises(InvalidArguments, match="runs on torch, not on 'openvino'"):
         made.encoder.load(backend="openvino")
     assert not isinstance(made.encoder.verify(), GoldenMoved)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Encoders:
+    from raystore.catalog import Catalog, open_root
+
+    layout, _ = open_root(tmp_path_factory.mktemp("store"), create=True)
+    found = Encoders(Catalog(layout))
+    found.register("clip", tiny_clip)
+    return found
+
+
+def test_texts_and_images_both_decide_whether_it_is_the_same_encoder(
+    clip: Encoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever kind the sample is of: of the other kind there are generated items."""
+    monkeypatch.setattr("raystore.encoders.derive.TOLERANCE", 0.5)
+    monkeypatch.setattr("raystore.encoders.exports.OVERLAP", 0.5)
+    with pytest.raises(InvalidArguments) as caught:
+        clip.derive("clip-half", base="clip", precision="fp16", sample=TEXTS)
+    said = str(caught.value)
+    assert f"would be the same encoder as {clip['clip'].label}: over 80 rows the worst " in said
+    assert "; over 64 rows the worst " in said
+    monkeypatch.setattr("raystore.encoders.derive.TOLERANCE", 1.0)
+    report = clip.derive("clip-bf16", base="clip", precision="bf16", sample=TEXTS).report
+    assert (report.rows, report.generated) == (144, 64)
+    assert str(report).splitlines()[0].endswith(", measured on 144 items, 64 of them generated")
+
+
+def test_images_that_cannot_be_encoded_are_left_out_of_the_sample(clip: Encoders) -> None:
+    sample = [*PICTURES[:3], b"no image", *PICTURES[3:], b""]
+    report = clip.derive("clip-int8", base="clip", precision="int8", sample=sample, labels=["a"] * 4 + ["b"] * 4).report
+    assert (report.rows, report.generated, report.left_out) == (1_006, 1_000, 2)
+    assert report.accuracy is not None
+    assert (
+        str(report)
+        .splitlines()[0]
+        .endswith(", measured on 1,006 items, 1,000 of them generated; 2 of the sample cannot be encoded and were left out")
+    )

@@ -50,22 +50,44 @@ def test_numbers_that_make_no_sense_are_named_together() -> None:
     )
 
 
-def test_the_pace_is_that_between_the_first_commit_and_the_last() -> None:
-    points = [(0.1, 0), (12.0, 1_000), (17.0, 2_000), (22.0, 3_000), (24.0, 3_000)]
-    assert pace_of(points, 25.0, 3_000, 2.0) == (200.0, 10.0)
+EVEN = [(3.0 + at, 100 * at) for at in range(11)]
 
 
-def test_where_all_was_committed_at_once_the_load_is_the_start() -> None:
-    assert pace_of([(0.0, 0), (6.0, 100)], 6.0, 100, 1.0) == (20.0, 1.0)
-    assert pace_of([], 6.0, 100, 1.0) == (20.0, 1.0)
+def test_the_pace_is_that_of_the_work_without_the_start() -> None:
+    found = pace_of(EVEN, 13.0, 1_000, 3.0, 0.1)
+    assert (found.rows_per_s, found.steady_s) == (100.0, 10.0)
+    assert found.margin == pytest.approx(0.01)
+    assert str(found) == "the pace is sure to about 1% after 10.0 s of work"
 
 
-@given(pace=st.floats(1, 1e5), startup=st.floats(0, 100), items=st.integers(100, 10**6), steps=st.integers(2, 50))
+def test_rows_that_were_not_embedded_have_no_pace() -> None:
+    assert pace_of(EVEN, 13.0, 500, 3.0, 0.1).rows_per_s == 50.0
+
+
+def test_halves_that_differ_and_starts_that_differ_make_it_less_sure() -> None:
+    slowing = [(0.0, 0), (1.0, 100), (2.0, 200), (3.0, 300), (5.0, 400), (7.0, 500)]
+    assert pace_of(slowing, 7.0, 500, 0.0, 0.1).margin == pytest.approx(0.5, abs=0.01)
+    assert pace_of(EVEN, 13.0, 1_000, 3.0, 2.0).margin == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    "points, seconds, noise",
+    [([], 6.0, 0.1), ([(0.0, 0), (6.0, 100)], 6.0, 0.1), (EVEN, 2.9, 0.1), (EVEN, 13.0, 8.0)],
+    ids=["nothing seen", "one commit", "shorter than a start", "as short as starts differ"],
+)
+def test_too_little_work_tells_no_sure_pace(points: list[tuple[float, int]], seconds: float, noise: float) -> None:
+    found = pace_of(points, seconds, 100, 3.0, noise)
+    assert str(found) == f"the pace is not sure after {found.steady_s:.1f} s of work: a larger sample tells more"
+    assert found.rows_per_s > 0
+
+
+@given(pace=st.floats(1, 1e5), startup=st.floats(0, 100), items=st.integers(100, 10**6), steps=st.integers(3, 50))
 def test_a_job_of_even_pace_is_foretold_as_it_was(pace: float, startup: float, items: int, steps: int) -> None:
+    total = startup + items / pace
     points = [(startup + items * i / steps / pace, items * i // steps) for i in range(steps + 1)]
-    total = points[-1][0]
-    found, start = pace_of(points, total, items, 1.0)
-    assert plan_embed(items, found, start, 1, 8).seconds == pytest.approx(total, rel=1e-6)
+    found = pace_of(points, total, items, startup, 0.0)
+    if found.steady_s > 0.051 * total:  # else the start is all of it
+        assert plan_embed(items, found.rows_per_s, startup, 1, 8).seconds == pytest.approx(total, rel=1e-6)
 
 
 @pytest.mark.parametrize(
