@@ -354,6 +354,10 @@ class Collection:
             ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused, ShardsMissing.
         """
         asked = self.encoder(encoder)
+        wrong: object = text
+        if isinstance(wrong, (bytes, Path)):
+            problem = f"text= is {type(wrong).__name__}, expected a string or several: an image goes to image="
+            raise InvalidArguments(call=f"search in '{self.name}'", problems=[problem])
         queries = {"text": text, "image": image, "item": item, "vector": vector}
         given = [name for name, value in queries.items() if value is not None]
         if len(given) != 1:

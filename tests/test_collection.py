@@ -253,7 +253,9 @@ def test_none_or_several_of_text_item_and_vector_are_refused(
 ) -> None:
     with pytest.raises(InvalidArguments) as refused:
         tickets.search(**given)  # type: ignore[arg-type]
-    assert str(refused.value) == f"search in 'tickets': expected exactly one of text, image, item and vector, found {found}."
+    assert (
+        str(refused.value) == f"search in 'tickets': expected exactly one of text, image, item and vector, found {found}."
+    )
 
 
 @pytest.mark.parametrize(

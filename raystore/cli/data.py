@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raystore.cli.state import STATE
+from raystore.data.collection import discard_empty
 from raystore.errors import InvalidArguments
 
 if TYPE_CHECKING:
@@ -202,12 +203,18 @@ def embed(
         tried = _try_new(store, name, paths, job) if is_new else store.collection(name).embed(paths, dry_run=True, **job)
         STATE.out.emit(asdict(tried), lambda: _draw_trial(tried))
         return
+    is_new = encoder is not None and name not in store.collections
     if encoder is not None:
         store.create_collection(name, encoder=encoder, exist_ok=True)
     target = store.collection(name)
-    with STATE.out.progress(f"embedding into {name}") as progress:
-        job["progress"] = progress
-        report = target.embed(paths, **job)
+    try:
+        with STATE.out.progress(f"embedding into {name}") as progress:
+            job["progress"] = progress
+            report = target.embed(paths, **job)
+    except InvalidArguments:  # nothing was written: a mistake in the call must not leave a collection of that name behind
+        if is_new:
+            discard_empty(store.layout, name)
+        raise
 
     def draw() -> None:
         STATE.out.say(str(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -113,12 +114,15 @@ def search(
     collection: CollectionName,
     text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     item: Annotated[str | None, typer.Option(help="Look for neighbours of this id instead.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for neighbours of this image file instead.")] = None,
+    encoder: EncoderOption = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
     where: Annotated[str | None, typer.Option(help="Only rows this predicate selects: \"product = 'card'\".")] = None,
     column: Annotated[list[str], typer.Option(help="A kept column to show; may be repeated.")] = [],  # noqa: B006
 ) -> None:
-    """The rows nearest to a text or an item."""
-    result = STATE.open().collection(collection).search(text, item=item, k=k, where=where, columns=column)
+    """The rows nearest to a text, an image or an item."""
+    found = STATE.open().collection(collection)
+    result = found.search(text, image=image, item=item, k=k, where=where, columns=column, encoder=encoder)
     hits = [{key: v for key, v in hit.items() if key != "query"} for hit in result.to_dicts()]
     facts = {
         "hits": hits,

@@ -29,7 +29,7 @@ from raystore.errors import (
     PassportMismatch,
     SqlRefused,
 )
-from raystore.layout import Layout, check_name, filled_column, names, vector_column
+from raystore.layout import Layout, check_name, filled_column, names, staging, vector_column
 from raystore.vectors import Matrix, Vectors, mark
 
 FINGERPRINT = b"raystore:fingerprint"
@@ -444,6 +444,13 @@ def _matrix(vectors: pa.FixedSizeListArray) -> Matrix:
     dim = vectors.type.list_size
     matrix: Matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
     return matrix
+
+
+def discard_empty(layout: Layout, name: str) -> None:
+    """Take away the collection, if it has no row: one that was made for a job which then could not begin."""
+    if CollectionTable.open(layout, name).count() == 0:
+        with staging(layout.tmp) as stage:
+            layout.collection(name).rename(stage / name)
 
 
 def collection_names(layout: Layout) -> list[str]:

@@ -120,7 +120,8 @@ def similarity_calls(
             continue
         if len(node.expressions) != 2 or not isinstance(node.expressions[0], exp.Column):
             raise SqlRefused(
-                reason="similarity() was called otherwise than it is defined", advice=f"Write {_SIMILARITY_FORM}."
+                reason="similarity() was called otherwise than it is defined",
+                advice=f"Write {_SIMILARITY_FORM}; an encoder with '-' in its name stands in double quotes.",
             )
         encoder, what = node.expressions
         table, relation = _ranked(node, encoder.table, places, is_collection)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from raystore.errors import InvalidArguments
 
 _UNSURE = 0.5  # a share; a pace that may be wrong by more says nothing
+_UNKNOWN = 0.25  # what is said where the work was committed at so few moments that nothing shows how even it was
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def plan_embed(
 
 @dataclass(frozen=True)
 class Pace:
-    """Rows a second over `steady_s` seconds of work. `margin` is the share that it may be wrong by, None where it cannot
-    be told: too little was committed one after the other."""
+    """Rows a second over `steady_s` seconds of work. `margin` is the share that it may be wrong by, None where the work took
+    no longer than starts differ."""
 
     rows_per_s: float
     steady_s: float
@@ -142,24 +144,20 @@ def pace_of(points: Sequence[tuple[float, int]], seconds: float, rows: int, star
         noise_s: what one start may differ by from another.
     """
     steady = max(seconds - start_s, 0.05 * seconds, 1e-6)
-    uneven = _uneven(points)
-    margin = None if uneven is None or seconds <= start_s else max(uneven, noise_s / steady)
+    margin = None if seconds - start_s <= noise_s else max(_unevenness(points, seconds, start_s), noise_s / steady)
     return Pace(rows / steady, steady, margin)
 
 
-def _uneven(points: Sequence[tuple[float, int]]) -> float | None:
-    """How far the paces of a job's two halves lie from that of the whole, as a share; None with fewer than 3 commits."""
+def _unevenness(points: Sequence[tuple[float, int]], seconds: float, start_s: float) -> float:
+    """How far the pace up to the middle of the work lies from the whole, as a share: the median over the commits there."""
+    done_last = max((done for _, done in points), default=0)
     commits: list[tuple[float, int]] = []
     for at, done in points:
         if done > (commits[-1][1] if commits else 0):
             commits.append((at, done))
-    if len(commits) < 3 or commits[-1][0] <= commits[0][0]:
-        return None
-    first, last = commits[0], commits[-1]
-    middle = min(commits[1:-1], key=lambda point: abs(2 * point[0] - first[0] - last[0]))
-    whole = (last[1] - first[1]) / (last[0] - first[0])
-    halves = [(b[1] - a[1]) / max(b[0] - a[0], 1e-6) for a, b in ((first, middle), (middle, last))]
-    return max(abs(half / whole - 1) for half in halves)
+    shares = [((at - start_s) / (seconds - start_s), done / done_last) for at, done in commits]
+    off = [abs(done / passed - 1) for passed, done in shares if 0.25 <= passed <= 0.75]
+    return median(off) if off else _UNKNOWN
 
 
 def said_time(seconds: float) -> str:

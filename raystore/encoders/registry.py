@@ -40,6 +40,7 @@ from raystore.encoders.records import (
 )
 from raystore.encoders.source import Source, find_source
 from raystore.errors import EncoderNotFound, InvalidArguments, ItemsUnusable, ModelUnusable
+from raystore.layout import FP12
 from raystore.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -292,6 +293,10 @@ class Encoders:
                 log.info("encoder '%s' keeps its fingerprint and has a new source, the old one is gone", name)
             else:
                 return
+        elif record is not None:
+            before = str(record.get("fingerprint"))[:FP12]
+            said = "encoder '%s' means %s from now on; it meant %s, whose vectors are kept under that fingerprint"
+            log.warning(said, name, passport.fingerprint[:FP12], before)
         self._catalog.set_alias(KIND, name, {"fingerprint": passport.fingerprint, "source": about})
 
 

@@ -36,11 +36,19 @@ def test_a_dry_run_tells_of_a_collection_that_is_not_there_and_makes_none(cli: C
     assert unnamed.err.startswith("CollectionNotFound: no collection 'nowhere'")
 
 
+def test_a_call_that_cannot_be_leaves_no_collection_behind(cli: Cli, made: Made) -> None:
+    store = ("--store", made.root)
+    refused = cli(*store, "embed", "mistaken", made.file, "--text", "nothing", "--encoder", "tiny")
+    assert (refused.code, refused.err.partition(":")[0]) == (2, "InvalidArguments")
+    assert "mistaken" not in {row["collection"] for row in cli(*store, "--json", "collection", "list").json}
+    assert not (made.root / "collections" / "mistaken").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("No Name",), 2, "InvalidName: "),
-        (("outcomes",), 2, "AlreadyExists: "),
+        (("outcomes",), 4, "AlreadyExists: "),
         (("nowhere", "--keep", "price"), 2, "InvalidArguments: embed into 'nowhere': "),
         (("nowhere", "--workers", "many"), 2, "InvalidArguments: embed: --workers is 'many'"),
         (("nowhere", "--encoder", "nobody"), 3, "EncoderNotFound: "),

@@ -115,7 +115,7 @@ def test_a_file_that_vanished_is_an_unreadable_row_and_moves_no_other(tmp_path: 
 
 
 def test_a_file_added_since_planning_moves_no_other_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "MIN_SLICE_ROWS", 2)
+    monkeypatch.setattr(reference, "MIN_SLICE_IMAGES", 2)
     monkeypatch.setattr(reference, "MAX_SLICE_ROWS", 2)
     make_folder(tmp_path, ["b.jpg", "d.jpg", "f.jpg", "h.jpg"])
     _, slices = plan([str(tmp_path)], 1, "test")
@@ -286,7 +286,7 @@ def test_slices_of_folders_and_tars_give_every_image_once_and_in_order(
     make_tar(root / "t.tar", files)
     by_parts = sorted(files, key=lambda name: name.split("/"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "MIN_SLICE_ROWS", step)
+        patch.setattr(reference, "MIN_SLICE_IMAGES", step)
         patch.setattr(reference, "MAX_SLICE_ROWS", 2 * step)
         for path, wanted in ((root / "photos", by_parts), (root / "t.tar", files)):
             values, unreadable = read_all(path, columns, workers=2, batch_rows=block)

@@ -208,13 +208,13 @@ def test_threads_may_share_an_engine(engine: SqlEngine) -> None:
     [
         (
             "SELECT similarity(toy) FROM tickets",
-            "similarity() was called otherwise than it is defined. "
-            "Write similarity(encoder, 'text') or similarity(encoder, item('id')).",
+            "similarity() was called otherwise than it is defined. Write similarity(encoder, 'text') or "
+            "similarity(encoder, item('id')); an encoder with '-' in its name stands in double quotes.",
         ),
         (
             "SELECT similarity('toy', 'ee') FROM tickets",
-            "similarity() was called otherwise than it is defined. "
-            "Write similarity(encoder, 'text') or similarity(encoder, item('id')).",
+            "similarity() was called otherwise than it is defined. Write similarity(encoder, 'text') or "
+            "similarity(encoder, item('id')); an encoder with '-' in its name stands in double quotes.",
         ),
         (
             "SELECT similarity(toy, 5) FROM tickets",

@@ -88,6 +88,19 @@ def test_a_vector_without_direction_is_refused_by_its_place(
     assert (found.places.tolist(), found.problems) == ([0, 2], {1: "its vector holds NaN or infinity"})
 
 
+def test_rows_that_a_graph_puts_out_too_long_come_out_unit(
+    encoders: Encoders, tiny_vit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = encoders.register("vit", tiny_vit).load()
+    expected = loaded.encode(PICTURES)
+    backend = loaded._backends["image"]
+    run = backend.run
+    monkeypatch.setattr(backend, "run", lambda inputs: run(inputs) * np.float32(1.126))
+    found = loaded.encode(PICTURES)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_generator_run_ahead_gives_the_same_and_raises_in_its_place() -> None:
     def three() -> object:
         yield 1

@@ -64,19 +64,25 @@ def test_rows_that_were_not_embedded_have_no_pace() -> None:
     assert pace_of(EVEN, 13.0, 500, 3.0, 0.1).rows_per_s == 50.0
 
 
-def test_halves_that_differ_and_starts_that_differ_make_it_less_sure() -> None:
+def test_uneven_work_and_starts_that_differ_make_it_less_sure() -> None:
     slowing = [(0.0, 0), (1.0, 100), (2.0, 200), (3.0, 300), (5.0, 400), (7.0, 500)]
-    assert pace_of(slowing, 7.0, 500, 0.0, 0.1).margin == pytest.approx(0.5, abs=0.01)
+    assert pace_of(slowing, 7.0, 500, 0.0, 0.1).margin == pytest.approx(0.4)
     assert pace_of(EVEN, 13.0, 1_000, 3.0, 2.0).margin == pytest.approx(0.2)
+    of_a_pair = [(7.8, 250), (8.1, 500), (12.7, 750), (13.0, 1_000)]  # two workers, who commit at about the same time
+    assert pace_of(of_a_pair, 13.0, 1_000, 3.0, 0.1).margin == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("points", [[], [(0.0, 0), (6.0, 100)]], ids=["nothing seen", "one commit"])
+def test_work_that_was_committed_at_once_is_taken_for_roughly_even(points: list[tuple[float, int]]) -> None:
+    found = pace_of(points, 6.0, 100, 1.0, 0.1)
+    assert (found.rows_per_s, str(found)) == (20.0, "the pace is sure to about 25% after 5.0 s of work")
 
 
 @pytest.mark.parametrize(
-    "points, seconds, noise",
-    [([], 6.0, 0.1), ([(0.0, 0), (6.0, 100)], 6.0, 0.1), (EVEN, 2.9, 0.1), (EVEN, 13.0, 8.0)],
-    ids=["nothing seen", "one commit", "shorter than a start", "as short as starts differ"],
+    "seconds, noise", [(2.9, 0.1), (13.0, 8.0), (13.0, 10.0)], ids=["shorter than a start", "half noise", "all noise"]
 )
-def test_too_little_work_tells_no_sure_pace(points: list[tuple[float, int]], seconds: float, noise: float) -> None:
-    found = pace_of(points, seconds, 100, 3.0, noise)
+def test_work_as_short_as_starts_differ_tells_no_sure_pace(seconds: float, noise: float) -> None:
+    found = pace_of(EVEN, seconds, 100, 3.0, noise)
     assert str(found) == f"the pace is not sure after {found.steady_s:.1f} s of work: a larger sample tells more"
     assert found.rows_per_s > 0
 

@@ -61,7 +61,7 @@ def plan(path: str, kind: str, workers: int) -> tuple[SourceFile, list[Reference
         names.append(name)
         size += entry.size_bytes or 0
         modified = max(modified, entry.modified or "")
-    step = slice_rows(len(names), workers)
+    step = slice_rows(len(names), workers, images=True)
     references = []
     for start in range(0, len(names), step):
         part = names[start : start + step]

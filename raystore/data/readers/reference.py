@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 MIN_SLICE_ROWS, MAX_SLICE_ROWS = 1_024, 16_384
+MIN_SLICE_IMAGES, MAX_SLICE_IMAGES = 64, 2_048  # an image is as much work as some ten texts
 _SLICES_A_WORKER = 4
 BATCH_BYTES = 64 * 2**20  # content a block holds at most: 13 photographs of 5 MB, and not the 1,024 that rows alone allow
 
@@ -67,10 +68,11 @@ class Row(NamedTuple):
     problem: str | None = None
 
 
-def slice_rows(total: int, workers: int) -> int:
+def slice_rows(total: int, workers: int, *, images: bool = False) -> int:
     """Rows of a slice: four slices a worker, neither tiny nor huge."""
     even = -(-total // (max(1, workers) * _SLICES_A_WORKER))
-    return min(max(even, MIN_SLICE_ROWS), MAX_SLICE_ROWS)
+    least, most = (MIN_SLICE_IMAGES, MAX_SLICE_IMAGES) if images else (MIN_SLICE_ROWS, MAX_SLICE_ROWS)
+    return min(max(even, least), most)
 
 
 def blocks(

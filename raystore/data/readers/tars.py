@@ -22,19 +22,19 @@ _BUFFER_BYTES, _REMOTE_BUFFER_BYTES = 8 * 2**10, 4 * 2**20
 
 
 def plan(path: str, kind: str, workers: int) -> tuple[SourceFile, list[Reference]]:
-    offsets = []  # where image MIN_SLICE_ROWS*i begins
+    offsets = []  # where image MIN_SLICE_IMAGES*i begins
     total = 0
     with _open(path) as file:
         for offset, _ in _members(file, 0, None):
-            if total % slices.MIN_SLICE_ROWS == 0:
+            if total % slices.MIN_SLICE_IMAGES == 0:
                 offsets.append(offset)
             total += 1
         end = file.tell()
-    step = -(-slice_rows(total, workers) // slices.MIN_SLICE_ROWS)
+    step = -(-slice_rows(total, workers, images=True) // slices.MIN_SLICE_IMAGES)
     references = []
     for i in range(0, len(offsets), step):
-        first = i * slices.MIN_SLICE_ROWS
-        rows = min(step * slices.MIN_SLICE_ROWS, total - first)
+        first = i * slices.MIN_SLICE_IMAGES
+        rows = min(step * slices.MIN_SLICE_IMAGES, total - first)
         stop = offsets[i + step] if i + step < len(offsets) else end
         references.append(Reference(path, kind, first, rows, offsets[i], stop))
     return SourceFile(path, kind, total, COLUMNS), references
