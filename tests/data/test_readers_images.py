@@ -317,10 +317,11 @@ def test_references_to_images_stay_small_however_many_there_are(tmp_path: Path) 
     files = [f"class {i % 7}/{i:06}.jpg" for i in range(2_500)]
     make_folder(tmp_path / "photos", files)
     make_tar(tmp_path / "t.tar", files)
-    for path in (tmp_path / "photos", tmp_path / "t.tar"):
+    sizes = {tmp_path / "photos": [625] * 4, tmp_path / "t.tar": [640, 640, 640, 580]}  # a tar is cut at every 64th member
+    for path, rows in sizes.items():
         _, references = plan([str(path)], 1, "test")
         lines = [json.dumps(dataclasses.asdict(r)) for r in references]
-        assert [r.n_rows for r in references] == [1_024, 1_024, 452]
+        assert [r.n_rows for r in references] == rows
         assert max(map(len, lines)) < 500
         assert [Reference(**json.loads(line)) for line in lines] == references
         assert sum(b.n_rows for r in references for b in read(r, ["image"], 1_024)) == 2_500
