@@ -6,6 +6,7 @@ tokenizer.py, tokens.py  texts to batches pictures.py, images.py, pixels.py     
 backends.py, torch_, openvino_, onnx_backend.py   running them        exports.py, equivalence.py  and whether it is the same
 records.py   what the store keeps        opening.py, loaded.py        a model in memory  registry.py  names
 derive.py, quantize.py  other precisions  bench.py, compare.py, plan.py  measured, side by side, foretold    sample.py  items
+basis.py     what is compared on         choice.py, recommendation.py  how a way to run it is had, and which to take
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from raystore.encoders.backends import choose_backend, exported_backends
 from raystore.encoders.exports import export_precisions, export_problem
-from raystore.encoders.opening import _refusal
+from raystore.encoders.opening import refusal
 from raystore.encoders.passport import Passport
 from raystore.layout import Layout
 
@@ -73,7 +73,7 @@ def chooser(layout: Layout, passport: Passport, name: str, same: Sequence[tuple[
     for backend in exported_backends().values():
         if export_problem(layout, passport, backend) is None:
             runs[backend.name] = export_precisions(layout, passport, backend)[0]
-        elif _refusal(layout, passport, backend) is None:
+        elif refusal(layout, passport, backend) is None:
             exact = [precision for precision in backend.precisions if (backend.name, precision) in same]
             runs |= {backend.name: exact[0]} if exact else {}
     chosen, asked_for = choose_backend(None)

@@ -65,7 +65,7 @@ def open_encoder(
     if chosen == "torch":
         return open_torch(layout, stored, label, threads=threads, name=name)
     exported = exported_backends()[chosen]
-    refused = None if asked_for else _refusal(layout, stored.passport, exported)
+    refused = None if asked_for else refusal(layout, stored.passport, exported)
     if refused is None:
         try:
             return _open_exported(layout, stored, label, exported, threads, name)
@@ -267,7 +267,7 @@ def _said(error: GoldenMoved | ExportFailed | NotEquivalent, label: str) -> Rays
     return ModelUnusable(model=label, found=str(error), advice="Use the torch backend.")
 
 
-def _refusal(layout: Layout, passport: Passport, backend: type[ExportedBackend]) -> str | None:
+def refusal(layout: Layout, passport: Passport, backend: type[ExportedBackend]) -> str | None:
     """Why this version of the backend was found unfit for this encoder at registration, if it was."""
     try:
         about = read_json(_refusal_file(layout, passport, backend))
