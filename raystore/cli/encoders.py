@@ -35,6 +35,9 @@ def encoder_register(
     max_length: Annotated[int | None, typer.Option(help="Tokens read of a text.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls, max ...; by default the model's own.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Put before every text; by default the model's own.")] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Keep only the first numbers of a text's vector, for models trained so (Matryoshka).")
+    ] = None,
     resize: Annotated[int | None, typer.Option(help="Edge in pixels of what an image model sees.")] = None,
     kernel: Annotated[str | None, typer.Option(help="How images are resized: bilinear, bicubic, nearest ...")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")] = None,
@@ -47,7 +50,7 @@ def encoder_register(
 ) -> None:
     """Register a model under a name; the same model again changes nothing."""
     found = STATE.open(create=True).encoders.register(
-        name, model, max_length=max_length, pooling=pooling, prompt=prompt, resize=resize, kernel=kernel,
+        name, model, max_length=max_length, pooling=pooling, prompt=prompt, dimensions=dimensions, resize=resize, kernel=kernel,
         revision=revision, licence=licence, trained_on=trained_on, objective=objective,
     )  # fmt: skip
     facts = {

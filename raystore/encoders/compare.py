@@ -184,6 +184,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "text.truncation_side": ("side that is cut off", _plain),
     "text.padding_side": ("side that is padded", _plain),
     "text.pad_id": ("padding token", _plain),
+    "text.dimensions": ("numbers kept of a vector", lambda n: "all" if n is None else f"the first {n}"),
     "image.layer": ("layer of the image model", _plain),
     "image.pooling": ("pooling of images", _plain),
     "image.decoder_class": ("versions of the image decoder", _plain),
