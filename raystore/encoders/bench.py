@@ -18,7 +18,7 @@ import numpy as np
 from raystore.catalog import Catalog
 from raystore.encoders.basis import Basis, basis
 from raystore.encoders.choice import can_derive_int8, chooser
-from raystore.encoders.exports import Equivalence, ExportFailed, neighbour_overlap, worst_cosine
+from raystore.encoders.exports import Equivalence, ExportFailed
 from raystore.encoders.items import Item
 from raystore.encoders.load import load_registered
 from raystore.encoders.loaded import LoadedEncoder
@@ -156,7 +156,7 @@ def _measure(
         problem = f"cannot run here ({type(error).__name__})"
         return [BenchRow(way.name, way.device, registered, kind, problem=problem) for kind in given.timed]
     pairs = {kind: (np.asarray(given.vectors[kind]), vectors[kind]) for kind in vectors}
-    near = {kind: Equivalence(len(a), worst_cosine(a, b), neighbour_overlap(a, b)) for kind, (a, b) in pairs.items()}
+    near = {kind: Equivalence.of(a, b) for kind, (a, b) in pairs.items()}
     rows = []
     for kind, speed in speeds.items():
         accuracy = None if given.labels is None else head_accuracy(vectors[kind], given.labels)

@@ -18,7 +18,7 @@ import numpy as np
 from raystore.catalog import Catalog
 from raystore.encoders.backends import BatchSize
 from raystore.encoders.basis import Basis, basis
-from raystore.encoders.exports import Equivalence, ExportFailed, neighbour_overlap, worst_cosine
+from raystore.encoders.exports import Equivalence, ExportFailed, neighbour_overlap
 from raystore.encoders.items import Item
 from raystore.encoders.load import load_registered
 from raystore.encoders.loaded import LoadedEncoder
@@ -232,7 +232,7 @@ def _compared(call: str, base: Encoder, derived: LoadedEncoder, given: Basis, la
     """
     found: dict[Modality, Matrix] = {m: np.asarray(derived.encode(part)) for m, part in given.items.items()}
     pairs = [(given.vectors[m], found[m]) for m in found]
-    parts = [Equivalence(len(a), worst_cosine(a, b), neighbour_overlap(a, b)) for a, b in pairs]
+    parts = [Equivalence.of(a, b) for a, b in pairs]
     if all(part.holds(TOLERANCE) for part in parts):
         problem = (
             f"{label.partition('@')[0]} would be the same encoder as {base.label}: {'; '.join(p.said for p in parts)}. "

@@ -51,6 +51,11 @@ class Equivalence(NamedTuple):
     overlap_at_10: float
     precision: str = "auto"  # what the backend was asked to compute in
 
+    @classmethod
+    def of(cls, reference: Matrix, found: Matrix) -> Equivalence:
+        """Of two (n, d) matrices of unit rows, row by row and neighbourhood by neighbourhood."""
+        return cls(len(reference), worst_cosine(reference, found), neighbour_overlap(reference, found))
+
     def holds(self, tolerance: float) -> bool:
         """Whether it is the same encoder. NaN is not."""
         return self.worst_cosine >= tolerance and self.overlap_at_10 >= OVERLAP

@@ -15,7 +15,7 @@ from typing import Literal
 
 from raystore.encoders import golden
 from raystore.encoders.backends import ExportedBackend, choose_backend, exported_backends
-from raystore.encoders.equivalence import NotEquivalent, measure
+from raystore.encoders.equivalence import NotEquivalent, measure, sample_rows
 from raystore.encoders.exports import (
     TOKENIZER,
     Equivalence,
@@ -169,7 +169,7 @@ def make_export(layout: Layout, model: Model, backend: type[ExportedBackend], la
     """
 
     def check(folder: Path) -> Equivalence:
-        reference = from_model(model, label, device="cpu")
+        reference = sample_rows(from_model(model, label, device="cpu"))
         for precision in backend.precisions:
             with _running(backend):
                 found = measure(reference, from_folder(folder, model.passport, backend, label, precision=precision))
