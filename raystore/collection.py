@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ov
 
 import pyarrow as pa
 
-from raystore.data.collection import CollectionTable
+from raystore.data.collection import SYSTEM, CollectionTable
 from raystore.data.kept_source import read_source
 from raystore.data.keyed import quoted
 from raystore.data.log import LogResult, RowLog
@@ -17,9 +17,11 @@ from raystore.data.set_aside import set_aside_rows
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments, ItemNotFound
 from raystore.index.build import build_index
-from raystore.index.manifest import IndexManifest, latest
+from raystore.index.manifest import IndexManifest, latest, newest_number
 from raystore.index.result import SearchResult
 from raystore.index.search import IndexSearcher
+from raystore.markup import facts_html
+from raystore.progress import Progress, shown
 from raystore.session import INLINE_BELOW, choose_workers
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from raystore.data.dry_run import DryRun
     from raystore.data.fill import FillReport
     from raystore.data.ingest import EmbedReport
-    from raystore.data.pool_size import Progress, Workers
+    from raystore.data.pool_size import Workers
     from raystore.encoders.items import Item
     from raystore.store import Store
 
@@ -103,6 +105,18 @@ class Collection:
         encoders = ", ".join(e.label for e in self.encoders)
         return f"<collection {self.name}: {len(self):,} rows, encoder {encoders}, version {self.version}>"
 
+    def _repr_html_(self) -> str:
+        numbers = {e.label: newest_number(self._store.layout, self.name, e.fingerprint) for e in self.encoders}
+        facts = {
+            "rows": len(self),
+            "version": self.version,
+            "columns": [*SYSTEM, *(f"{name} {kind}" for name, kind in self.columns.items())],
+            "encoders": list(numbers),
+            "indexes": [f"{label} index {number}" for label, number in numbers.items() if number] or "none",
+            "keeps raw content": self.keeps_source,
+        }
+        return facts_html(f"Collection {self.name}", facts)
+
     def log(
         self, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None, add_columns: bool = False
     ) -> LogResult:
@@ -175,7 +189,8 @@ class Collection:
             gpu_workers: Ray workers with a GPU each, beside the others; (0, 4) takes up to four, if there are GPUs.
             gpus_per_worker: the share of a GPU that one gets, so that several fit on one.
             dry_run: try some 256 rows in this process, write nothing, and return a DryRun: pace, time, bytes, problems.
-            progress: called with rows done and rows in all (0 for a Ray Dataset).
+            progress: called with rows done and rows in all (0 for a Ray Dataset); without it, a bar on a terminal and in
+                a notebook.
 
         Raises:
             InvalidArguments: files or columns that are not there, workers that cannot be, a Ray Dataset for a collection
@@ -195,16 +210,17 @@ class Collection:
             tried = dry_run_ray_dataset if is_ray_dataset(paths) else dry_run_files
             return tried(*job, id_prefix=id_prefix, check=check)
         embed = embed_ray_dataset if is_ray_dataset(paths) else embed_files
-        return embed(
-            self._store.layout,
-            *job,
-            id_prefix=id_prefix,
-            check=check,
-            workers=workers,
-            gpu_workers=gpu_workers,
-            gpus_per_worker=gpus_per_worker,
-            progress=progress,
-        )
+        with shown(progress, f"embedding into {self.name}") as advance:
+            return embed(
+                self._store.layout,
+                *job,
+                id_prefix=id_prefix,
+                check=check,
+                workers=workers,
+                gpu_workers=gpu_workers,
+                gpus_per_worker=gpus_per_worker,
+                progress=advance,
+            )
 
     def add_encoder(
         self,
@@ -232,16 +248,17 @@ class Collection:
         from raystore.data.fill import add_encoder
 
         added = self._store.encoder(encoder if isinstance(encoder, str) else encoder.fingerprint)
-        return add_encoder(
-            self._store.layout,
-            self._table,
-            added,
-            self._store.key,
-            workers=workers,
-            gpu_workers=gpu_workers,
-            gpus_per_worker=gpus_per_worker,
-            progress=progress,
-        )
+        with shown(progress, f"embedding {self.name} with {added.label}") as advance:
+            return add_encoder(
+                self._store.layout,
+                self._table,
+                added,
+                self._store.key,
+                workers=workers,
+                gpu_workers=gpu_workers,
+                gpus_per_worker=gpus_per_worker,
+                progress=advance,
+            )
 
     def source(self, ids: Sequence[str]) -> list[Item]:
         """The content of the rows with these ids, in their order: a str for a text, bytes for an image file.
@@ -310,17 +327,18 @@ class Collection:
             InvalidArguments: no rows, or arguments that cannot be.
         """
         chosen = choose_workers(workers, len(self), INLINE_BELOW.index_rows, f"index over '{self.name}'")
-        _, manifest = build_index(
-            self._table,
-            self._store.layout,
-            self.name,
-            self.encoder(encoder).fingerprint,
-            shards=shards,
-            kind=kind,
-            workers=chosen,
-            served=served or ("actors" if chosen else "inline"),
-            progress=progress,
-        )
+        with shown(progress, f"indexing {self.name}") as advance:
+            _, manifest = build_index(
+                self._table,
+                self._store.layout,
+                self.name,
+                self.encoder(encoder).fingerprint,
+                shards=shards,
+                kind=kind,
+                workers=chosen,
+                served=served or ("actors" if chosen else "inline"),
+                progress=advance,
+            )
         return manifest
 
     def index(self, encoder: str | None = None) -> IndexManifest | None:

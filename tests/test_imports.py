@@ -15,7 +15,7 @@ import raystore
 PACKAGE = Path(raystore.__file__).parent
 # From left to right: a file imports from its own place and from places to its left.
 ORDER = [
-    "errors settings layout secret vectors session",
+    "errors settings layout secret vectors session markup progress",
     "catalog", "access", "encoders", "data", "index", "train", "serve", "lineage collection store", "doctor", "demo", "cli",
 ]  # fmt: skip
 # The demo draws through the command line's output, and the command line starts the demo; both are outermost.

@@ -10,16 +10,16 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from raystore.errors import RaystoreError
+from raystore.progress import bar
 
 EXIT_CODES = {404: 3, 409: 4}
 INTERRUPTED = 130
@@ -28,21 +28,6 @@ INTERRUPTED = 130
 def exit_code(error: RaystoreError) -> int:
     """2 for what the caller can mend, 1 for what failed; not-found and conflict have codes of their own."""
     return EXIT_CODES.get(error.status, 2 if 400 <= error.status < 500 else 1)
-
-
-class PaceColumn(ProgressColumn):
-    """Rows a second since the start, what was done before left out, and the time left at that pace.
-
-    Workers report in batches of a thousand rows, so a pace over the last moments would jump.
-    """
-
-    def render(self, task: Task) -> Text:
-        new = task.completed - task.fields["before"]
-        if not task.elapsed or new <= 0 or task.total is None:
-            return Text("")
-        pace = new / task.elapsed
-        left = max(0, round((task.total - task.completed) / pace))
-        return Text(f"{pace:,.0f} {task.fields['unit']}/s, {left // 60}:{left % 60:02} left", style="cyan")
 
 
 @dataclass
@@ -97,29 +82,9 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, unit: str = "rows") -> Iterator[Callable[[int, int], None]]:
-        """A bar with rows/s and time left, on a terminal; a `progress(done, total)` callback.
-
-        The callback's first call says what was done before.
-        """
-        bar = Progress(
-            TextColumn(what), BarColumn(), MofNCompleteColumn(), PaceColumn(),
-            console=self.errors, disable=self.as_json, transient=False,
-        )  # fmt: skip
-        task = bar.add_task(what, total=None, before=0, unit=unit)
-
-        def advance(done: int, total: int) -> None:
-            bar.start()
-            before = done if bar.tasks[0].total is None else bar.tasks[0].fields["before"]
-            bar.update(task, completed=done, total=total, before=before)
-
-        if bar.console.is_terminal:  # elsewhere only its end is shown, and where there was nothing to do, nothing
-            bar.start()
-        try:
+        """A bar with rows/s and time left on standard error; a `progress(done, total)` callback. Nothing with --json."""
+        with nullcontext(_nobody) if self.as_json else bar(self.errors, what, unit) as advance:
             yield advance
-        finally:
-            bar.live.transient = bar.tasks[0].total is None
-            if bar.live.is_started:
-                bar.stop()
 
     def fail(self, error: RaystoreError) -> int:
         """Say the error where scripts and people look for it; the exit code."""
@@ -147,6 +112,10 @@ class Output:
             sys.stderr.write(json.dumps(_plain(about), ensure_ascii=False, default=str) + "\n")
         else:
             self.errors.print(Text.assemble((kind, "bold red"), ": ", message), soft_wrap=True)
+
+
+def _nobody(done: int, total: int) -> None:
+    """With --json nobody looks."""
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from raystore.data.collection import CollectionTable
@@ -22,6 +22,7 @@ from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
 from raystore.errors import AlreadyExists
 from raystore.layout import Layout, check_name, staging
+from raystore.markup import facts_html
 
 SAMPLE_ROWS = 256
 _FIRST_ROWS = 16  # tell how large a sample takes _SECONDS, and pay for what only the first batch pays
@@ -46,6 +47,9 @@ class DryRun:
     seconds_left: float = 0.0
     vector_bytes: int = 0
     device: str = ""
+
+    def _repr_html_(self) -> str:
+        return facts_html(f"A trial: {self.rows:,} rows to embed into {self.collection}", asdict(self), str(self))
 
     def __str__(self) -> str:
         known = f", {self.known:,} known already" if self.known else ""

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from raystore.data.collection import CollectionTable
 from raystore.data.ingest import check_sources, job_record, plan_of, run_slices
 from raystore.data.job import EmbedCounts
 from raystore.data.kept_rows import KEPT, SOURCE, plan_kept
 from raystore.data.manifest import JobRecord, RunningJob, SourceColumns, read_jobs
-from raystore.data.pool_size import Progress, Workers, check_pool
+from raystore.data.pool_size import Workers, check_pool
 from raystore.data.readers import Reference, SourceFile
 from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
 from raystore.layout import Layout
+from raystore.markup import facts_html
+from raystore.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class FillReport:
     seconds: float
     workers: int
     kept: bool = False
+
+    def _repr_html_(self) -> str:
+        title = f"{self.filled:,} rows of {self.collection} got a vector of {self.encoder}"
+        return facts_html(title, {**asdict(self), "rows_per_s": self.rows_per_s})
 
     @property
     def rows_per_s(self) -> float:

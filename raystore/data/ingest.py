@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +20,14 @@ from raystore.data.embed import Embedder, is_done
 from raystore.data.job import EmbedCounts, EmbedPlan
 from raystore.data.manifest import JobFile, JobRecord, RunningJob, SourceColumns, now
 from raystore.data.pool import embed_references
-from raystore.data.pool_size import AskedPool, Pool, Progress, Workers, check_pool
+from raystore.data.pool_size import AskedPool, Pool, Workers, check_pool
 from raystore.data.readers import SOURCES, Reference, SourceFile, find_files
 from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
 from raystore.layout import Layout
+from raystore.markup import facts_html
+from raystore.progress import Progress
 
 # Looking up which slices are done costs 20 us a row here; on a larger job the workers look, in parallel.
 _LOOK_FIRST_ROWS = 200_000
@@ -50,6 +52,11 @@ class EmbedReport:
     workers: int
     gpu_workers: int = 0
     filled: int = 0
+
+    def _repr_html_(self) -> str:
+        return facts_html(
+            f"{self.added:,} rows embedded into {self.collection}", {**asdict(self), "rows_per_s": self.rows_per_s}
+        )
 
     @property
     def rows_per_s(self) -> float:

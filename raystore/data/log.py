@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from raystore.data.rows import Incoming, check_rows, payload_digests, row_table,
 from raystore.encoders.items import Item
 from raystore.encoders.passport import Modality
 from raystore.errors import DimensionMismatch, IdConflict, InvalidRows, InvalidVectors, ItemsUnusable
+from raystore.markup import facts_html
 from raystore.vectors import Vectors, as_unit_rows, check_fingerprint
 
 
@@ -56,6 +57,9 @@ class LogResult:
     added: int
     known: int
     fingerprint: str
+
+    def _repr_html_(self) -> str:
+        return facts_html(f"{self.added:,} rows added", asdict(self))
 
 
 class GroupCommit:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raystore.errors import InvalidArguments
@@ -15,7 +15,6 @@ from raystore.session import INLINE_BELOW
 
 log = logging.getLogger("raystore")
 
-Progress = Callable[[int, int], None]  # rows done, rows in all
 Range = tuple[int, int]  # least, most
 Workers = int | Sequence[int] | None
 

@@ -28,12 +28,13 @@ from raystore.data.ingest import (
 from raystore.data.job import EmbedPlan, batch_rows
 from raystore.data.manifest import RunningJob, SourceColumns
 from raystore.data.pool import DATASET, batch_blocks, embed_dataset
-from raystore.data.pool_size import Pool, Progress, Workers, check_pool
+from raystore.data.pool_size import Pool, Workers, check_pool
 from raystore.data.readers import Block, SourceFile
 from raystore.data.readers.columns import type_name
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
 from raystore.layout import Layout
+from raystore.progress import Progress
 
 
 def embed_ray_dataset(

@@ -30,6 +30,7 @@ from raystore.encoders.records import read_encoder
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.encoders.variants import Variant, variants
 from raystore.errors import InvalidArguments, RaystoreError
+from raystore.markup import rows_html
 from raystore.vectors import Matrix
 
 DEVICES = ("cpu", "gpu")
@@ -55,6 +56,9 @@ class BenchReport:
     def facts(self) -> dict[str, Any]:
         """All of it, JSON-ready."""
         return {**asdict(self), "rows": [asdict(row) for row in self.rows], "recommendation": self.recommendation}
+
+    def _repr_html_(self) -> str:
+        return rows_html([row.shown for row in self.rows], title=self.encoder, note=self.recommendation)
 
     def __str__(self) -> str:
         rows = [dict(zip(COLUMNS, COLUMNS, strict=True)), *(row.shown for row in self.rows)]

@@ -14,6 +14,7 @@ import numpy as np
 
 from raystore.encoders.exports import neighbour_overlap
 from raystore.encoders.passport import Modality, Passport
+from raystore.markup import rows_html
 from raystore.vectors import Matrix
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class Difference:
     def facts(self) -> dict[str, Any]:
         """All of it, JSON-ready."""
         return {**asdict(self), "sentences": list(self.sentences)}
+
+    def _repr_html_(self) -> str:
+        rows = [{"they differ in": sentence} for sentence in self.sentences]
+        far = "; ".join(f"golden {modality}s: {distance}" for modality, distance in self.golden.items())
+        return rows_html(rows, title=f"{self.a} against {self.b}", note="They are the same encoder." if self.same else far)
 
     def __str__(self) -> str:
         if self.same:

@@ -41,6 +41,7 @@ from raystore.encoders.records import (
 from raystore.encoders.source import Source, find_source
 from raystore.errors import EncoderNotFound, InvalidArguments, ItemsUnusable, ModelUnusable
 from raystore.layout import FP12
+from raystore.markup import facts_html, rows_html
 from raystore.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class Encoder:
         if p.equivalence != "torch-fp32":
             facts.append(p.equivalence)
         return f"Encoder({self.label!r}, {', '.join(facts)}{', loaded' if self._loaded else ''})"
+
+    def _repr_html_(self) -> str:
+        return facts_html(f"Encoder {self.label}", {"fingerprint": self.fingerprint, **self.passport.flat()})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Encoder) and other.fingerprint == self.fingerprint
@@ -137,6 +141,12 @@ class Encoders:
 
     def __repr__(self) -> str:
         return f"Encoders({', '.join(self.names()) or 'none'})"
+
+    def _repr_html_(self) -> str:
+        found = [self.get(name) for name in self.names()]
+        columns = ("encoder", "takes", "dim", "model", "class")
+        rows = [(e.label, e.passport.modalities, e.dim, e.passport.architecture, e.passport.equivalence) for e in found]
+        return rows_html([dict(zip(columns, row, strict=True)) for row in rows], columns, title=f"{len(found)} encoders")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from raystore.errors import IndexNotFound, PassportMismatch, StoreUnusable
 from raystore.index.shard import Shard
 from raystore.layout import FP12, Layout, disk_full_is_said, numbers, publish, read_json, staging
+from raystore.markup import facts_html, rows_html
 
 MANIFEST = "manifest.json"
 
@@ -52,6 +53,14 @@ class IndexManifest(BaseModel):
     served: Literal["inline", "actors"]
     build_s: float
     repaired_from: int | None = None  # the index number whose bad shard files this one replaces
+
+    def _repr_html_(self) -> str:
+        facts = {"kind": self.kind, "encoder": self.fingerprint[:FP12], "version": self.version, "searched": self.served}
+        shards = [
+            {"shard": s.number, "rows": s.rows, "lists": s.nlist, "probes": s.nprobe, "recall": s.recall}
+            for s in self.shards
+        ]
+        return facts_html(f"Index of {self.rows:,} rows of {self.collection}", facts) + rows_html(shards)
 
     @property
     def rows(self) -> int:

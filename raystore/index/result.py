@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from raystore.index.exact import Scores
 from raystore.layout import FP12
+from raystore.markup import rows_html
 
 _SHOWN = 20
 
@@ -73,13 +73,9 @@ class SearchResult:
         return "\n".join([f"SearchResult: {self._about()}", *lines, *more])
 
     def _repr_html_(self) -> str:
-        names = ["query", "score", "id", *self.columns]
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_short(hit[name]))}</td>" for name in names) + "</tr>"
-            for hit in self.to_dicts()[:_SHOWN]
-        )
-        return f"<p>{html.escape(self._about())}</p><table><tr>{head}</tr>{body}</table>"
+        hits = self.to_dicts()
+        more = f"{len(hits) - _SHOWN} more hits" if len(hits) > _SHOWN else ""
+        return rows_html(hits[:_SHOWN], ["query", "score", "id", *self.columns], title=self._about(), note=more)
 
 
 def _short(value: object) -> str:

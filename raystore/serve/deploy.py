@@ -25,6 +25,7 @@ import httpx
 from raystore import __version__
 from raystore.access import is_loopback
 from raystore.errors import InvalidArguments, JobFailed
+from raystore.markup import facts_html
 from raystore.serve.app import make_app
 from raystore.serve.loading import Rooms
 from raystore.serve.orchestrator import Orchestrator
@@ -130,6 +131,9 @@ class Running:
 
     def __repr__(self) -> str:
         return f"Running({self.url!r})"
+
+    def _repr_html_(self) -> str:
+        return facts_html("Running", {"url": self.url, "API page": f"{self.url}/docs"})
 
     def wait(self) -> None:
         """Block until `stop` is called from another thread, or a signal interrupts."""

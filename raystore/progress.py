@@ -1,0 +1,77 @@
+"""Progress of long work: a bar with rows a second and the time left, on a terminal and in a notebook; nothing elsewhere.
+
+The work itself calls `progress(done, total)`; whoever gives no such function gets the bar.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+Progress = Callable[[int, int], None]  # done, in all; the first call says what was done before
+
+
+def shown(progress: Progress | None, what: str, unit: str = "rows") -> AbstractContextManager[Progress]:
+    """The caller's own function, or a bar on standard error."""
+    if progress is not None:
+        return nullcontext(progress)
+    if not (sys.stderr.isatty() or _in_notebook()):
+        return nullcontext(_nobody)
+    from rich.console import Console
+
+    return bar(Console(stderr=True, highlight=False), what, unit)
+
+
+def _nobody(done: int, total: int) -> None:
+    """Where nobody looks."""
+
+
+def _in_notebook() -> bool:
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+@contextmanager
+def bar(console: Console, what: str, unit: str = "rows") -> Iterator[Progress]:
+    """A `progress(done, total)` that moves a bar; where `console` is no terminal, only its end is shown.
+
+    Pace is new rows a second since the start: workers report in batches of a thousand, so a pace over the last moments
+    would jump.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+    from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class PaceColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            new = task.completed - task.fields["before"]
+            if not task.elapsed or new <= 0 or task.total is None:
+                return Text("")
+            pace = new / task.elapsed
+            left = max(0, round((task.total - task.completed) / pace))
+            return Text(f"{pace:,.0f} {unit}/s, {left // 60}:{left % 60:02} left", style="cyan")
+
+    drawn = Bar(TextColumn(what), BarColumn(), MofNCompleteColumn(), PaceColumn(), console=console, transient=False)
+    task = drawn.add_task(what, total=None, before=0)
+
+    def advance(done: int, total: int) -> None:
+        drawn.start()
+        first = drawn.tasks[0].total is None
+        drawn.update(task, completed=done, total=total, before=done if first else drawn.tasks[0].fields["before"])
+
+    if console.is_terminal:  # elsewhere only its end is shown, and where there was nothing to do, nothing
+        drawn.start()
+    try:
+        yield advance
+    finally:
+        drawn.live.transient = drawn.tasks[0].total is None
+        if drawn.live.is_started:
+            drawn.stop()

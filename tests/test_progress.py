@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from raystore.progress import bar, shown
+
+
+def drawn(terminal: bool, *calls: tuple[int, int]) -> str:
+    out = io.StringIO()
+    with bar(Console(file=out, force_terminal=terminal, width=100), "embedding") as advance:
+        for done, total in calls:
+            advance(done, total)
+    return out.getvalue()
+
+
+def test_where_nobody_looks_no_bar_is_drawn_and_calls_do_nothing() -> None:
+    with shown(None, "embedding") as advance:
+        advance(1, 2)
+
+
+def test_the_callers_own_function_is_called_instead_of_a_bar() -> None:
+    calls: list[tuple[int, int]] = []
+    with shown(lambda done, total: calls.append((done, total)), "embedding") as advance:
+        advance(1, 2)
+    assert calls == [(1, 2)]
+
+
+def test_into_a_file_only_the_end_of_the_work_is_written() -> None:
+    said = drawn(False, (0, 200), (120, 200), (200, 200))
+    assert said.count("embedding") == 1
+    assert "200/200" in said
+    assert "rows/s, 0:00 left" in said
+
+
+def test_where_there_was_nothing_to_do_nothing_is_written() -> None:
+    assert drawn(False).strip() == ""
+
+
+def test_what_was_done_before_does_not_count_as_pace() -> None:
+    assert "rows/s" not in drawn(False, (150, 200), (150, 200))
+
+
+def test_on_a_terminal_the_bar_moves() -> None:
+    assert "200/200" in drawn(True, (0, 200), (200, 200))
