@@ -1,6 +1,6 @@
 """Build a sharded index from a collection: RAY, a thin shell around the pure `build_shard`.
 
-A shard is a range of row ids. A Ray task is handed the range and the collection's name, reads its own vectors and
+A shard is a range of row ids. A Ray actor is handed the range and the collection's name, reads its own vectors and
 writes its own files; no vector passes through Ray. The manifest is written last, so a build that was killed left
 nothing but a folder under tmp/.
 Cost: one scan of the vectors and, per worker, one shard in memory twice (as read, and inside FAISS).
@@ -9,9 +9,10 @@ Cost: one scan of the vectors and, per worker, one shard in memory twice (as rea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from raystore.index.manifest import IndexManifest, ShardRecord, index_folder, pu
 from raystore.index.shard import KINDS, Shard
 from raystore.index.source import ROW_ID_END, RowIds, VectorSource, open_source, read_rows
 from raystore.layout import FP12, Layout, staging
+from raystore.progress import Progress
 from raystore.session import root_cause, start_ray, thread_count
 
 SERVED = ("inline", "actors")
-Progress = Callable[[int, int], None]  # rows done, rows in all
 
 
 def split_row_ids(row_ids: RowIds, shards: int) -> list[tuple[int, int]]:
@@ -92,7 +93,7 @@ def build_index(
         source: the collection; workers open it themselves, by name.
         shards: parts, at most as many as rows; each is an even range of row ids.
         kind: "exact", or "ivf" (approximate; its probes are chosen for a recall of 0.95 at 10 neighbours).
-        workers: 0 builds in this process; otherwise so many Ray tasks at a time.
+        workers: 0 builds in this process; otherwise so many Ray actors do.
         served: "inline", in the process that searches, or "actors", one Ray actor a shard.
         progress: called with the rows indexed so far and the rows in all.
 
@@ -113,12 +114,12 @@ def build_index(
             _Job(str(layout.root), collection, fingerprint, str(stage), number, lo, hi, version, kind, count)
             for number, ((lo, hi), count) in enumerate(zip(ranges, counts, strict=True))
         ]
-        finished = _built_on_ray(jobs, workers) if workers else (_write_shard(source, job) for job in jobs)
         records: list[ShardRecord] = []
-        for record in finished:
-            records.append(record)
-            if progress is not None:
-                progress(sum(counts[r.number] for r in records), len(row_ids))
+        with closing(_built_on_ray(jobs, workers) if workers else (_write_shard(source, job) for job in jobs)) as finished:
+            for record in finished:
+                records.append(record)
+                if progress is not None:
+                    progress(sum(counts[r.number] for r in records), len(row_ids))
         if not sum(record.rows for record in records):
             raise InvalidArguments(call=_call(collection), problems=[_no_vectors(collection, fingerprint)])
         manifest = IndexManifest.model_validate(
@@ -173,28 +174,43 @@ def _write_shard(source: VectorSource, job: _Job, threads: int | None = None) ->
     )
 
 
-def _write_shard_task(job: _Job, threads: int) -> ShardRecord:
+class _Builder:
     """What a Ray worker runs: it opens the collection itself."""
-    return _write_shard(open_source(job.root, job.collection), job, threads)
+
+    def write(self, job: _Job, threads: int) -> ShardRecord:
+        return _write_shard(open_source(job.root, job.collection), job, threads)
 
 
-def _built_on_ray(jobs: Sequence[_Job], workers: int) -> Iterator[ShardRecord]:
-    """The shards' records as they are finished, `workers` tasks at a time."""
+def _built_on_ray(jobs: Sequence[_Job], workers: int) -> Generator[ShardRecord, None, None]:
+    """The shards' records as they are finished, by `workers` actors.
+
+    Actors, because a build that is interrupted ends them by a kill. `ray.cancel` of a task whose reply arrives just then
+    aborts this process (Ray 2.60, "Tried to complete task that was not pending"; docs/LOG.md).
+    """
     ray = start_ray()
-    task = ray.remote(_write_shard_task)
+    at_once = min(workers, len(jobs))
+    # A worker that dies is replaced and its shard tried again, up to three times, as Ray does with tasks.
+    actor = ray.remote(_Builder).options(num_cpus=1, max_restarts=-1, max_task_retries=3)
     waiting = list(reversed(jobs))
-    running: list[object] = []
+    builders: list[Any] = []
+    running: dict[object, Any] = {}  # the builder of each record that is awaited
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                running.append(task.remote(waiting.pop(), thread_count(min(workers, len(jobs)))))
-            done, running = ray.wait(running)
-            yield from ray.get(done)
+        for _ in range(at_once):
+            builders.append(actor.remote())
+            running[builders[-1].write.remote(waiting.pop(), thread_count(at_once))] = builders[-1]
+        while running:
+            (done,), _ = ray.wait(list(running))
+            record, builder = ray.get(done), running.pop(done)
+            if waiting:
+                running[builder.write.remote(waiting.pop(), thread_count(at_once))] = builder
+            else:
+                ray.kill(builder)  # where there are more builders than CPUs, another waits for this one's
+            yield record
     except ray.exceptions.RayError as error:
         raise root_cause(error, "build_index", "Nothing was published; build it again.") from None
     finally:
-        for ref in running:
-            ray.cancel(ref)
+        for builder in builders:
+            ray.kill(builder)
 
 
 def _check(collection: str, rows: int, shards: object, kind: object, workers: object, served: object) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import time
+
 import faiss
 import numpy as np
+import psutil
 import pytest
 
 from raystore.errors import CollectionNotFound, DiskFull, IndexNotFound, InvalidArguments, JobFailed, PassportMismatch
@@ -132,3 +135,42 @@ def test_a_failing_worker_says_so_and_publishes_nothing(world: World, ray_sessio
     assert str(failed.value).endswith(". Nothing was published; build it again.")
     assert numbers(world.layout.indexes("tickets", FINGERPRINT)) == []
     assert not list(world.layout.tmp.iterdir())
+
+
+@pytest.mark.ray
+def test_a_worker_that_dies_is_replaced_and_its_shard_tried_again(world: World, ray_session) -> None:
+    killed: list[int] = []
+
+    def kill_once(done: int, rows: int) -> None:
+        if not killed:
+            for process in psutil.Process().children(recursive=True):
+                if "_Builder" in " ".join(process.cmdline()):
+                    killed.append(process.pid)
+                    process.kill()
+
+    _, manifest = build(world, shards=3, workers=1, progress=kill_once)
+    assert len(killed) == 1
+    assert [shard.rows for shard in manifest.shards] == [200, 200, 200]
+
+
+@pytest.mark.ray
+def test_more_workers_than_cpus_take_turns(world: World, ray_session) -> None:
+    cpus = int(ray_session.cluster_resources()["CPU"])
+    _, manifest = build(world, shards=cpus + 1, workers=cpus + 1)
+    assert sum(shard.rows for shard in manifest.shards) == 600
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_build_gives_its_cpus_back_and_publishes_nothing(world: World, ray_session, workers: int) -> None:
+    def interrupt(done: int, rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(world, shards=4, workers=workers, progress=interrupt)
+    assert numbers(world.layout.indexes("tickets", FINGERPRINT)) == []
+    deadline = time.monotonic() + 30
+    while ray_session.available_resources().get("CPU") != ray_session.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert build(world, shards=2, workers=workers)[0] == 1
