@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 
 import pytest
 
 from raystore.errors import IdConflict, JobFailed, LeaseLost, RaystoreError
-from raystore.session import INLINE_BELOW, choose_workers, root_cause, thread_count
+from raystore.session import INLINE_BELOW, choose_workers, interrupt_waits, root_cause, thread_count
 
 CORES = os.cpu_count() or 1
 
@@ -95,3 +96,27 @@ def test_the_text_of_a_foreign_exception_is_never_repeated() -> None:
 def test_threads_fill_the_machine_and_no_more() -> None:
     assert thread_count(0) == thread_count(1) == CORES
     assert thread_count(CORES) == thread_count(10 * CORES) == 1
+
+
+def test_an_interrupt_waits_until_the_block_is_left_and_then_takes_effect() -> None:
+    seen: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        with interrupt_waits():
+            signal.raise_signal(signal.SIGINT)
+            seen.append("the block went on")
+        seen.append("not reached")
+    assert seen == ["the block went on"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_that_was_there_gets_the_interrupt_once_and_stays() -> None:
+    numbers: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: numbers.append(number))
+    try:
+        with interrupt_waits():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert numbers == [signal.SIGINT, signal.SIGINT]

@@ -62,7 +62,7 @@ def embed_references(
         InvalidArguments: the pool cannot be on this Ray; nothing was started.
         RaystoreError: what a worker raised (GoldenMoved, DiskFull...), or JobFailed; what is committed is safe.
     """
-    ray = start_ray()
+    ray = start_ray("ray.data")
     call = f"embed into '{table.name}'"
     pool = asked.on(ray.cluster_resources(), len(references), call)
     asked.say(pool, sum(reference.n_rows for reference in references), call)
@@ -95,7 +95,7 @@ def embed_dataset(
     Raises:
         InvalidArguments: both kinds of workers; a Dataset has one way through.
     """
-    ray = start_ray()
+    ray = start_ray("ray.data")
     call = f"embed into '{table.name}'"
     pool = asked.on(ray.cluster_resources(), sys.maxsize, call)
     if pool.cpu[1] and pool.gpu[1]:
