@@ -100,11 +100,15 @@ def test_threads_fill_the_machine_and_no_more() -> None:
 
 def test_an_interrupt_waits_until_the_block_is_left_and_then_takes_effect() -> None:
     seen: list[str] = []
-    with pytest.raises(KeyboardInterrupt):
+
+    def work() -> None:
         with interrupt_waits():
             signal.raise_signal(signal.SIGINT)
             seen.append("the block went on")
         seen.append("not reached")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert seen == ["the block went on"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
