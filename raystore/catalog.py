@@ -7,9 +7,9 @@ file `<folder>/<n>.json`. The highest number is the present; the lower ones are 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,12 @@ class Catalog:
         self.layout = layout
 
     def put(self, folder: Path, record: Mapping[str, Any]) -> int:
-        """The number the record got. A racing writer gets another number; none is lost or overwritten."""
-        stamped = {**record, "published_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        """The number the record got. A racing writer gets another number; none is lost or overwritten.
+
+        `published_at`, added to it, is ISO 8601 in UTC with microseconds.
+        """
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        stamped = {**record, "published_at": now}
         number = (numbers(folder) or [0])[-1] + 1
         while True:
             try:

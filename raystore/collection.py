@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import pyarrow as pa
 
+from raystore.access import LOCAL, Principal
 from raystore.data.collection import SYSTEM, CollectionTable
 from raystore.data.kept_source import read_source
 from raystore.data.keyed import quoted
@@ -23,14 +25,17 @@ from raystore.index.search import IndexSearcher
 from raystore.markup import facts_html
 from raystore.progress import Progress, shown
 from raystore.session import INLINE_BELOW, choose_workers
+from raystore.train.predicting import predictions_of
 
 if TYPE_CHECKING:
     import ray.data
 
+    from raystore.data.drift_report import DriftReport
     from raystore.data.dry_run import DryRun
     from raystore.data.fill import FillReport
     from raystore.data.ingest import EmbedReport
     from raystore.data.pool_size import Workers
+    from raystore.data.publish import Published
     from raystore.encoders.items import Item
     from raystore.store import Store
 
@@ -72,6 +77,11 @@ class Collection:
     @property
     def name(self) -> str:
         return self._table.name
+
+    @property
+    def table(self) -> CollectionTable:
+        """The rows themselves, for the rooms."""
+        return self._table
 
     @property
     def version(self) -> int:
@@ -401,6 +411,69 @@ class Collection:
         encoder = self._store.encoder(name)
         self._table.check_encoder(encoder.fingerprint, encoder.label)
         return encoder
+
+    def the_encoder(self, asked: str | Encoder | None, call: str) -> Encoder:
+        """The encoder that is named; the only one where none is. InvalidArguments where there are several to choose from."""
+        if asked is None and len(self.encoders) > 1:
+            labels = ", ".join(e.label for e in self.encoders)
+            problem = f"collection '{self.name}' holds vectors of several encoders ({labels}): choose one with encoder="
+            raise InvalidArguments(call=call, problems=[problem])
+        return self.encoder(asked.fingerprint if isinstance(asked, Encoder) else asked)
+
+    def publish(
+        self,
+        uri: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        labels: Sequence[str] = (),
+        predictions: Sequence[str] = (),
+        vectors: bool = False,
+        encoder: str | None = None,
+        principal: Principal = LOCAL,
+    ) -> Published:
+        """A Parquet copy of the collection for a warehouse, brought up to date: what is new is added, what is gone leaves it.
+
+        Run it again at any time; each row stands in it exactly once. `rows/`, `labels/<table>/` and `predictions/<head>/` are
+        folders of Parquet files that BigQuery, Snowflake, Spark and DuckDB read by a pattern. See docs/publish.md.
+
+        Args:
+            uri: a local folder, or an address that fsspec knows.
+            columns: kept columns to copy; None copies all, also ones that are added later.
+            labels: source tables with an `id` key, each a folder of its own.
+            predictions: heads ("refunds", "refunds@live"), each a folder of its own.
+            vectors: also the vectors of `encoder` (by default the first); needs the verb `vectors`.
+
+        Raises:
+            NotAllowed, InvalidArguments, HeadNotFound, TableNotFound; WriterBlocked: another call is publishing there.
+        """
+        from raystore.data.publish import publish
+
+        heads = [self._store.heads.get(reference) for reference in predictions]
+        return publish(
+            self._table,
+            str(uri),
+            columns=columns,
+            labels={name: self._store.table(name) for name in labels},
+            predictions={head.name.replace("-", "_"): predictions_of(head, self._table) for head in heads},
+            vectors=vectors,
+            fingerprint=self.encoder(encoder).fingerprint if vectors else None,
+            principal=principal,
+        )
+
+    def drift(
+        self, since: int | str | datetime, *, label: str | None = None, encoder: str | None = None, seed: int = 0
+    ) -> DriftReport:
+        """Whether the rows since a version or a time come from where those before came from.
+
+        Args:
+            since: a version of the collection (rows added after it), or a time (rows whose `time` is not before it).
+            label: a kept column whose shares are compared too.
+            encoder: whose vectors are compared; needed only where the collection has several.
+        """
+        from raystore.data.drift_samples import collection_drift
+
+        asked = self.the_encoder(encoder, f"drift of '{self.name}'")
+        return collection_drift(self._table, asked.fingerprint, since, label=label, seed=seed)
 
     def close(self) -> None:
         """Let go of the vectors and shards this object holds in memory."""

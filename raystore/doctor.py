@@ -139,7 +139,8 @@ def _encoder(store: Store, name: str) -> str:
 
 def _head(store: Store, name: str) -> str:
     head = store.heads.get(name)
-    return f"digest holds; {head.kind}, {len(head.classes)} classes, accuracy {head.report.accuracy:.1%}, on {head.encoder}"
+    learned = "numbers" if head.task == "number" else f"{len(head.classes):,} {head.task}"
+    return f"digest holds; {head.kind}, {learned}, {head.report.headline_text}, on {head.encoder}"
 
 
 def _collection(store: Store, name: str) -> str:

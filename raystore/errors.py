@@ -14,6 +14,7 @@
     ├── DimensionMismatch (ValueError)      422
     ├── BodyTooLarge (ValueError)           413
     ├── SqlRefused (ValueError)             422  does not parse, does not bind, writes
+    │   └── QueryRefused
     ├── SnapshotRefused (ValueError)        422  duplicates, null labels, classes missing from train
     ├── PassportMismatch (ValueError)       409  a vector of one encoder met another
     ├── GoldenMoved (ValueError)            409  an encoder no longer encodes what it did
@@ -29,7 +30,9 @@
     ├── KeyRequired (PermissionError)       401
     ├── NotAllowed (PermissionError)        403  a valid key without this verb
     ├── JobFailed (RuntimeError)            500  a worker died or raised; says how to go on
-    └── ExtraNotInstalled (ImportError)     501
+    ├── ExtraNotInstalled (ImportError)     501
+    ├── QueryStopped (RuntimeError)         422  SQL over HTTP that met a limit of time, memory or size
+    └── QueryBusy (RuntimeError)            503  as much SQL runs as may run at once
 
 Each class carries its facts as attributes, makes its sentence in `__str__`, and survives pickling,
 so it arrives whole from a Ray worker. No sentence and no fact ever holds raw content.
@@ -453,3 +456,26 @@ class ExtraNotInstalled(RaystoreError, ImportError):
 
     def __str__(self) -> str:
         return f"{self.what} need {self.package}. Install it: pip install 'raystore[{self.extra}]'"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class QueryRefused(SqlRefused):
+    """SQL over HTTP that was not run: `reason` and `advice` hold names of the store and of SQL, nothing of the query's own."""
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class QueryStopped(RaystoreError, RuntimeError):
+    status = 422
+    reason: str
+
+    def __str__(self) -> str:
+        return f"this SQL was stopped: {self.reason}. Ask for less: filter, group, or LIMIT."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class QueryBusy(RaystoreError, RuntimeError):
+    status = 503
+    limit: int
+
+    def __str__(self) -> str:
+        return f"{self.limit} SQL queries run here at once, and as many are running. Try again."

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raystore.errors import DiskFull, InvalidName
+from raystore.errors import AlreadyExists, DiskFull, InvalidName
 
 FORMAT = 1
 FP12 = 12  # hex digits of a fingerprint that stand in paths and column names
@@ -127,6 +127,9 @@ class Layout:
         folder = self.root / "heads"
         return folder if name is None else folder / name
 
+    def head_notes(self, name: str, number: int) -> Path:
+        return self.heads(name) / "notes" / str(number)
+
     def indexes(self, collection: str, fingerprint: str) -> Path:
         return self.root / "indexes" / collection / fingerprint[:FP12]
 
@@ -216,6 +219,31 @@ def publish(stage: Path, parent: Path) -> int:
             continue
         sync(parent)
         return number
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, wherever that is, to write into; it stands in its place when the block ends, gone if it fails.
+
+    Raises:
+        AlreadyExists: the target is a file, or a folder that is not empty.
+    """
+    taken = AlreadyExists(noun="folder", name=str(target), advice="Name a new or an empty folder.")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise taken
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = target.parent / f".{target.name[:100]}-{uuid.uuid4().hex}"
+    stage.mkdir()
+    try:
+        yield stage
+        sync_tree(stage)
+        os.rename(stage, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise taken from None
+        raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where a thing comes from: prediction -> deployment -> head -> snapshot -> SQL and versions -> encoder."""
+"""Where a thing comes from: prediction -> deployment -> head -> snapshot -> SQL and versions -> encoder. `impact.py` looks down."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from raystore.catalog import Catalog
 from raystore.data.snapshot import SnapshotRecord, open_snapshot, snapshot_names
 from raystore.encoders.registry import Encoders
 from raystore.errors import DeploymentNotFound, InvalidArguments
+from raystore.markup import rows_html
 from raystore.serve.spec import deployment_records
-from raystore.train.heads import Head, Heads
+from raystore.train.heads import Head
+from raystore.train.registry import Heads
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,26 @@ class Lineage:
     def __str__(self) -> str:
         lines = []
         for depth, link in enumerate(self.facts):
-            about = [(key, value) for key, value in link.items() if key not in ("noun", "name")]
             lines.append(f"{'   ' * (depth - 1)}{'└─ ' if depth else ''}{link['noun']} {link['name']}")
-            lines += [f"{'   ' * depth}   {key}: {' '.join(str(value).split())}" for key, value in about]
+            lines += [f"{'   ' * depth}   {key}: {' '.join(str(value).split())}" for key, value in _about(link).items()]
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows: list[dict[str, Any]] = []
+        for link in self.facts:
+            rows.append({"": link["noun"], "name": link["name"]})
+            rows += [{"fact": key, "value": value} for key, value in _about(link).items()]
+        return rows_html(rows, ("", "name", "fact", "value"), title=f"Lineage of {_named_link(self.facts[0])}")
+
+
+def _named_link(link: Mapping[str, Any]) -> str:
+    return f"{link['noun']} {link['name']}"
+
+
+def _about(link: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in link.items() if key not in ("noun", "name")}
 
 
 def trace(catalog: Catalog, thing: Any) -> Lineage:
@@ -81,7 +97,10 @@ def _deployment(catalog: Catalog, name: str, answer: Mapping[str, Any] | None) -
 
 
 def _head(catalog: Catalog, head: Head) -> list[dict[str, Any]]:
-    link = {"noun": "head", "name": head.label, "kind": head.kind, "accuracy": round(head.report.accuracy, 4)}
+    score, value = head.report.headline
+    link = {"noun": "head", "name": head.label, "kind": head.kind, score: round(value, 4)}
+    if aliases := Heads(catalog).aliases_of(head.label):
+        link["aliases"] = ", ".join(aliases)
     snapshot = open_snapshot(catalog, f"{head.snapshot['name']}@{head.snapshot['number']}")
     passport = Encoders(catalog).resolve(head.fingerprint)
     encoder = {"noun": "encoder", "name": head.encoder, "fingerprint": head.fingerprint, "model": passport.architecture}

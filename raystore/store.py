@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
 
 from raystore.access import ApiKeys
 from raystore.catalog import Catalog, open_root
 from raystore.collection import Collection
 from raystore.data.collection import CollectionTable, collection_names
-from raystore.data.snapshot import Rebuilt, SnapshotRecord, freeze, open_snapshot, rebuild, snapshot_names
+from raystore.data.label_rule import define_rule
+from raystore.data.rows import as_time
+from raystore.data.snapshot import SnapshotRecord, freeze
 from raystore.data.sql import SqlEngine, SqlResult
-from raystore.data.tables import SourceTable, open_table, register_table, table_names
+from raystore.data.tables import SourceTable, open_table, refresh_table, register_table, table_names
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import InvalidArguments
+from raystore.markup import facts_html
+from raystore.progress import Progress, shown
 from raystore.secret import load_store_key
 from raystore.session import INLINE_BELOW, choose_workers, use_cluster
+from raystore.snapshots import Reference, Snapshots
 
 if TYPE_CHECKING:
+    from raystore.impact import Impact
     from raystore.lineage import Lineage
     from raystore.serve.deploy import Running
-    from raystore.train.heads import Head, Heads, Kind
+    from raystore.train.compare import Comparison
+    from raystore.train.heads import Head, Kind
+    from raystore.train.registry import Heads
+    from raystore.train.snapshot_source import SnapshotSource
+    from raystore.train.sweep import Sweep
+    from raystore.vectors import Vectors
 
 
 def open(root: str | Path, *, ray: str | None = None, create: bool = True) -> Store:
@@ -40,31 +54,6 @@ def open(root: str | Path, *, ray: str | None = None, create: bool = True) -> St
     return Store(root, ray=ray, create=create)
 
 
-class Snapshots:
-    """The snapshots of a store: `snapshots["refunds"]` is the newest, `snapshots["refunds@1"]` a numbered one."""
-
-    def __init__(self, catalog: Catalog, engine: SqlEngine) -> None:
-        self._catalog = catalog
-        self._engine = engine
-
-    def __getitem__(self, reference: str) -> SnapshotRecord:
-        return open_snapshot(self._catalog, reference)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names())
-
-    def __len__(self) -> int:
-        return len(self.names())
-
-    def names(self) -> list[str]:
-        return snapshot_names(self._catalog)
-
-    def rebuild(self, snapshot: SnapshotRecord | str) -> Rebuilt:
-        """What the snapshot's SQL gives today as of its pinned versions: its hash, and whether that is the same."""
-        record = open_snapshot(self._catalog, snapshot) if isinstance(snapshot, str) else snapshot
-        return rebuild(self._engine, record)
-
-
 class Store:
     """A root and everything under it; see `raystore.open`."""
 
@@ -76,8 +65,8 @@ class Store:
         self.catalog = Catalog(self.layout)
         self.encoders = Encoders(self.catalog)
         self.keys = ApiKeys(self.layout, self.key)
-        self._engine = SqlEngine(self.catalog, self.encoder)
-        self.snapshots = Snapshots(self.catalog, self._engine)
+        self.sql_engine = SqlEngine(self.catalog, self.encoder, nearest=self._nearest)
+        self.snapshots = Snapshots(self)
         self._collections: dict[str, Collection] = {}
         self._used: dict[str, Encoder] = {}
 
@@ -90,6 +79,16 @@ class Store:
             f"<store {self.root}: {len(self.collections)} collections, {len(self.tables)} tables, "
             f"{len(self.encoders)} encoders, {len(self.heads)} heads>"
         )
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "collections": self.collections,
+            "tables": self.tables,
+            "encoders": self.encoders.names(),
+            "snapshots": self.snapshots.names(),
+            "heads": self.heads.names(),
+        }
+        return facts_html(f"Store {self.root}", facts)
 
     def encoder(self, name_or_fingerprint: str) -> Encoder:
         """The encoder a name means now; its model is loaded once a store, whoever asks for it."""
@@ -151,38 +150,77 @@ class Store:
         *,
         id: str | None = None,
         subject: str | None = None,
+        time: str | None = None,
         columns: Sequence[str] | None = None,
+        query: str | None = None,
+        mode: Literal["replace", "append"] = "replace",
     ) -> SourceTable:
-        """The source table's new version, holding exactly `data`; the same data again makes none.
+        """The source table's new version; the same data again makes none.
 
         Args:
-            data: Parquet, CSV or JSONL path(s), an Arrow table, a pandas DataFrame, or a list of dicts.
+            data: Parquet, CSV or JSONL path(s), an Arrow table or stream, a pandas or Polars frame, a list of dicts, a DuckDB
+                or SQLite file, or an open ADBC or DBAPI connection; the last three with `query`.
             id, subject: its key columns; they become strings, so that they join a collection's.
+            time: when the event of a row happened. A table with it can make labels and features as of an item's time.
             columns: keep these beside the key columns; None keeps all, so name them where the data holds protected text.
-        """
-        return register_table(self.catalog, name, data, id=id, subject=subject, columns=columns)
+            query: a SELECT, or a table's name.
+            mode: "replace": the version holds exactly `data`; "append": the rows before, and these.
 
-    def table(self, name: str, version: int | None = None) -> SourceTable:
-        return open_table(self.catalog, name, version)
+        Raises:
+            InvalidArguments: all that is wrong with the data; nothing was written. AlreadyExists, LeaseLost, DiskFull.
+
+        Cost: one streaming pass; a batch in memory.
+        """
+        return register_table(
+            self.catalog, name, data, id=id, subject=subject, time=time, columns=columns, query=query, mode=mode
+        )
+
+    def refresh_table(self, name: str, *, connection: Any = None) -> SourceTable:
+        """The table read again from where it was registered from; a new version only where the data changed.
+
+        Args:
+            connection: needed where it was registered from a connection; the query is kept.
+        """
+        return refresh_table(self.catalog, name, connection=connection)
+
+    def table(self, name: str, version: int | None = None, *, as_of: str | datetime | None = None) -> SourceTable:
+        """The newest version, a numbered one, or the newest that was there at a time."""
+        return open_table(self.catalog, name, version, as_of=_moment(as_of, f"table('{name}')"))
 
     def sql(
-        self, query: str, params: Mapping[str, Any] | Sequence[Any] | None = None, *, vectors: bool = False
+        self,
+        query: str,
+        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        *,
+        vectors: bool = False,
+        as_of: str | datetime | None = None,
     ) -> SqlResult:
-        """The query's rows: `.to_arrow()`, `.to_pandas()`, `.to_dicts()`.
+        """The query's rows: `.to_arrow()`, `.to_pandas()`, `.to_polars()`, `.to_dicts()`, `.to_ray()`, and `.batches()`,
+        which streams what is larger than memory.
 
-        Collections and tables stand in one namespace; DuckDB's SQL, one SELECT. In it,
-        `similarity(encoder, 'text')` and `similarity(encoder, item('id'))` are a row's cosine to a text or an item of
-        the collection in FROM (qualify with several: `similarity(t.encoder, ...)`), and `FROM outcomes AT (VERSION => 3)`
-        reads an earlier version.
+        Collections and tables stand in one namespace; DuckDB's SQL, one SELECT. `similarity(encoder, 'text')` is a row's
+        cosine to a text, an item, an image or a sum of vectors; `nearest`, `knn_label`, `cosine`, `norm` and `vector_of`
+        stand in docs/sql.md. `FROM outcomes AT (VERSION => 3)` reads an earlier version.
 
         Args:
             params: values for `$name` or `?`.
             vectors: show the vector columns too.
+            as_of: read everything as it was at this time: source tables in their version then, collections without rows whose
+                `time` is later.
 
         Raises:
             SqlRefused: it does not parse or bind, writes, or is several statements. TableNotFound, EncoderNotFound.
         """
-        return self._engine.run(query, params, vectors=vectors)
+        return self.sql_engine.run(query, params, vectors=vectors, as_of=_moment(as_of, "sql"))
+
+    def explain(self, query: str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> str:
+        """What running the query would do: the vectors that are computed first, then DuckDB's plan."""
+        return self.sql_engine.explain(query, params)
+
+    def _nearest(self, table: CollectionTable, query: Vectors, k: int, _: int | None) -> pa.Table:
+        """For SQL's nearest() over a collection's newest version: (id, score), through the index where there is one."""
+        found = self.collection(table.name).search(vector=query, k=k, encoder=query.fingerprint)
+        return pa.table({"id": pa.array(found.ids[0], pa.string()), "score": pa.array(found.scores[0], pa.float32())})
 
     # --- snapshots, heads, deployments -------------------------------------------------------------------------------
 
@@ -192,24 +230,51 @@ class Store:
         sql: str,
         *,
         params: Mapping[str, Any] | None = None,
-        split: Mapping[str, float] | None = None,
+        label: str | None = None,
+        task: Literal["classes", "labels", "number"] = "classes",
+        split: Mapping[str, Any] | Literal["given"] | None = None,
+        features: Mapping[str, str] | None = None,
+        cap: int | None = None,
+        minimum: int | None = None,
+        weights: Literal["balanced"] | None = None,
+        as_of: str | datetime | None = None,
+        notes: str = "",
     ) -> SnapshotRecord:
         """The frozen training set: rows of one collection with a label, split by entity, under a content hash.
 
         Args:
-            sql: a query giving `id` and `label`, optionally `entity` (else the row's subject, else its id; an entity
-                never stands on two sides), `weight`, and `split` (train, val or test; null leaves it to the hash).
-            split: fractions of train, val and test, by default .8, .1, .1.
+            sql: a query giving `id` and, unless an event makes it, `label`; optionally `entity` (else the row's subject,
+                else its id; an entity never stands on two sides), `weight`, and `split` (train, val or test; null leaves
+                it to the rule).
+            label: how several rows of an id become one label ("first", "last", "majority", "any", an aggregate, or a
+                rule's name), or an event: "refund within 30 days of t.time". See docs/snapshots.md.
+            task: "classes", "labels" (a list of texts: several at once) or "number" (regression).
+            split: fractions of train, val and test (by default .8, .1, .1), by the hash of the entity; or {"by": "time",
+                "val": ..., "test": ...}, {"by": "group", "column": ...}, or "given" by the SQL alone.
+            features: columns that stand beside the label, each the latest of an event table at the item's time:
+                {"plan": "accounts.plan"}.
+            cap: at most so many training rows of a class. minimum: classes with fewer rows are left out, and counted.
+            weights: "balanced" gives each class the same weight in train.
+            as_of: the moment it is taken at, by default now: what came later is not seen.
+            notes: kept with it.
 
         Raises:
             SnapshotRefused: no rows, repeated ids, rows without a label, classes missing from train; all are named.
             SqlRefused, InvalidArguments.
         """
-        return freeze(self.catalog, self._engine, name, sql, params, split)
+        return freeze(
+            self.catalog, self.sql_engine, name, sql,
+            params=params, label=label, task=task, split=split, features=features,
+            cap=cap, minimum=minimum, weights=weights, as_of=as_of, notes=notes,
+        )  # fmt: skip
+
+    def define_label_rule(self, name: str, expression: str) -> str:
+        """The rule's name and number, 'strict@1': an aggregate over the rows of an id, for `snapshot(label="strict")`."""
+        return define_rule(self.catalog, name, expression)
 
     @property
     def heads(self) -> Heads:
-        from raystore.train.heads import Heads
+        from raystore.train.registry import Heads
 
         return Heads(self.catalog)
 
@@ -217,54 +282,111 @@ class Store:
         self,
         name: str,
         *,
-        snapshot: SnapshotRecord | str,
+        snapshot: Reference,
         kind: Kind = "linear",
         encoder: str | None = None,
         workers: int | None = None,
         seed: int = 0,
+        precision: float | None = None,
+        progress: Progress | None = None,
         **options: Any,
     ) -> Head:
-        """The new head `name@n`: a linear model or small MLP on the vectors of the snapshot's rows, calibrated.
+        """The new head `name@n`: a shallow model on the vectors of the snapshot's rows, calibrated, with its report.
 
         Args:
-            snapshot: the training set; its test side is what `head.report` is about.
-            kind: "linear" (multinomial logistic regression) or "mlp".
+            snapshot: the training set; its test side is what `head.report` is about, and its task what is learned.
+            kind: "linear" (logistic regression; ridge for numbers), "mlp" or "knn".
             encoder: needed only where the collection holds several encoders' vectors.
             workers: 0 trains in this process, more on so many Ray Train workers; by default inline below 200,000 rows.
-            options: linear: l2, max_iter, tol; mlp: hidden, dropout, learning_rate, weight_decay, batch_rows,
-                max_epochs, patience.
+            precision: abstain below the lowest confidence at which so large a share of the kept rows of val is right.
+            options: linear: loss, l2 (a list: the best on val), class_weight, max_iter, tol; mlp: hidden, dropout,
+                learning_rate, weight_decay, batch_rows, max_epochs, patience, seeds; knn: k, power. See docs/heads.md.
 
         Raises:
             SnapshotNotFound, InvalidArguments, PassportMismatch, JobFailed.
         """
         from raystore.train.fit import train_head
+
+        training, n_rows = self._training(name, snapshot, encoder, "train_head")
+        chosen = choose_workers(workers, n_rows, INLINE_BELOW.head_rows, f"head '{name}'")
+        with shown(progress, f"training {name}", "passes") as advance:
+            return train_head(
+                self.layout, **training, kind=kind, workers=chosen, seed=seed, precision=precision, options=options,
+                progress=advance,
+            )  # fmt: skip
+
+    def sweep_heads(
+        self,
+        name: str,
+        *,
+        snapshot: Reference,
+        settings: Sequence[Mapping[str, Any]],
+        encoder: str | None = None,
+        workers: int | None = None,
+        seed: int = 0,
+        precision: float | None = None,
+        progress: Progress | None = None,
+    ) -> Sweep:
+        """Many settings tried side by side, by their loss on val; `.head` is the best one's, published as `name@n`.
+
+        Args:
+            settings: each {"kind": "linear", ...options of `train_head`}.
+            workers: 0 tries one after the other in this process, else so many Ray actors; by default inline below 200,000 rows.
+
+        Raises:
+            As `train_head`; JobFailed where every setting failed.
+        """
+        from raystore.train.sweep import sweep
+
+        training, n_rows = self._training(name, snapshot, encoder, "sweep_heads")
+        chosen = choose_workers(workers, n_rows, INLINE_BELOW.head_rows, f"sweep of '{name}'")
+        with shown(progress, f"trying settings for {name}", "settings") as advance:
+            return sweep(
+                self.layout, **training, settings=settings, workers=chosen, seed=seed, precision=precision, progress=advance
+            )
+
+    def compare_heads(self, a: Head | str, b: Head | str) -> Comparison:
+        """What head `b` gains and loses against `a` on the rows of a's report: paired tests, classes, rows that changed sides.
+
+        Their encoders may differ; the rows and labels they are measured on may not.
+
+        Raises:
+            HeadNotFound; InvalidArguments: other tasks, or other rows.
+        """
+        from raystore.train.compare_heads import compare_heads
+
+        first, second = (self.heads.get(head) if isinstance(head, str) else head for head in (a, b))
+        return compare_heads(first, second, self._source_of(first), self._source_of(second))
+
+    def _training(self, name: str, snapshot: Reference, encoder: str | None, call: str) -> tuple[dict[str, Any], int]:
+        """What every way of training is told: from the snapshot, its rows and their vectors of one encoder."""
+        record = self.snapshots[snapshot]
+        asked = self.collection(record.collection).the_encoder(encoder, f"{call}('{name}')")
+        training = {
+            "name": name,
+            "classes": record.classes,
+            "source": self._source(record, asked.fingerprint),
+            "fingerprint": asked.fingerprint,
+            "encoder_label": asked.label,
+            "snapshot": {"name": record.name, "number": record.number, "hash": record.hash},
+            "task": record.task,
+        }
+        return training, sum(record.spec["counts"].values())
+
+    def _source(self, record: SnapshotRecord, fingerprint: str) -> SnapshotSource:
         from raystore.train.snapshot_source import SnapshotSource
 
-        record = open_snapshot(self.catalog, snapshot) if isinstance(snapshot, str) else snapshot
-        collection = self.collection(record.collection)
-        if encoder is None and len(collection.encoders) > 1:
-            labels = ", ".join(e.label for e in collection.encoders)
-            problem = (
-                f"collection '{collection.name}' holds vectors of several encoders ({labels}): choose one with encoder="
-            )
-            raise InvalidArguments(call=f"train_head('{name}')", problems=[problem])
-        asked = collection.encoder(encoder)
-        n_rows = sum(record.spec["counts"].values())
-        return train_head(
-            self.layout,
-            name=name,
-            kind=kind,
-            classes=record.classes,
-            source=SnapshotSource(
-                str(self.root), record.collection, asked.fingerprint, str(record.folder), tuple(record.classes)
-            ),
-            fingerprint=asked.fingerprint,
-            encoder_label=asked.label,
-            snapshot={"name": record.name, "number": record.number, "hash": record.hash},
-            workers=choose_workers(workers, n_rows, INLINE_BELOW.head_rows, f"head '{name}'"),
-            seed=seed,
-            options=options,
+        return SnapshotSource(
+            str(self.root),
+            record.collection,
+            fingerprint,
+            str(record.folder),
+            tuple(record.classes),
+            record.task,  # type: ignore[arg-type]
         )
+
+    def _source_of(self, head: Head) -> SnapshotSource:
+        return self._source(self.snapshots[f"{head.snapshot['name']}@{head.snapshot['number']}"], head.fingerprint)
 
     def deploy(
         self,
@@ -296,6 +418,17 @@ class Store:
         Rooms(self.root).record(name, head if isinstance(head, str) else head.label, log=log)
         return deploy(self.root, spec)
 
+    def impact(self, thing: Any) -> Impact:
+        """What stands on a thing: on an encoder its collections, indexes, heads, deployments and derived encoders; on a snapshot
+        the heads that were trained on it; on a head what deploys it.
+
+        Args:
+            thing: an Encoder, SnapshotRecord or Head, or the name of one.
+        """
+        from raystore.impact import impact
+
+        return impact(self.catalog, thing)
+
     def lineage(self, thing: Any) -> Lineage:
         """Where a prediction, deployment, head or snapshot comes from: head, snapshot, SQL and versions, encoder.
 
@@ -305,3 +438,12 @@ class Store:
         from raystore.lineage import trace
 
         return trace(self.catalog, thing)
+
+
+def _moment(as_of: str | datetime | None, call: str) -> datetime | None:
+    """UTC; InvalidArguments where it is no time."""
+    try:
+        return as_time(as_of)
+    except ValueError:
+        problem = f"as_of is {as_of!r}, expected a datetime or an ISO 8601 string"
+        raise InvalidArguments(call=call, problems=[problem]) from None

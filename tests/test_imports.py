@@ -16,12 +16,12 @@ PACKAGE = Path(raystore.__file__).parent
 # From left to right: a file imports from its own place and from places to its left.
 ORDER = [
     "errors settings layout secret vectors session markup progress",
-    "catalog", "access", "encoders", "data", "index", "train", "serve", "lineage collection store", "doctor", "demo", "cli",
+    "catalog", "access", "encoders", "data", "index", "train", "serve", "lineage impact collection snapshots store", "doctor", "demo", "cli",
 ]  # fmt: skip
 # The demo draws through the command line's output, and the command line starts the demo; both are outermost.
 ALLOWED = {("demo", "cli")}
 KNOW_RAY = {
-    "session.py", "data/pool.py", "index/build.py", "index/actors.py", "train/fit.py", "serve/deploy.py", "doctor.py",
+    "session.py", "data/pool.py", "data/snapshot_ray.py", "data/sql_ray.py", "index/build.py", "index/actors.py", "train/fit.py", "train/sweep.py", "serve/deploy.py", "doctor.py",
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def _place(module: str) -> int | None:
 def _knows_ray(path: Path) -> bool:
     """It imports ray, or takes it from the session's door."""
     modules = {module for module, typing_only in _imports(path) if not typing_only}
-    return any(m == "ray" or m.startswith("ray.") for m in modules) or "start_ray()" in path.read_text(encoding="utf-8")
+    return any(m == "ray" or m.startswith("ray.") for m in modules) or "start_ray(" in path.read_text(encoding="utf-8")
 
 
 def _imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -34,6 +34,7 @@ def test_every_path_lies_under_the_root() -> None:
         layout.table_fence("x"),
         layout.snapshots("x"),
         layout.heads("x"),
+        layout.head_notes("x", 1),
     ]
     paths += [layout.indexes("x", "ab" * 32), layout.deployment("x"), layout.encoders(), layout.snapshots(), layout.heads()]
     assert all(p.is_relative_to("/r") for p in paths)

@@ -60,6 +60,19 @@ def test_the_links_hold_sql_versions_hash_and_fingerprint(store: Store) -> None:
     assert found["head"]["accuracy"] == round(store.heads["refunds@1"].report.accuracy, 4)
 
 
+def test_a_head_is_shown_with_the_aliases_that_mean_it(store: Store) -> None:
+    assert "aliases" not in store.lineage("refunds@2")["head"]
+    for alias in ("live", "safe"):
+        store.heads.set_alias("refunds", alias, 1)
+    found = store.lineage("refunds@live")
+    assert (found["head"]["name"], found["head"]["aliases"]) == ("refunds@1", "live, safe")
+    page = found._repr_html_()
+    assert "Lineage of head refunds@1" in page
+    assert "live, safe" in page
+    for alias in ("live", "safe"):
+        store.heads.drop_alias("refunds", alias)
+
+
 def test_it_is_drawn_as_a_tree(store: Store) -> None:
     lines = str(store.lineage("labels@1")).splitlines()
     assert lines[0] == "snapshot labels@1"
@@ -75,7 +88,7 @@ def test_it_is_drawn_as_a_tree(store: Store) -> None:
             DeploymentNotFound,
             "no deployment 'nobody' in the deployments, heads and snapshots. It has: 'triage', 'refunds', 'labels'.",
         ),
-        ("refunds@9", HeadNotFound, r"no head 'refunds@9' in store '.*'\. It has: 'refunds@1', 'refunds@2'\."),
+        ("refunds@9", HeadNotFound, r"no head 'refunds@9' in store '.*'\. It has: 'refunds@2', 'refunds@1'\."),
         ("labels@9", SnapshotNotFound, r"no snapshot 'labels@9' in store '.*'\. It has: 'labels'\."),
         (7, InvalidArguments, "lineage: int has no lineage, expected a prediction, a head, a snapshot, or a name."),
         (

@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from raystore import __version__
-from raystore.cli import data, encoders, models, plan, serving, system
+from raystore.cli import (
+    collections,
+    embed,
+    encoders,
+    head_registry,
+    heads,
+    indexes,
+    lineage,
+    plan,
+    serving,
+    snapshots,
+    sql,
+    system,
+    tables,
+)
 from raystore.cli.output import INTERRUPTED, Output
 from raystore.cli.state import STATE
 from raystore.errors import InvalidArguments, RaystoreError
@@ -48,17 +62,19 @@ def options(
 
 
 app.add_typer(encoders.encoder, name="encoder")
-app.add_typer(data.collection, name="collection")
-app.command("embed")(data.embed)
+app.add_typer(collections.collection, name="collection")
+app.command("embed")(embed.embed)
 app.add_typer(plan.plan, name="plan")
-app.command("log")(data.log)
-app.add_typer(data.table, name="table")
-app.command("sql")(data.sql)
-app.add_typer(data.snapshot, name="snapshot")
-app.add_typer(models.head, name="head")
-app.add_typer(models.index, name="index")
-app.command("search")(models.search)
-app.command("lineage")(models.lineage)
+app.command("log")(embed.log)
+app.add_typer(tables.table, name="table")
+app.command("sql")(sql.sql)
+app.add_typer(snapshots.snapshot, name="snapshot")
+heads.head.add_typer(head_registry.registry)
+app.add_typer(heads.head, name="head")
+app.add_typer(indexes.index, name="index")
+app.command("search")(indexes.search)
+app.command("lineage")(lineage.lineage)
+app.command("impact")(lineage.impact)
 app.command("serve")(serving.serve)
 app.add_typer(serving.key, name="key")
 app.command("doctor")(system.doctor)

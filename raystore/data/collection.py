@@ -346,6 +346,43 @@ class CollectionTable:
         Raises:
             ItemNotFound: an id is not in the collection, or has no vector of this encoder; the first one is named.
         """
+        vectors, missing = self._gather(ids, fingerprint)
+        if missing:
+            raise self._no_vector(next(iter(missing)))
+        return vectors
+
+    def vectors_present(self, ids: Sequence[str], fingerprint: str) -> tuple[npt.NDArray[np.bool_], Vectors]:
+        """(n,) which of the ids the collection has, and the (m, d) float32 vectors of those, in the order of `ids`.
+
+        Raises:
+            ItemNotFound: a row that is there has no vector of this encoder.
+        """
+        vectors, missing = self._gather(ids, fingerprint)
+        there = self.has_ids(list(missing))
+        if there.any():
+            raise self._no_vector(list(missing)[int(there.argmax())])
+        present = np.ones(len(ids), dtype=np.bool_)
+        present[[place for places in missing.values() for place in places]] = False
+        return present, vectors if present.all() else mark(vectors[present], fingerprint)
+
+    def has_ids(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """(n,) which of the ids the collection has. Cost: the index on the ids for a few, one pass over the ids for many."""
+        dataset = self.rows.dataset()
+        wanted = pa.array(ids, pa.string())
+        if len(ids) >= _SCAN_FROM_IDS:
+            tables = [dataset.to_table(columns=["id"])]
+        else:
+            parts = (ids[start : start + 2_000] for start in range(0, len(ids), 2_000))
+            tables = [dataset.to_table(columns=["id"], filter=f"id IN ({', '.join(map(quoted, part))})") for part in parts]
+        found = pa.chunked_array([c for t in tables for c in t.column("id").chunks], pa.string())
+        mask: npt.NDArray[np.bool_] = pc.is_in(wanted, value_set=found).to_numpy(zero_copy_only=False).astype(np.bool_)
+        return mask
+
+    def _no_vector(self, id_: str) -> ItemNotFound:
+        return ItemNotFound(name=id_, where=f"collection '{self.name}' with a vector of this encoder")
+
+    def _gather(self, ids: Sequence[str], fingerprint: str) -> tuple[Vectors, dict[str, list[int]]]:
+        """(n, d) vectors in the order of `ids`, and the places of those that have none; their rows hold nothing."""
         dim = self.dim(fingerprint)
         out = np.empty((len(ids), dim), dtype=np.float32)
         places: dict[str, list[int]] = {}
@@ -365,9 +402,7 @@ class CollectionTable:
             for row, id_ in enumerate(batch.ids.to_pylist()):
                 for place in missing.pop(id_, ()):
                     out[place] = batch.vectors[row]
-        if missing:
-            raise ItemNotFound(name=next(iter(missing)), where=f"collection '{self.name}' with a vector of this encoder")
-        return mark(out, fingerprint)
+        return mark(out, fingerprint), missing
 
     def _scan_ids(self, fingerprint: str, ids: Sequence[str]) -> Iterator[VectorBatch]:
         column = vector_column(fingerprint)

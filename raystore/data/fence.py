@@ -73,9 +73,11 @@ def _described(holder: dict[str, Any] | None) -> str:
 class Lease:
     """The right to commit, until it runs out or is released."""
 
-    def __init__(self, folder: Path, token: int) -> None:
+    def __init__(self, folder: Path, token: int, lease_s: float) -> None:
         self.folder = folder
         self.token = token
+        self.lease_s = lease_s
+        self._renew_at = time.monotonic() + lease_s / 3
         self.lost: LeaseLost | None = None  # set when a commit was refused: Lance reports it as a plain OSError
 
     @contextmanager
@@ -87,6 +89,20 @@ class Lease:
                 self.lost = LeaseLost(folder=str(self.folder.parent), token=self.token, found=highest)
                 raise self.lost
             yield
+
+    def renew(self) -> None:
+        """Count the lease from now, for work that outlasts one. Does nothing until a third has passed: call it often.
+
+        Raises:
+            LeaseLost: another writer took over; going on is in vain.
+        """
+        if time.monotonic() >= self._renew_at:
+            highest = _tokens(self.folder)[-1]
+            if highest != self.token:
+                raise LeaseLost(folder=str(self.folder.parent), token=self.token, found=highest)
+            part = _token_file(self.folder, self.lease_s)
+            os.replace(part, self.folder / f"{self.token}.json")
+            self._renew_at = time.monotonic() + self.lease_s / 3
 
     def release(self) -> None:
         """Let the next writer in at once. Where that cannot be said (a full disk), the lease runs out by itself."""
@@ -142,7 +158,7 @@ class Fence:
             holder = self._holder(last)
             if holder is None or _is_gone(holder) or time.time() > float(holder["expires"]):
                 if self._create(last + 1, lease_s) and _tokens(self.folder)[-1] == last + 1:
-                    lease = Lease(self.folder, last + 1)
+                    lease = Lease(self.folder, last + 1, lease_s)
                     try:
                         self._clear_commit(deadline)
                     except WriterBlocked:
@@ -170,9 +186,8 @@ class Fence:
         return record
 
     def _create(self, token: int, lease_s: float) -> bool:
-        part = self.folder / f".{uuid.uuid4().hex}"
+        part = _token_file(self.folder, lease_s)
         try:
-            part.write_text(json.dumps({**_me(), "expires": time.time() + lease_s}), encoding="utf-8")
             os.link(part, self.folder / f"{token}.json")
         except FileExistsError:
             return False
@@ -204,6 +219,17 @@ class Fence:
             number, _, kind = name.partition(".")
             if kind in ("json", "released") and int(number) < token - _KEPT_TOKENS:
                 (self.folder / name).unlink(missing_ok=True)
+
+
+def _token_file(folder: Path, lease_s: float) -> Path:
+    """A lease of this process that runs from now, under a name that is no token yet."""
+    part = folder / f".{uuid.uuid4().hex}"
+    try:
+        part.write_text(json.dumps({**_me(), "expires": time.time() + lease_s}), encoding="utf-8")
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return part
 
 
 def _tokens(folder: Path) -> list[int]:

@@ -1,13 +1,14 @@
-"""Read a query's shape: which relations it names, at which version, and where it asks for similarity.
+"""Read a query's shape: which relations it names, as of when, and where it calls raystore's own functions.
 
-Pure sqlglot: parses, finds, and writes the query anew. Knows no table's rows and runs nothing.
+Pure sqlglot: parses and finds. Knows no table's rows and runs nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlglot
@@ -15,44 +16,80 @@ from sqlglot import exp
 
 from raystore.errors import SqlRefused
 
-_SIMILARITY_FORM = "similarity(encoder, 'text') or similarity(encoder, item('id'))"
+NEAREST_FORM = "FROM nearest(collection, encoder, 'text', 10)"
+KNN_FORM = "knn_label(encoder, 'table.column') or knn_label(encoder, 'table.column', 10)"
 # sqlglot warns on a logger of its own where it falls back, quoting the statement; we refuse such statements ourselves.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A named relation of the query: a collection or source table, at its newest version or a numbered one."""
+    """A named relation of the query: a collection or source table, at its newest version, a numbered one, or as of a time."""
 
     name: str
     version: int | None
+    time: datetime | None = None
 
 
-@dataclass(frozen=True)
-class SimilarityCall:
-    """similarity(encoder, text | item(id)) over the collection that stands in the query as `relation`."""
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a relation stands in the query. `nearest` holds the arguments (encoder, what, k) where it stands as nearest(...)."""
 
+    table: exp.Table
     relation: Relation
-    encoder: str
-    text: str | None
-    item: str | None
+    nearest: tuple[exp.Expression, exp.Expression, exp.Expression] | None = None
+
+    @property
+    def alias(self) -> str:
+        name: str = self.table.alias_or_name
+        return name
 
 
 def parse_query(sql: str) -> exp.Query:
     """The one query in `sql`. Raises SqlRefused where it does not parse, is several, or is not a query."""
+    query, explained = parse_statement(sql)
+    if explained:
+        raise SqlRefused(reason="it is an EXPLAIN, which has no rows of its own", advice="Leave the word out.")
+    return query
+
+
+def parse_statement(sql: str) -> tuple[exp.Query, bool]:
+    """The query, and whether EXPLAIN stands before it."""
     try:
         statements = [s for s in sqlglot.parse(sql, dialect="duckdb") if s is not None]
     except sqlglot.errors.SqlglotError as error:
         raise SqlRefused(reason=f"it does not parse{_place(error)}") from None
     if len(statements) != 1:
         raise SqlRefused(reason=f"it holds {len(statements)} statements, expected one query")
-    if not isinstance(statements[0], exp.Query) or statements[0].find(exp.Into):
-        kind = "SELECT INTO" if isinstance(statements[0], exp.Query) else type(statements[0]).__name__.upper()
+    statement = statements[0]
+    if isinstance(statement, exp.Command) and str(statement.this).upper() == "EXPLAIN":
+        explained = str(statement.expression.this)
+        if explained.split(maxsplit=1)[:1] and explained.split(maxsplit=1)[0].upper() == "ANALYZE":
+            raise SqlRefused(reason="it is an EXPLAIN ANALYZE, expected EXPLAIN and a SELECT")
+        return parse_query(explained), True
+    if not isinstance(statement, exp.Query) or statement.find(exp.Into):
+        kind = "SELECT INTO" if isinstance(statement, exp.Query) else type(statement).__name__.upper()
         raise SqlRefused(
             reason=f"it is a {kind} statement, expected a SELECT",
             advice="SQL reads; rows are written with log, embed and register_table.",
         )
-    return statements[0]
+    for table in statement.find_all(exp.Table):
+        if _is_call(table.this, "nearest") and not table.alias:
+            alias = table.args.get("alias") or exp.TableAlias()
+            alias.set("this", exp.to_identifier("nearest"))
+            table.set("alias", alias)
+    return statement, False
+
+
+def _is_call(node: object, name: str) -> bool:
+    return isinstance(node, exp.Anonymous) and str(node.this).lower() == name
+
+
+def calls_of(query: exp.Expression, names: Iterable[str]) -> list[tuple[str, exp.Anonymous]]:
+    """(name in small letters, node) of each call of these functions, in the order they stand."""
+    wanted = frozenset(names)
+    found = ((str(node.this).lower(), node) for node in query.find_all(exp.Anonymous))
+    return [(name, node) for name, node in found if name in wanted]
 
 
 def _place(error: Exception) -> str:
@@ -63,11 +100,12 @@ def _place(error: Exception) -> str:
     return f": line {found['line']}, column {found['col']}, near '{str(found.get('highlight') or '')[:40]}'"
 
 
-def relations(query: exp.Query, known: Callable[[str], bool]) -> dict[Relation, list[exp.Table]]:
-    """The store's relations the query names, with the places they stand at. Names of CTEs and functions are left alone.
+def places(query: exp.Query, known: Callable[[str], bool]) -> list[Place]:
+    """Where the store's relations stand in the query's FROM clauses. Names of CTEs and of other functions are left alone.
 
     Raises:
-        SqlRefused: a part of the query is named like a relation, so that its name would mean two things.
+        SqlRefused: a part of the query is named like a relation, so that its name would mean two things; nearest() was
+            called otherwise than it is defined.
     """
     for cte in query.find_all(exp.CTE):
         if known(cte.alias_or_name.lower()):
@@ -75,105 +113,158 @@ def relations(query: exp.Query, known: Callable[[str], bool]) -> dict[Relation, 
                 reason=f"its part WITH {cte.alias_or_name} has the name of a collection or table",
                 advice="Give it another name.",
             )
-    found: dict[Relation, list[exp.Table]] = {}
+    found = []
     for table in query.find_all(exp.Table):
         if isinstance(table.this, exp.Identifier) and not table.db and known(table.name):
-            found.setdefault(Relation(table.name, _version(table)), []).append(table)
+            found.append(Place(table, Relation(table.name, *_moment(table, table.name))))
+        elif _is_call(table.this, "nearest"):
+            name, *asked = _nearest_arguments(table.this)
+            if known(name):
+                found.append(Place(table, Relation(name, *_moment(table, name)), (asked[0], asked[1], asked[2])))
+    return found
+
+
+def _nearest_arguments(call: exp.Anonymous) -> tuple[str, exp.Expression, exp.Expression, exp.Expression]:
+    given = call.expressions
+    if len(given) != 4 or not all(isinstance(a, exp.Column) for a in given[:2]) or given[0].table:
+        raise SqlRefused(
+            reason="nearest() was called otherwise than it is defined",
+            advice=f"Write {NEAREST_FORM}; a name with '-' in it stands in double quotes.",
+        )
+    return given[0].name, given[1], given[2], given[3]
+
+
+def label_tables(query: exp.Expression) -> list[tuple[exp.Anonymous, str, str]]:
+    """(call, table, column) of each knn_label() of the query."""
+    found = []
+    for _, node in calls_of(query, ["knn_label"]):
+        given = node.expressions
+        asked = given[1] if len(given) in (2, 3) and isinstance(given[0], exp.Column) else None
+        table, column = "", ""
+        if isinstance(asked, exp.Literal) and asked.is_string:
+            table, _, column = asked.this.partition(".")
+        elif isinstance(asked, exp.Column):
+            table, column = asked.table, asked.name
+        if not table or not column:
+            raise SqlRefused(
+                reason="knn_label() was called otherwise than it is defined",
+                advice=f"Write {KNN_FORM}; an encoder with '-' in its name stands in double quotes.",
+            )
+        found.append((node, table, column))
+    return found
+
+
+def relations(query: exp.Query, known: Callable[[str], bool]) -> dict[Relation, list[exp.Table]]:
+    """The store's relations that the query's answer depends on, with the places they stand at in FROM (none for those that
+    only knn_label() names)."""
+    found: dict[Relation, list[exp.Table]] = {}
+    for place in places(query, known):
+        found.setdefault(place.relation, []).append(place.table)
+    for _, table, _ in label_tables(query):
+        if known(table):
+            found.setdefault(Relation(table, None), [])
     return found
 
 
 def unknown_names(query: exp.Query, known: Callable[[str], bool]) -> list[str]:
     """Plain relation names that are neither the store's nor the query's own."""
     ctes = {cte.alias_or_name for cte in query.find_all(exp.CTE)}
-    return sorted(
-        {
-            t.name
-            for t in query.find_all(exp.Table)
-            if isinstance(t.this, exp.Identifier)
-            and not t.db
-            and t.name not in ctes
-            and not known(t.name)
-            and "." not in t.name
-        }
-    )
+    tables = list(query.find_all(exp.Table))
+    named = {t.name for t in tables if isinstance(t.this, exp.Identifier) and not t.db and t.name not in ctes}
+    named |= {_nearest_arguments(t.this)[0] for t in tables if _is_call(t.this, "nearest")}
+    named |= {table for _, table, _ in label_tables(query)}
+    return sorted(name for name in named if not known(name) and "." not in name)
 
 
-def _version(table: exp.Table) -> int | None:
+def _moment(table: exp.Table, name: str) -> tuple[int | None, datetime | None]:
+    """(version, time) that AT asks for."""
     when = table.args.get("when")
     if when is None:
-        return None
-    if when.args.get("kind") == "VERSION" and isinstance(when.expression, exp.Literal) and when.expression.is_int:
-        return int(when.expression.this)
+        return None, None
+    kind, asked = when.args.get("kind"), when.expression
+    if kind == "VERSION" and isinstance(asked, exp.Literal) and asked.is_int:
+        return int(asked.this), None
+    if kind == "TIMESTAMP":
+        text = asked.this if isinstance(asked, exp.Cast) else asked
+        if isinstance(text, exp.Literal) and text.is_string:
+            try:
+                return None, utc(datetime.fromisoformat(text.this))
+            except ValueError:
+                pass
     raise SqlRefused(
-        reason=f"'{table.name}' is asked for at something other than a version number",
-        advice=f"Write: FROM {table.name} AT (VERSION => 3).",
+        reason=f"'{name}' is asked for at something other than a version number or a time",
+        advice=f"Write: FROM {name} AT (VERSION => 3), or AT (TIMESTAMP => '2026-11-01 09:00').",
     )
 
 
-def similarity_calls(
-    query: exp.Query, places: Mapping[Relation, list[exp.Table]], is_collection: Callable[[str], bool], params: Any
-) -> list[tuple[exp.Expression, exp.Table, SimilarityCall]]:
-    """Each similarity() call with the table it ranks over, resolved by its qualifier or, without one, by the only collection."""
-    calls = []
-    for node in query.find_all(exp.Anonymous):
-        if str(node.this).lower() != "similarity":
-            continue
-        if len(node.expressions) != 2 or not isinstance(node.expressions[0], exp.Column):
-            raise SqlRefused(
-                reason="similarity() was called otherwise than it is defined",
-                advice=f"Write {_SIMILARITY_FORM}; an encoder with '-' in its name stands in double quotes.",
-            )
-        encoder, what = node.expressions
-        table, relation = _ranked(node, encoder.table, places, is_collection)
-        text, item = _asked(what, params)
-        calls.append((node, table, SimilarityCall(relation, encoder.name, text, item)))
-    return calls
+def utc(time: datetime) -> datetime:
+    """The same time in UTC; without a zone it is UTC."""
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _ranked(
-    node: exp.Expression, qualifier: str, places: Mapping[Relation, list[exp.Table]], is_collection: Callable[[str], bool]
-) -> tuple[exp.Table, Relation]:
-    by_table = {id(table): relation for relation, tables in places.items() for table in tables}
+def enclosing(node: exp.Expression) -> Iterable[exp.Select]:
+    """The selects around a node, the innermost first."""
     select = node.find_ancestor(exp.Select)
     while select is not None:
-        here = [t for t in select.find_all(exp.Table) if t.find_ancestor(exp.Select) is select and id(t) in by_table]
-        here = [t for t in here if is_collection(t.name) and (not qualifier or t.alias_or_name == qualifier)]
+        yield select
+        select = select.find_ancestor(exp.Select)
+
+
+def place_of(
+    node: exp.Expression, function: str, qualifier: str, standing: Iterable[Place], is_collection: Callable[[str], bool]
+) -> Place:
+    """The place whose rows a call speaks of: by its qualifier or, without one, the only collection of the nearest FROM that has one.
+
+    Raises:
+        SqlRefused: there is none, or more than one.
+    """
+    by_select: dict[int, list[Place]] = {}
+    for place in standing:
+        by_select.setdefault(id(place.table.find_ancestor(exp.Select)), []).append(place)
+    for select in enclosing(node):
+        here = [p for p in by_select.get(id(select), []) if is_collection(p.relation.name)]
+        here = [p for p in here if not qualifier or p.alias == qualifier]
         if len(here) > 1:
             raise SqlRefused(
-                reason="similarity() could rank over more than one collection here",
-                advice=f"Qualify the encoder with one of: {', '.join(t.alias_or_name for t in here)}.",
+                reason=f"{function}() could rank over more than one collection here",
+                advice=f"Qualify the encoder with one of: {', '.join(p.alias for p in here)}.",
             )
         if here:
-            return here[0], by_table[id(here[0])]
-        select = select.find_ancestor(exp.Select)
+            return here[0]
+        if qualifier and any(s.alias_or_name == qualifier for s in _sources(select)):
+            break
     named = f"'{qualifier}' is no collection of this query" if qualifier else "no collection stands in its FROM"
-    raise SqlRefused(reason=f"similarity() has nothing to rank: {named}", advice=f"Write {_SIMILARITY_FORM}.")
+    raise SqlRefused(
+        reason=f"{function}() has nothing to rank: {named}", advice="Put the collection of its vectors into FROM."
+    )
 
 
-def _asked(node: exp.Expression, params: Any) -> tuple[str | None, str | None]:
-    """(text, None) or (None, id) of the second argument; parameters are looked up."""
-    inner, is_item = node, False
-    if isinstance(node, exp.Anonymous) and str(node.this).lower() == "item" and len(node.expressions) == 1:
-        inner, is_item = node.expressions[0], True
-    if isinstance(inner, exp.Literal) and inner.is_string:
-        value: Any = inner.this
-    elif isinstance(inner, exp.Placeholder) and isinstance(params, Mapping) and inner.name in params:
-        value = params[inner.name]
-    else:
-        raise SqlRefused(
-            reason="similarity() asks for neither a text, an item nor a named parameter",
-            advice=f"Write {_SIMILARITY_FORM}; parameters by name: $query, with params={{'query': ...}}.",
-        )
-    if not isinstance(value, str):
-        raise SqlRefused(reason=f"similarity() was given a {type(value).__name__}, expected a string")
-    return (None, value) if is_item else (value, None)
+def _sources(select: exp.Select) -> list[exp.Expression]:
+    return [s for s in select.find_all(exp.Table, exp.Subquery) if s.find_ancestor(exp.Select) is select]
 
 
-def replace_call(node: exp.Expression, table: exp.Table, scores: str) -> None:
-    """Put in place of the call a look-up of the row's score by its id; DuckDB turns it into one hash join."""
-    row = exp.column("id", table=table.alias_or_name, quoted=True)
-    score = exp.select(exp.column("score", table=scores)).from_(exp.to_identifier(scores))
-    node.replace(exp.paren(score.where(exp.EQ(this=exp.column("id", table=scores), expression=row)), copy=False))
+def parameter(node: exp.Expression, params: Any, function: str) -> Any:
+    """The value of a literal or of a parameter that is given by name.
+
+    Raises:
+        SqlRefused: it is neither.
+    """
+    if isinstance(node, exp.Literal):
+        return node.this if node.is_string else float(node.this)
+    if isinstance(node, exp.Placeholder) and isinstance(params, Mapping) and node.name in params:
+        return params[node.name]
+    raise SqlRefused(
+        reason=f"{function}() asks for neither a value nor a named parameter",
+        advice="Parameters of raystore's own functions go by name: $query, with params={'query': ...}.",
+    )
+
+
+def whole_number(node: exp.Expression, params: Any, function: str) -> int:
+    """The number of neighbours that is asked for."""
+    value = parameter(node, params, function)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
+        raise SqlRefused(reason=f"{function}() asks for neither 1 nor more neighbours")
+    return int(value)
 
 
 def replace_table(table: exp.Table, view: str) -> None:

@@ -1,17 +1,16 @@
 """Snapshots: a frozen training set over one collection, as ids and labels, never vectors.
 
-SQL + pinned versions + split rule -> rows (id, entity, label, split, weight), sorted by id, and a content hash over them.
-The same SQL at the same versions gives the same hash, in any process, in any order of rows.
+SQL + parameters + pinned versions + label rule + split rule -> rows (id, entity, label, split, weight, features), sorted by
+id, and a content hash over them (content_hash.py). The same SQL at the same versions gives the same hash, in any process,
+in any order of rows.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raystore.catalog import Catalog
-from raystore.data.collection import CollectionTable, collection_names
-from raystore.data.rewrite import parse_query, relations
-from raystore.data.split import SALT, SIDES, side, split_problems
+from raystore.data.content_hash import content_hash
+from raystore.data.snapshot_plan import Plan, make_plan
+from raystore.data.snapshot_report import html_report, text_report
+from raystore.data.snapshot_rows import make_rows
+from raystore.data.split import DEFAULT_SPLIT, SIDES, SplitRule
 from raystore.data.sql import SqlEngine
-from raystore.data.tables import open_table, table_names
-from raystore.errors import InvalidArguments, SnapshotNotFound, SnapshotRefused, listed
+from raystore.data.work import working
+from raystore.errors import SnapshotNotFound
 from raystore.layout import check_name, disk_full_is_said, names, numbers, publish, read_json, staging, write_json
 
-DEFAULT_SPLIT: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
+__all__ = [
+    "DEFAULT_SPLIT",
+    "SCHEMA",
+    "Rebuilt",
+    "SnapshotRecord",
+    "content_hash",
+    "freeze",
+    "open_snapshot",
+    "rebuild",
+    "refresh",
+    "snapshot_names",
+]
+
+# The columns of a snapshot of classes; a label is list<string> for task "labels", float64 for "number". Features follow.
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -38,6 +52,8 @@ SCHEMA = pa.schema(
         pa.field("weight", pa.float64(), nullable=False),
     ]
 )
+# What makes a snapshot another one, beside its rows.
+_SAME = ("collection", "sql", "params", "task", "features", "cap", "minimum", "weights", "hash")
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,10 @@ class SnapshotRecord:
     folder: Path
 
     @property
+    def label(self) -> str:
+        return f"{self.name}@{self.number}"
+
+    @property
     def hash(self) -> str:
         return str(self.spec["hash"])
 
@@ -58,16 +78,35 @@ class SnapshotRecord:
         return str(self.spec["collection"])
 
     @property
+    def task(self) -> str:
+        """classes, labels or number."""
+        return str(self.spec["task"])
+
+    @property
     def classes(self) -> list[str]:
+        """Sorted; empty where the labels are numbers."""
         return sorted(self.spec["classes"])
 
+    @property
+    def versions(self) -> dict[str, int]:
+        """The pinned version of everything it read."""
+        return dict(self.spec["versions"])
+
     def rows(self) -> pa.Table:
-        """id, entity, label, split, weight; sorted by id."""
-        return pq.read_table(self.folder / "rows.parquet", schema=SCHEMA)
+        """id, entity, label, split, weight and the features; sorted by id."""
+        return pq.read_table(self.folder / "rows.parquet")
+
+    def report(self) -> str:
+        """Class by side with shares, what was left out and why, and conflicts, as text."""
+        return text_report(self.label, self.spec)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.spec['counts'][s]:,} {s}" for s in SIDES)
-        return f"<snapshot {self.name}@{self.number}: {counts}; {len(self.classes)} classes; hash {self.hash[:12]}>"
+        what = "numbers" if self.task == "number" else f"{len(self.classes):,} classes"
+        return f"<snapshot {self.label}: {counts}; {what}; hash {self.hash[:12]}>"
+
+    def _repr_html_(self) -> str:
+        return html_report(self.label, self.spec)
 
 
 def open_snapshot(catalog: Catalog, reference: str) -> SnapshotRecord:
@@ -91,212 +130,147 @@ def freeze(
     engine: SqlEngine,
     name: str,
     sql: str,
+    *,
     params: Mapping[str, Any] | None = None,
-    split: Mapping[str, float] | None = None,
+    label: str | None = None,
+    task: str = "classes",
+    split: Mapping[str, Any] | str | None = None,
+    features: Mapping[str, str] | None = None,
+    cap: int | None = None,
+    minimum: int | None = None,
+    weights: str | None = None,
+    as_of: str | datetime | None = None,
+    notes: str = "",
 ) -> SnapshotRecord:
-    """The snapshot, published; `Store.snapshot` documents it. The rows of the newest one again make no new number."""
+    """The snapshot, published under its next number. The rows of the newest one by the same rules make no new number.
+
+    Args:
+        sql: a query over one collection giving `id`, and `label` unless events make it; optionally `entity` (else the row's
+            subject, else its id), `weight`, `split` (train, val, test; null leaves it to the hash), and columns that
+            rules name. $as_of is the snapshot's moment. What asks the clock or draws at random is refused.
+        label: how the rows of an id become its label: None (one row each), "first", "last" (by column `at`), "majority", "any",
+            "any:VALUE", "sql: EXPRESSION", "EVENTS within 30 days of t.time where ...", or the name of a defined rule
+            (label_rule.py, event_label.py).
+        task: "classes" (text, integers, booleans), "labels" (a list of text a row, may be empty) or "number" (finite floats).
+        split: fractions of entities (.8, .1, .1), {"by": "time", "val": moment, "test": moment} or with fractions,
+            {"by": "group", "column": c, fractions}, or "given". An entity never stands on two sides.
+        features: {"plan": "accounts.plan"}: columns of event tables as they stood at the item's time.
+        cap: at most so many rows of a class on train, chosen by the hash of their ids; val and test stay as they are.
+        minimum: classes with fewer rows are left out.
+        weights: "balanced": on train, n / (classes * rows of the class) times the column weight.
+        as_of: the moment of the snapshot, by default now: source tables at their version then, no row or event after it is seen.
+            Given, it also says that all events until then are known; else they are known until their table was registered.
+        notes: kept in the spec.
+
+    Raises:
+        InvalidName, InvalidArguments: arguments that cannot be, all at once.
+        SnapshotRefused: rows that are no training set; every reason that one look finds.
+        SqlRefused, TableNotFound.
+
+    Cost: the query, one hash join with the collection, one sort; 1,000,000 rows take seconds, and at most 1 GB beside the query.
+    """
     check_name("a snapshot", name)
-    fractions = dict(split or DEFAULT_SPLIT)
-    problems = split_problems(fractions) + _param_problems(params or {})
-    if problems:
-        raise InvalidArguments(call=f"snapshot('{name}')", problems=problems)
-    fractions = {s: fractions.get(s, 0.0) for s in SIDES}
-    collection, versions = _pin(catalog, name, sql)
-    rows = _rows(engine, name, sql, params, collection, versions, fractions)
-    spec = {
-        "collection": collection,
-        "sql": sql,
-        "params": dict(params or {}),
-        "versions": versions,
-        "split": {"fractions": fractions, "salt": SALT},
-        "hash": content_hash(rows),
-        "counts": {s: rows.column("split").to_pylist().count(s) for s in SIDES},
-        "classes": dict(sorted(Counter(rows.column("label").to_pylist()).items())),
-        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    newest = numbers(catalog.layout.snapshots(name))
-    if newest:
-        found = open_snapshot(catalog, name)
-        if all(found.spec[key] == spec[key] for key in ("collection", "sql", "params", "split", "hash")):
-            return found
-    with staging(catalog.layout.tmp) as stage, disk_full_is_said(catalog.layout.snapshots(), f"freezing '{name}'"):
-        pq.write_table(rows, stage / "rows.parquet", compression="zstd")
-        write_json(stage / "spec.json", spec, catalog.layout.tmp)
-        number = publish(stage, catalog.layout.snapshots(name))
+    plan = make_plan(
+        catalog,
+        name,
+        sql,
+        params=params,
+        label=label,
+        task=task,
+        split=split,
+        features=features,
+        cap=cap,
+        minimum=minimum,
+        weights=weights,
+        as_of=as_of,
+    )
+    layout = catalog.layout
+    with staging(layout.tmp) as stage, disk_full_is_said(layout.snapshots(), f"freezing '{name}'"):
+        made = make_rows(catalog, engine, plan, stage / "rows.parquet")
+        spec = {**made.record(), "notes": notes, "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        if numbers(layout.snapshots(name)):
+            newest = open_snapshot(catalog, name)
+            if _is_same(newest.spec, spec):
+                return newest
+        write_json(stage / "spec.json", spec, layout.tmp)
+        number = publish(stage, layout.snapshots(name))
     return open_snapshot(catalog, f"{name}@{number}")
+
+
+def refresh(catalog: Catalog, engine: SqlEngine, snapshot: SnapshotRecord) -> SnapshotRecord:
+    """The same SQL and rules on today's data, as of now, under the next number; the same rows again make none.
+
+    A label rule that was taken by name keeps its number. Raises as `freeze`.
+    """
+    spec = snapshot.spec
+    split = SplitRule.of_record(spec["split"]).asked.record()
+    split.pop("salt", None)
+    fractions = split.pop("fractions", {})
+    return freeze(
+        catalog,
+        engine,
+        snapshot.name,
+        spec["sql"],
+        params=spec["params"],
+        label=spec["label"].get("named") or spec["label"]["rule"],
+        task=spec["task"],
+        split={**split, **fractions},
+        features=spec["features"],
+        cap=spec["cap"],
+        minimum=spec["minimum"],
+        weights=spec["weights"],
+        notes=spec["notes"],
+    )
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What the SQL gives today, at the snapshot's pinned versions."""
+    """What the SQL and the rules give today, at the snapshot's pinned versions.
+
+    `same`: the rows are the frozen ones, less those that were erased since. `erased`: the ids of these, as far as the
+    snapshot still names them; `n_erased` counts all. `hash` is the snapshot's own where nothing was erased.
+    """
 
     hash: str
     same: bool
     rows: pa.Table
+    erased: list[str]
+    n_erased: int
+
+    def __repr__(self) -> str:
+        less = f" less {self.n_erased:,} that were erased" if self.n_erased else ""
+        return f"<rebuilt: {'the same rows' if self.same else 'other rows'}{less}; hash {self.hash[:12]}>"
 
 
 def rebuild(engine: SqlEngine, snapshot: SnapshotRecord) -> Rebuilt:
-    """Run the snapshot's SQL again as of its versions; nothing is published."""
-    spec = snapshot.spec
-    rows = _rows(
-        engine,
-        snapshot.name,
-        spec["sql"],
-        spec["params"],
-        snapshot.collection,
-        spec["versions"],
-        spec["split"]["fractions"],
-    )
-    found = content_hash(rows)
-    return Rebuilt(found, found == snapshot.hash, rows)
+    """Make the snapshot's rows again as of its versions, by what it learned of them then; nothing is published.
+
+    Cost: as `freeze`, and the rows in memory.
+    """
+    catalog, spec = engine.catalog, snapshot.spec
+    plan = Plan.of_spec(snapshot.name, spec)
+    with staging(catalog.layout.tmp) as stage:
+        made = make_rows(catalog, engine, plan, stage / "rows.parquet", known=spec)
+        rows = pq.read_table(stage / "rows.parquet")
+        frozen = snapshot.rows()
+        erased = _erased(catalog, engine, plan, frozen)
+    left = frozen.filter(pc.invert(pc.is_in(frozen.column("id"), erased))) if len(erased) else frozen
+    n_erased = sum(spec["counts"].values()) - len(left)
+    whole = snapshot.hash if n_erased == 0 else content_hash(left)
+    return Rebuilt(made.hash, made.hash == whole, rows, erased.to_pylist(), n_erased)
 
 
-def content_hash(rows: pa.Table) -> str:
-    """SHA-256 over the rows sorted by id: each text field behind its length in 8 bytes, the weight as a big-endian double."""
-    digest = hashlib.sha256()
-    columns = [rows.column(name).to_pylist() for name in ("id", "entity", "label", "split", "weight")]
-    for *texts, weight in sorted(zip(*columns, strict=True)):
-        for text in texts:
-            encoded = text.encode()
-            digest.update(len(encoded).to_bytes(8, "big"))
-            digest.update(encoded)
-        digest.update(struct.pack(">d", weight))
-    return digest.hexdigest()
+def _erased(catalog: Catalog, engine: SqlEngine, plan: Plan, frozen: pa.Table) -> pa.Array:
+    """The frozen ids that the collection no longer holds, sorted."""
+    with working(catalog.layout.tmp) as work:
+        work.connection.register("frozen", frozen.select(["id"]))
+        held = engine.run(f'SELECT id FROM "{plan.collection}"')  # noqa: S608  a checked name
+        work.take("held", "SELECT id FROM incoming WHERE id IN (SELECT id FROM frozen)", held)
+        gone = work.connection.sql("SELECT id FROM frozen ANTI JOIN held USING (id) ORDER BY id").to_arrow_table()
+    return gone.column("id").combine_chunks().cast(pa.string())
 
 
-def _pin(catalog: Catalog, name: str, sql: str) -> tuple[str, dict[str, int]]:
-    """The collection the SQL samples, and the present version of everything it reads."""
-    collections, tables = collection_names(catalog.layout), table_names(catalog)
-    found = {r.name for r in relations(parse_query(sql), {*collections, *tables}.__contains__)}
-    sampled = sorted(found & set(collections))
-    if len(sampled) != 1:
-        problem = f"its SQL reads {len(sampled)} collections ({listed(sampled)}), expected exactly one"
-        raise SnapshotRefused(name=name, problems=[problem])
-    versions = {n: CollectionTable.open(catalog.layout, n).version for n in sampled}
-    versions |= {n: open_table(catalog, n).version for n in sorted(found & set(tables))}
-    return sampled[0], versions
-
-
-def _param_problems(params: Mapping[str, Any]) -> list[str]:
-    """Parameters stand in spec.json, from which the SQL is run again."""
-    return [
-        f"parameter '{name}' is {type(value).__name__}, expected a string, a number or a boolean (CAST it in the SQL)"
-        for name, value in params.items()
-        if not (value is None or isinstance(value, (str, int, float, bool)))
-    ]
-
-
-def _rows(
-    engine: SqlEngine,
-    name: str,
-    sql: str,
-    params: Mapping[str, Any] | None,
-    collection: str,
-    versions: Mapping[str, int],
-    fractions: Mapping[str, float],
-) -> pa.Table:
-    sampled = engine.run(sql, params, versions=versions).to_arrow()
-    given = Counter(sampled.column_names)
-    problems = [f"its SQL gives no column '{c}'" for c in ("id", "label") if c not in given]
-    problems += [f"its SQL gives {n} columns '{c}'" for c, n in given.items() if n > 1 and c in SCHEMA.names]
-    if problems:
-        has = ", ".join(sampled.column_names)
-        raise SnapshotRefused(name=name, problems=[*problems, f"it gives: {has}"])
-    if len(sampled) == 0:
-        raise SnapshotRefused(name=name, problems=["its SQL gives no rows"])
-    problems = _label_problems(sampled)
-    if problems:
-        raise SnapshotRefused(name=name, problems=problems)
-    columns = ", ".join(
-        f"CAST(q.{c} AS VARCHAR) AS {c}" if c in sampled.column_names else f"NULL AS {c}" for c in ("entity", "split")
-    )
-    weight = "CAST(q.weight AS DOUBLE)" if "weight" in sampled.column_names else "1.0"
-    joined = engine.run(
-        f"""SELECT CAST(q.id AS VARCHAR) AS id, CAST(q.label AS VARCHAR) AS label, {columns}, {weight} AS weight,
-                   c.subject AS subject, c.id IS NULL AS missing
-            FROM _sampled q LEFT JOIN "{collection}" c ON c.id = CAST(q.id AS VARCHAR)""",  # noqa: S608  checked names
-        versions=versions,
-        extra={"_sampled": sampled},
-    ).to_arrow()
-    problems = _row_problems(joined, collection)
-    if problems:
-        raise SnapshotRefused(name=name, problems=problems)
-    rows = _split(joined, fractions)
-    problems = _split_problems(rows)
-    if problems:
-        raise SnapshotRefused(name=name, problems=problems)
-    return rows
-
-
-def _label_problems(sampled: pa.Table) -> list[str]:
-    kind = sampled.schema.field("label").type
-    if pa.types.is_floating(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind):
-        return [f"its labels are {kind}, expected text, integers or booleans (CAST them in the SQL)"]
-    return []
-
-
-def _row_problems(joined: pa.Table, collection: str) -> list[str]:
-    ids = joined.column("id").to_pylist()
-    problems = []
-    null_ids = ids.count(None)
-    if null_ids:
-        problems.append(f"{null_ids} rows have no id")
-    repeated = sorted(i for i, n in Counter(i for i in ids if i is not None).items() if n > 1)
-    if repeated:
-        problems.append(
-            f"{len(repeated)} ids stand more than once ({listed(repeated, 3)}); choose one row each, with GROUP BY or DISTINCT ON"
-        )
-    null_labels = joined.filter(pc.is_null(joined.column("label"))).column("id").to_pylist()
-    if null_labels:
-        shown = listed([str(i) for i in null_labels], 3)
-        problems.append(f"{len(null_labels)} rows have no label ({shown}); leave them out: WHERE label IS NOT NULL")
-    missing = [i for i in joined.filter(joined.column("missing")).column("id").to_pylist() if i is not None]
-    if missing:
-        problems.append(f"{len(missing)} ids are not in collection '{collection}' ({listed(missing, 3)})")
-    bad = [w for w in joined.column("weight").to_pylist() if w is None or not 0 <= w < float("inf")]
-    if bad:
-        problems.append(f"{len(bad)} weights are null, negative or not finite")
-    strange = sorted({s for s in joined.column("split").to_pylist() if s is not None and s not in SIDES})
-    if strange:
-        problems.append(f"its column split holds {listed(strange, 3)}, expected {', '.join(SIDES)} or null")
-    return problems
-
-
-def _split(joined: pa.Table, fractions: Mapping[str, float]) -> pa.Table:
-    """Entity: the SQL's column, else the row's subject, else its id. Side: the SQL's column, else the entity's hash."""
-    entity = pc.coalesce(joined.column("entity").cast(pa.string()), joined.column("subject"), joined.column("id"))
-    entities = entity.to_pylist()
-    sides = {e: side(e, fractions) for e in set(entities)}
-    given = joined.column("split").to_pylist()
-    rows = pa.table(
-        [
-            joined.column("id").cast(pa.string()),
-            entity.cast(pa.string()),
-            joined.column("label").cast(pa.string()),
-            pa.array([g or sides[e] for g, e in zip(given, entities, strict=True)], pa.string()),
-            joined.column("weight").cast(pa.float64()),
-        ],
-        schema=SCHEMA,
-    )
-    return rows.sort_by("id")
-
-
-def _split_problems(rows: pa.Table) -> list[str]:
-    problems = []
-    by_entity: dict[str, str] = {}
-    torn = set()
-    for entity, split in zip(rows.column("entity").to_pylist(), rows.column("split").to_pylist(), strict=True):
-        if by_entity.setdefault(entity, split) != split:
-            torn.add(entity)
-    if torn:
-        problems.append(f"{len(torn)} entities stand on two sides of the given split ({listed(sorted(torn), 3)})")
-    labels, splits = rows.column("label").to_pylist(), rows.column("split").to_pylist()
-    in_train = {label for label, s in zip(labels, splits, strict=True) if s == "train"}
-    absent = sorted(set(labels) - in_train)
-    if absent:
-        problems.append(
-            f"{len(absent)} classes have no row in train ({listed(absent, 5)}); give them more entities, leave them out, or raise train"
-        )
-    if len(in_train) == 1:
-        problems.append(f"train holds one class only ('{next(iter(in_train))}')")
-    return problems
+def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two specs ask for the same and got the same; when they were made, and at which versions, is no difference."""
+    rules = [(s["label"]["rule"], SplitRule.of_record(s["split"]).asked) for s in (one, other)]
+    return rules[0] == rules[1] and all(one[key] == other[key] for key in _SAME) and other["notes"] in ("", one["notes"])

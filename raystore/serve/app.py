@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 
 from raystore import __version__, access
 from raystore.errors import ItemsUnusable, RaystoreError
-from raystore.serve import openai_wire, wire
+from raystore.serve import openai_wire, sql_wire, wire
 from raystore.serve.auth import Door
 from raystore.serve.content import read_items, read_rows
 from raystore.serve.middleware import LOOPBACK_NAMES, BodyLimit, HostCheck, KeyCheck, LastResort, request_id
@@ -151,6 +151,23 @@ def _routes(provider: Provider, limits: Limits, threads: _Threads) -> APIRouter:
 
         return await threads.run(answer)
 
+    @router.post(
+        "/sql",
+        response_model=sql_wire.SqlAnswer,
+        summary="Ask in SQL: one SELECT over collections and tables",
+        description=sql_wire.ABOUT,
+        responses={200: {"content": {sql_wire.ARROW: {}}}},
+    )
+    async def sql(body: sql_wire.SqlRequest, request: Request) -> Any:
+        ready, id_ = _ready(provider), request_id(request.scope)
+        form = sql_wire.form_of(request.headers.get("accept", ""))
+
+        def answer() -> Response:
+            rows, seconds = ready.sql(body.sql, body.params, limit=body.limit, form=form)
+            return sql_wire.respond(rows, form, request_id=id_, seconds=seconds)
+
+        return await threads.run(answer)
+
     @router.get("/models", response_model=openai_wire.ModelList, summary="List the encoders, in OpenAI's shape")
     async def models() -> Any:
         ready = _ready(provider)
@@ -238,7 +255,14 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _wire_fields() -> frozenset[str]:
     """Every field name a request may have: what an error's path may show."""
-    models = (wire.PredictRequest, wire.LogRequest, wire.LogRow, wire.SearchRequest, openai_wire.EmbeddingsRequest)
+    models = (
+        wire.PredictRequest,
+        wire.LogRequest,
+        wire.LogRow,
+        wire.SearchRequest,
+        openai_wire.EmbeddingsRequest,
+        sql_wire.SqlRequest,
+    )
     return frozenset({"body", "path", "deployment", "collection"}.union(*(m.model_fields for m in models)))
 
 

@@ -27,6 +27,7 @@ VERBS: tuple[tuple[re.Pattern[str], Verb], ...] = (
     (re.compile(r"/v1/models/[^/]+"), Verb.PREDICT),
     (re.compile(r"/v1/collections/[^/]+/log"), Verb.LOG),
     (re.compile(r"/v1/collections/[^/]+/search"), Verb.SEARCH),
+    (re.compile(r"/v1/sql"), Verb.SQL),
 )
 
 

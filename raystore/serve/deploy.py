@@ -62,28 +62,34 @@ class Ingress:
         self._threads = threads
         self._orchestrator: Orchestrator | None = None
         self._app: ASGIApp | None = None
-        self._collections: object = None
+        self._served: object = None
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Serve what the configuration says; called once before the first request and at each change."""
         spec = AppSpec.model_validate(config["spec"])
         records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
         orchestrator = await asyncio.to_thread(self._updated, spec, records)  # requests are answered meanwhile
-        self._orchestrator, self._collections = orchestrator, spec.collections
+        self._orchestrator, self._served = orchestrator, _served(spec)
         self._app = make_app(lambda: self._orchestrator, spec, self._rooms.door(spec))
 
     def _updated(self, spec: AppSpec, records: Mapping[str, DeploymentRecord]) -> Orchestrator:
         orchestrator = self._orchestrator
-        if orchestrator is None or spec.collections != self._collections:
+        if orchestrator is None or _served(spec) != self._served:
             fresh = self._rooms.orchestrator(spec, threads=self._threads)
             if orchestrator is not None:
                 fresh.adopt(orchestrator)
+                orchestrator.close()
             orchestrator = fresh
         orchestrator.update(self._rooms.live(records))
         return orchestrator
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return _Front(lambda: self._app)
+
+
+def _served(spec: AppSpec) -> tuple[object, ...]:
+    """What an orchestrator is made with; where it changes, another is made."""
+    return spec.collections, spec.tables, spec.sql
 
 
 class _Front:
@@ -227,7 +233,7 @@ def serve_app(root: str | Path, spec: AppSpec, *, started: Callable[[Running], N
     def interrupt(_signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    start_ray()  # Ray puts its own handler on SIGTERM, which would leave the proxy running
+    start_ray("ray.serve")  # Ray puts its own handler on SIGTERM, which would leave the proxy running
     before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
     running: Running | None = None
     try:
@@ -249,7 +255,7 @@ def _start_serve(spec: AppSpec) -> bool:
     global _folder, _started
     if "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ and haproxy_binary() is not None:
         os.environ.update(REPLICA_ENV)  # read when ray.serve is imported, here and in every process Ray starts
-    ray: Any = start_ray()
+    ray: Any = start_ray("ray.serve")
     from ray import serve
     from ray.serve.context import _get_global_client
 

@@ -15,6 +15,8 @@ from raystore.access import ApiKeys, is_loopback
 from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable, collection_names
 from raystore.data.log import LogResult, RowLog
+from raystore.data.sandbox import SandboxLimits, SqlSandbox
+from raystore.data.tables import table_names
 from raystore.encoders import Encoders, LoadedEncoder, open_encoder
 from raystore.encoders.records import KIND
 from raystore.errors import EncoderNotFound, KeyRequired, ModelUnusable
@@ -26,7 +28,7 @@ from raystore.serve.batching import BatchingEncoder
 from raystore.serve.orchestrator import Orchestrator
 from raystore.serve.served import Found, Known, Live
 from raystore.serve.spec import AppSpec, DeploymentRecord, deployment_records, record_deployment
-from raystore.train.heads import Heads
+from raystore.train.registry import Heads
 from raystore.vectors import Vectors
 
 
@@ -86,6 +88,8 @@ class Rooms:
             known_encoders=self.known,
             open_collection=lambda name: OpenCollection(self.layout, name, self.store_key),
             collection_names=lambda: [n for n in collection_names(self.layout) if spec.serves(n)],
+            table_names=lambda: [n for n in table_names(self.catalog) if spec.serves_table(n)],
+            sandbox=SqlSandbox(self.catalog, SandboxLimits(**spec.sql.model_dump())),
         )
 
     def known(self) -> list[Known]:

@@ -14,15 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from raystore.data.sandbox import Rows
 from raystore.encoders.items import Item
 from raystore.errors import CollectionNotFound, DeploymentNotFound, InvalidArguments, PassportMismatch
 from raystore.serve.batching import BatchingEncoder, ServedEncoder
-from raystore.serve.served import Known, Live, ServedCollection
+from raystore.serve.served import Known, Live, Predicted, ServedCollection, ServedHead, ServedSql
 from raystore.serve.spec import DeploymentRecord
 from raystore.vectors import Vectors, as_unit_rows, mark
 
@@ -57,6 +58,8 @@ class Orchestrator:
         known_encoders: Callable[[], Sequence[Known]],
         open_collection: Callable[[str], ServedCollection],
         collection_names: Callable[[], Sequence[str]],
+        table_names: Callable[[], Sequence[str]],
+        sandbox: ServedSql,
         where: str = "this service",
     ) -> None:
         """
@@ -65,7 +68,8 @@ class Orchestrator:
             resolve_encoder: the fingerprint of a name, label or fingerprint; EncoderNotFound.
             known_encoders: those of the store, by name.
             open_collection: a collection by name; called once each.
-            collection_names: those this service serves.
+            collection_names, table_names: those this service serves; tables are for SQL alone.
+            sandbox: runs SQL away from here.
             where: what error sentences call this service.
         """
         self._load_encoder = load_encoder
@@ -73,6 +77,8 @@ class Orchestrator:
         self._known_encoders = known_encoders
         self._open_collection = open_collection
         self._collection_names = collection_names
+        self._table_names = table_names
+        self._sandbox = sandbox
         self._where = where
         self._live: dict[str, Live] = {}
         self._encoders: dict[str, BatchingEncoder] = {}
@@ -92,6 +98,10 @@ class Orchestrator:
     def adopt(self, other: Orchestrator) -> None:
         """Take over the encoders another orchestrator of this store has in memory."""
         self._encoders.update(other._encoders)
+
+    def close(self) -> None:
+        """Let go of what does not end by itself. Requests under way are still answered."""
+        self._sandbox.close()
 
     def encoder(self, fingerprint: str) -> BatchingEncoder:
         found = self._encoders.get(fingerprint)
@@ -150,14 +160,7 @@ class Orchestrator:
             with timer.stage("log"):
                 logged = self._keep(live.record, live.record.log, items, vectors, request_id)
         return {
-            "predictions": [
-                {
-                    "label": str(predicted.labels[i]),
-                    "confidence": float(predicted.confidence[i]),
-                    "probabilities": _top(live.head.classes, predicted.probabilities[i], top),
-                }
-                for i in range(len(items))
-            ],
+            "predictions": [_prediction(live.head, predicted, i, top) for i in range(len(items))],
             "lineage": live.lineage,
             "fingerprint": live.record.fingerprint,
             "logged": logged,
@@ -272,6 +275,19 @@ class Orchestrator:
         texts = [item for item in items if isinstance(item, str)]
         return encoder.encode(items), encoder, encoder.count_tokens(texts) if texts else 0
 
+    def sql(
+        self, query: str, params: Mapping[str, Any], *, limit: int, form: Literal["json", "arrow"] = "json"
+    ) -> tuple[Rows, float]:
+        """The query's rows over what this service serves, and the seconds they took.
+
+        Raises:
+            QueryRefused, QueryStopped, QueryBusy: see `SqlSandbox.run`.
+        """
+        started = time.perf_counter()
+        served = {"collections": self._collection_names(), "tables": self._table_names()}
+        rows = self._sandbox.run(query, params, **served, limit=limit, form=form)
+        return rows, round(time.perf_counter() - started, 4)
+
     def _encoder_of(self, name: str, collection: ServedCollection, fingerprint: str | None) -> str:
         """The encoder to use on a collection: the one asked for, else its first. PassportMismatch where it does not fit."""
         held = collection.fingerprints
@@ -295,6 +311,19 @@ def _card(known: Known) -> dict[str, Any]:
         "modalities": known.modalities,
         "dimensions": known.dim,
     }
+
+
+def _prediction(head: ServedHead, predicted: Predicted, i: int, top: int) -> dict[str, Any]:
+    """One row of what a head says, as `wire.Prediction` and its siblings have it."""
+    if head.task == "number":
+        return {"value": float(predicted.labels[i])}
+    shared = {
+        "confidence": float(predicted.confidence[i]),
+        "probabilities": _top(head.classes, predicted.probabilities[i], top),
+    }
+    if head.task == "labels":
+        return {"labels": [str(label) for label in predicted.labels[i]], **shared}
+    return {"label": str(predicted.labels[i]), "abstained": bool(predicted.abstained[i]), **shared}
 
 
 def _top(classes: Sequence[str], probabilities: npt.NDArray[np.float32], n: int) -> list[dict[str, Any]]:

@@ -99,6 +99,8 @@ def _path(where: Sequence[int | str], known_fields: frozenset[str]) -> str:
 
 def _public(error: RaystoreError) -> tuple[str, dict[str, Any]]:
     facts = {name: value for name, value in error.facts.items() if name in _SAFE_FACTS}
+    if isinstance(error, errors.QueryRefused):
+        return str(error), {}
     if isinstance(error, errors.SqlRefused):
         return f"where: it was not understood, or names a column that is not there. It may hold {_GRAMMAR}.", {}
     if isinstance(error, errors.ItemNotFound):

@@ -7,30 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from raystore.data.log import LogResult
+from raystore.data.sandbox import Rows
 from raystore.encoders.passport import Modality
 from raystore.serve.batching import BatchingEncoder
 from raystore.serve.spec import DeploymentRecord
+from raystore.train.source import Task
 from raystore.vectors import Vectors
 
 
 class Predicted(Protocol):
-    """(n, c) probabilities, columns as in the head's `classes`."""
+    """(n, c) probabilities, columns as in the head's `classes`; labels by the head's task, as `heads.Predictions` has them."""
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]: ...
     @property
-    def labels(self) -> Sequence[str]: ...
+    def labels(self) -> Sequence[Any]: ...
     @property
     def confidence(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def abstained(self) -> npt.NDArray[np.bool_]: ...
 
 
 class ServedHead(Protocol):
+    @property
+    def task(self) -> Task: ...
     @property
     def classes(self) -> Sequence[str]: ...
     def predict(self, vectors: Vectors) -> Predicted: ...
@@ -57,6 +63,22 @@ class ServedCollection(Protocol):
         self, rows: Sequence[Mapping[str, Any]], encoders: Sequence[BatchingEncoder], fingerprint: str | None
     ) -> LogResult: ...
     def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found: ...
+
+
+class ServedSql(Protocol):
+    """`raystore.data.sandbox.SqlSandbox`, as far as it is looked at."""
+
+    def run(
+        self,
+        sql: str,
+        params: Mapping[str, Any],
+        *,
+        collections: Sequence[str],
+        tables: Sequence[str],
+        limit: int,
+        form: Literal["json", "arrow"],
+    ) -> Rows: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

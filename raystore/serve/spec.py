@@ -19,7 +19,7 @@ from raystore.encoders.images import LIMITS
 from raystore.errors import InvalidArguments, PassportMismatch
 from raystore.layout import check_name, names
 
-_HEAD = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[1-9][0-9]{0,8})?")
+_HEAD = re.compile(r"[a-z][a-z0-9_-]{0,62}(@([1-9][0-9]{0,8}|[a-z][a-z0-9_-]{0,62}))?")
 
 
 class _Strict(BaseModel):
@@ -39,8 +39,21 @@ class Limits(_Strict):
     max_image_frames: int = Field(default=1_000, ge=1, le=LIMITS.max_frames)
 
 
+class SqlSpec(_Strict):
+    """What one query of POST /v1/sql may use, and how many run at once in a replica."""
+
+    timeout_s: float = Field(default=10.0, gt=0, le=600)
+    memory_mb: int = Field(default=1024, ge=128, le=2**20)
+    max_rows: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_bytes: int = Field(default=2**24, ge=1024, le=2**28)
+    at_once: int = Field(default=2, ge=1, le=8)  # each waits in one of the application's 16 threads
+
+
 class DeploymentSpec(_Strict):
-    """One route of the file: the live head, and the collection that keeps an embedding of every prediction."""
+    """One route of the file: the live head, and the collection that keeps an embedding of every prediction.
+
+    An alias is looked up when the deployment is recorded; what answers is that version until it is deployed again.
+    """
 
     head: str
     log: str | None = None
@@ -49,7 +62,7 @@ class DeploymentSpec(_Strict):
     @classmethod
     def _is_head(cls, value: str) -> str:
         if not _HEAD.fullmatch(value):
-            raise ValueError("expected a head as 'refunds' or 'refunds@2'")
+            raise ValueError("expected a head as 'refunds', 'refunds@2' or 'refunds@live'")
         return value
 
 
@@ -63,6 +76,9 @@ class AppSpec(_Strict):
     replicas: int = Field(default=1, ge=1, le=256)
     deployments: dict[str, DeploymentSpec] = Field(default_factory=dict)
     collections: Literal["all"] | list[str] = "all"
+    # Source tables that SQL may read. They hold what somebody joined for themselves, so none is served unless named.
+    tables: Literal["all"] | list[str] = Field(default_factory=list)
+    sql: SqlSpec = SqlSpec()
 
     @field_validator("deployments")
     @classmethod
@@ -73,6 +89,9 @@ class AppSpec(_Strict):
 
     def serves(self, collection: str) -> bool:
         return self.collections == "all" or collection in self.collections
+
+    def serves_table(self, table: str) -> bool:
+        return self.tables == "all" or table in self.tables
 
 
 class SnapshotRef(_Strict):
@@ -147,8 +166,8 @@ def _problem(kind: str, where: tuple[int | str, ...], message: str) -> str:
         near = difflib.get_close_matches(str(where[-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
         return f"{_path(where[:-1], 'the file')} has the unknown key '{where[-1]}': {hint}"
-    if where and where[0] == "collections":
-        return "collections: expected 'all' or a list of names"
+    if where and where[0] in ("collections", "tables"):
+        return f"{where[0]}: expected 'all' or a list of names"
     reason = message.removeprefix("Value error, ").removesuffix(".")
     return f"{_path(where)}: {reason[:1].lower()}{reason[1:]}"
 

@@ -78,10 +78,30 @@ class Probability(BaseModel):
     probability: float
 
 
+Probabilities = Annotated[list[Probability], Field(description="The most likely labels, highest first.")]
+
+
 class Prediction(BaseModel):
+    """Of a head that names one class."""
+
     label: str
     confidence: float
-    probabilities: list[Probability] = Field(description="The most likely labels, highest first.")
+    abstained: bool = Field(description="Whether the confidence is below the head's threshold: the label is then a guess.")
+    probabilities: Probabilities
+
+
+class LabelsPrediction(BaseModel):
+    """Of a head that gives any number of labels."""
+
+    labels: list[str]
+    confidence: float = Field(description="How sure it is of each label, given or not, on average.")
+    probabilities: Probabilities
+
+
+class NumberPrediction(BaseModel):
+    """Of a head that predicts a number."""
+
+    value: float
 
 
 _LINEAGE = {
@@ -101,6 +121,7 @@ class PredictAnswer(BaseModel):
                 {
                     "label": "card_arrival",
                     "confidence": 0.94,
+                    "abstained": False,
                     "probabilities": [
                         {"label": "card_arrival", "probability": 0.94},
                         {"label": "lost_card", "probability": 0.03},
@@ -115,7 +136,7 @@ class PredictAnswer(BaseModel):
         }
     )
 
-    predictions: list[Prediction]
+    predictions: list[Prediction | LabelsPrediction | NumberPrediction]
     lineage: Lineage
     fingerprint: Fingerprint
     logged: list[str] | None = Field(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from raystore.train.source import Labels, Weights
+from raystore.train.losses import loss_sums
+from raystore.train.source import Targets, Task, Weights
 from raystore.vectors import Matrix
 
 BINS = 15  # as in the paper's tables
@@ -24,34 +25,35 @@ def softmax(logits: Matrix, temperature: float = 1.0) -> Matrix:
     return scaled.astype(np.float32, copy=False)
 
 
-def fit_temperature(logits: Matrix, labels: Labels, weights: Weights | None = None) -> float:
-    """The temperature in [0.02, 50] that minimises the mean log loss of softmax(logits / T); 1.0 without rows.
+def sigmoid(logits: Matrix, temperature: float = 1.0) -> Matrix:
+    """(n, c) float32, each on its own; every logit is divided by the temperature first."""
+    probabilities: Matrix = np.exp(-np.logaddexp(np.float32(0), logits / np.float32(-temperature)))
+    return probabilities
 
-    It never changes which class is highest.
+
+def fit_temperature(logits: Matrix, labels: Targets, weights: Weights | None = None, task: Task = "classes") -> float:
+    """The temperature in [0.02, 50] that minimises the mean log loss of probabilities of logits / T; 1.0 without rows.
+
+    It never changes which class is highest. The probabilities are a softmax, or for the task "labels" sigmoids.
 
     Args:
         logits: (n, c) float32 of rows that the head was not fitted on.
-        labels: (n,) int64.
+        labels: (n,) int64, or for "labels" (n, c) of 0 and 1.
         weights: (n,) float32, all ones where absent.
 
     Cost: about 30 passes over the logits. Source: section 4.2 of the paper.
     """
-    if len(logits) == 0:
+    if len(logits) == 0 or task == "number":
         return 1.0
     from scipy.optimize import minimize_scalar
 
-    z = logits.astype(np.float64)
-    z -= z.max(axis=1, keepdims=True)
-    wanted = z[np.arange(len(labels)), labels]
-    counts = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
-
     def loss(log_temperature: float) -> float:
-        beta = np.exp(-log_temperature)
-        return float(counts @ (np.log(np.exp(z * beta).sum(axis=1)) - wanted * beta) / counts.sum())
+        summed, mass = loss_sums(task, logits, labels, weights, scale=float(np.exp(-log_temperature)))
+        return float(summed / mass) if mass else 0.0
 
     found = minimize_scalar(loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded", options={"xatol": 1e-4})
     # A bounded search on a loss that is flat where it starts may end worse than where nothing is changed.
-    return float(np.exp(found.x)) if found.fun <= loss(0.0) else 1.0
+    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
 def expected_calibration_error(

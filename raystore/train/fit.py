@@ -20,12 +20,13 @@ import numpy as np
 
 from raystore.errors import JobFailed, RaystoreError
 from raystore.layout import Layout, check_name, staging
+from raystore.progress import Progress, shown
 from raystore.session import root_cause, start_ray, thread_count
+from raystore.train.arguments import check_arguments
+from raystore.train.finish import KNN_TRAIN_ROWS, Rows, finish
 from raystore.train.heads import Head, HeadRecord, Kind
-from raystore.train.linear import Floats
-from raystore.train.recipe import KNN_TRAIN_ROWS, Recipe, check_arguments, finish, fit_arrays
-from raystore.train.source import VectorSource
-from raystore.vectors import Matrix
+from raystore.train.recipe import Fitted, Recipe, fit_arrays, make_recipe
+from raystore.train.source import Floats, Task, VectorSource
 
 log = logging.getLogger("raystore")
 
@@ -36,7 +37,7 @@ _ADVICE = "Run it again; if it stays so, train with workers=0 to see the error i
 
 
 class _Fit(NamedTuple):
-    arrays: dict[str, Matrix]
+    fitted: Fitted
     n_train: int
     seconds: float
 
@@ -51,23 +52,33 @@ def train_head(
     fingerprint: str,
     encoder_label: str,
     snapshot: Mapping[str, Any],
+    task: Task = "classes",
     workers: int = 0,
     seed: int = 0,
+    precision: float | None = None,
     options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> Head:
-    """The published head: fitted on train, its temperature on val, its report on test (else val, else train).
+    """The published head: fitted on train, calibrated on val, its report on test (else val, else train).
 
     Args:
         name: `heads/<name>/<n>` is written, n the next number.
-        kind: "linear" (logistic regression) or "mlp".
-        classes: label i of the source is `classes[i]`.
+        kind: "linear" (logistic or ridge regression), "mlp", or "knn", for which nothing is fitted.
+        classes: label i of the source is `classes[i]`; none for the task "number".
         source: picklable where workers >= 1.
         fingerprint: the encoder's, whose vectors the source gives; `encoder_label` is its readable form.
         snapshot: {"name", "number", "hash"}.
+        task: "classes" (one a row), "labels" (any number a row) or "number".
         workers: 0 fits in this process, 1 or more on as many Ray Train workers.
-        seed: fixes an MLP's initial weights, batches and dropout; a linear head has no chance in it.
-        options: of `fit_linear` (l2, max_iter, tol) or `fit_mlp` (hidden, dropout, learning_rate, weight_decay,
-            batch_rows, max_epochs, patience).
+        seed: fixes an MLP's initial weights, batches and dropout; the other kinds have no chance in them.
+        precision: the head abstains below the lowest confidence from which on this share of val is right ("classes"), or
+            gives each label from the lowest probability that reaches it ("labels", else by F1). Where no threshold
+            reaches it on val there is none, and `settings["not_reached"]` says the best there is.
+        options: linear: l2 (scikit-learn's C, for numbers 1 / alpha; of a list the best on val is taken), loss ("multinomial"
+            or "ovr"), class_weight ("balanced" or {class: weight}), max_iter, tol. mlp: hidden, dropout, learning_rate,
+            weight_decay, batch_rows, max_epochs, patience, class_weight, seeds (a number of fits or a list; the best on
+            val is taken). knn: k, power (a vote is the cosine to this power).
+        progress: called with the steps done and the steps there are at most; on Ray once, at the end.
 
     Raises:
         InvalidName, InvalidArguments: everything that is wrong with the call, at once; nothing was run.
@@ -75,36 +86,39 @@ def train_head(
     """
     check_name("a head", name, dashes=True)
     chosen = dict(options or {})
-    check_arguments(kind, classes, source, workers, chosen)
-    recipe = Recipe(kind=kind, n_classes=len(classes), source=source, seed=seed, options=chosen)
+    check_arguments(kind, classes, source, workers, chosen, task=task, precision=precision)
+    recipe = make_recipe(kind, classes, source, task, seed, chosen)
     n_train = len(source.labels("train"))
     val, test = source.load("val", 0, 1), source.load("test", 0, 1)
-    if workers == 0:
-        train = source.load("train", 0, 1)
-        start = time.perf_counter()
-        fit = _Fit(fit_arrays(recipe, train, val), len(train.labels), time.perf_counter() - start)
-    else:
-        fit = _fit_on_ray(layout, name, recipe, workers)
-        train = source.load("train", 0, -(-n_train // KNN_TRAIN_ROWS))
-    report = finish(name, recipe, fit.arrays, list(classes), train, fit.n_train, val, test, fit.seconds)
-    record = HeadRecord(
+    with shown(progress, f"head '{name}'", "steps") as told:
+        if workers == 0 or kind == "knn":
+            train = source.load("train", 0, 1)
+            start = time.perf_counter()
+            fit = _Fit(fit_arrays(recipe, train, val, progress=told), len(train.labels), time.perf_counter() - start)
+        else:
+            told(0, 1)
+            fit = _fit_on_ray(layout, name, recipe, workers)
+            told(1, 1)
+            train = source.load("train", 0, -(-n_train // KNN_TRAIN_ROWS))
+    settings = {**chosen, "seed": seed, "workers": workers, **fit.fitted.found}
+    draft = HeadRecord(
         name=name,
         kind=kind,
+        task=task,
         classes=tuple(classes),
         fingerprint=fingerprint,
         encoder=encoder_label,
+        dim=train.vectors.shape[1],
         snapshot=dict(snapshot),
-        temperature=report.temperature,
-        settings={**chosen, "seed": seed, "workers": workers},
+        settings=settings,
     )
-    head = Head(record=record, arrays=fit.arrays, report=report).save(layout)
-    log.info("%s: accuracy %.1f%% on %s", head.label, 100 * report.accuracy, report.split)
-    return head
+    rows = Rows(source, fit.n_train, train, val, test)
+    return finish(layout, draft, fit.fitted.arrays, rows, precision=precision, seconds=fit.seconds)
 
 
 def _fit_on_ray(layout: Layout, name: str, recipe: Recipe, workers: int) -> _Fit:
     """The same fit on Ray Train workers; what they write lies under the store's tmp and is removed."""
-    ray: Any = start_ray()
+    ray: Any = start_ray("ray.train", "ray.train.torch")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -135,7 +149,8 @@ def _fit_on_ray(layout: Layout, name: str, recipe: Recipe, workers: int) -> _Fit
         except (TrainingFailedError, ray.exceptions.RayError) as error:
             raise _cause(error, f"training head '{name}' on {workers} workers") from None
         arrays = load_file(Path(result.checkpoint.path) / "head.safetensors")
-    return _Fit(arrays, int(result.metrics["n_train"]), float(result.metrics["seconds"]))
+    metrics = result.metrics
+    return _Fit(Fitted(arrays, dict(metrics["found"])), int(metrics["n_train"]), float(metrics["seconds"]))
 
 
 def _run_again_after_early_deaths(run: Callable[[int], Any]) -> Any:
@@ -205,9 +220,9 @@ def _train_loop(config: dict[str, Any]) -> None:
 
     own, val = (recipe.source.load(split, rank, world) for split in ("train", "val"))
     start = time.perf_counter()
-    arrays = fit_arrays(recipe, own, val, rank=rank, reduce=sum_over_workers)
+    arrays, found = fit_arrays(recipe, own, val, rank=rank, reduce=sum_over_workers)
     n_train = int(sum_over_workers(np.array([len(own.labels)]))[0])
-    metrics = {"n_train": n_train, "seconds": time.perf_counter() - start}
+    metrics = {"n_train": n_train, "seconds": time.perf_counter() - start, "found": found}
     with tempfile.TemporaryDirectory() as folder:
         if rank == 0:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, f"{folder}/head.safetensors")

@@ -1,8 +1,9 @@
-"""Heads: shallow classifiers on one encoder's vectors, read back and applied with NumPy alone.
+"""Heads: shallow models on one encoder's vectors, read back and applied with NumPy alone.
 
 A head is a numbered folder: head.safetensors (its arrays), report.json, and head.json, which names the encoder,
 snapshot and classes it came from and holds the arrays' SHA-256. It is never edited. This file imports
-neither torch nor ray, so a server that predicts carries neither.
+neither torch nor ray, so a server that predicts carries neither. A kNN head has no arrays: it reads the vectors of its
+snapshot's training rows from their collection (and asks FAISS) when it is first used.
 
 Cost: a prediction of one 384-d vector into 77 classes takes some 30 microseconds.
 """
@@ -11,35 +12,47 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raystore.catalog import Catalog
-from raystore.errors import HeadCorrupt, HeadNotFound
-from raystore.layout import Layout, check_name, disk_full_is_said, names, numbers, publish, staging
-from raystore.train.calibration import softmax
+from raystore.errors import HeadCorrupt
+from raystore.layout import Layout, check_name, disk_full_is_said, publish, read_json, staging
+from raystore.train.calibration import sigmoid, softmax
 from raystore.train.report import Report
+from raystore.train.source import Task
 from raystore.vectors import Matrix, as_unit_rows, check_fingerprint
 
-Kind = Literal["linear", "mlp"]
-KINDS: tuple[Kind, ...] = ("linear", "mlp")
-ARRAYS: dict[Kind, tuple[str, ...]] = {"linear": ("W", "b"), "mlp": ("W1", "b1", "W2", "b2")}
+if TYPE_CHECKING:
+    from raystore.train.knn import Neighbours
 
-_BLOCK_ROWS = 65_536  # bounds the hidden layer of an MLP, however many rows are predicted
+Kind = Literal["linear", "mlp", "knn"]
+KINDS: tuple[Kind, ...] = ("linear", "mlp", "knn")
+ARRAYS: dict[Kind, tuple[str, ...]] = {"linear": ("W", "b"), "mlp": ("W1", "b1", "W2", "b2"), "knn": ()}
+
+_BLOCK_CELLS = 2**24  # 64 MB: bounds the layers of a prediction, however many rows and classes there are
 
 
 class Predictions(NamedTuple):
-    """Row by row: the most probable class (ties: the first), (n, c) float32 calibrated probabilities in the order
-    of the head's classes, and (n,) float32, the probability of that class."""
+    """Row by row what a head says, by its task.
 
-    labels: list[str]
+    "classes": the most probable class (ties: the first); (n, c) float32 calibrated probabilities in the order of the
+    head's classes; (n,) float32, the probability of that class; (n,) bool, whether that is below the head's threshold.
+    "labels": the classes whose probability reaches their threshold, in the head's order, perhaps none; (n, c)
+    probabilities, each on its own; how sure of each class it is, on average, in either direction; abstains never.
+    "number": the number; (n, 0) probabilities; a confidence of 1; abstains never.
+    """
+
+    labels: list[str] | list[list[str]] | list[float]
     probabilities: Matrix
     confidence: Matrix
+    abstained: npt.NDArray[np.bool_]
 
 
 class HeadRecord(BaseModel):
@@ -49,23 +62,29 @@ class HeadRecord(BaseModel):
 
     name: str
     kind: Kind
+    task: Task = "classes"
     classes: tuple[str, ...]
     fingerprint: str
     encoder: str
+    dim: int
     snapshot: dict[str, Any]
-    temperature: float
+    temperature: float = 1.0
+    threshold: float | None = None  # "classes": it abstains below this confidence; None: never
+    thresholds: tuple[float, ...] | None = None  # "labels": where each class is given; None: from 0.5 on
     settings: dict[str, Any] = {}
     sha256: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """One published head. `number` is 0 until it is published."""
+    """One published head. `number` is 0 until it is published, `root` is its store's."""
 
     record: HeadRecord
     arrays: Mapping[str, Matrix]
     report: Report
     number: int = 0
+    root: Path | None = None
+    near: Neighbours | None = None
 
     @property
     def name(self) -> str:
@@ -81,7 +100,12 @@ class Head:
         return self.record.kind
 
     @property
+    def task(self) -> Task:
+        return self.record.task
+
+    @property
     def classes(self) -> list[str]:
+        """In the order of the probabilities; none for the task "number"."""
         return list(self.record.classes)
 
     @property
@@ -104,15 +128,41 @@ class Head:
         return self.record.temperature
 
     @property
-    def dim(self) -> int:
-        return int(self.arrays[ARRAYS[self.kind][0]].shape[1])
+    def threshold(self) -> float | None:
+        """The confidence below which it abstains, where one was chosen."""
+        return self.record.threshold
 
-    def logits(self, unit_rows: Matrix) -> Matrix:
-        """(n, c) float32, before temperature. The rows are taken as they are: (n, d) float32, unit."""
-        return logits(self.kind, self.arrays, unit_rows)
+    @property
+    def dim(self) -> int:
+        return self.record.dim
+
+    def scores(self, unit_rows: Matrix) -> Matrix:
+        """(n, c) float32 logits before temperature, or (n, 1) numbers. The rows are taken as they are: (n, d) float32, unit."""
+        return scores(self.record, self.arrays, unit_rows, self._neighbours if self.kind == "knn" else None)
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        """A kNN head's training rows: those it was made with, else those the collection has now; kept from then on."""
+        from raystore.train.knn import Neighbours
+        from raystore.train.snapshot_source import SnapshotSource
+
+        if self.near is not None:
+            return self.near
+        if self.root is None:
+            raise HeadCorrupt(path=self.label, found="it is not published, so its training rows are not to be found")
+        folder = Layout(self.root).snapshots(self.snapshot["name"]) / str(self.snapshot["number"])
+        try:
+            collection = read_json(folder / "spec.json")["collection"]
+        except FileNotFoundError:
+            raise HeadCorrupt(path=self.label, found=f"its snapshot '{folder}' is gone") from None
+        source = SnapshotSource(str(self.root), collection, self.fingerprint, str(folder), tuple(self.classes), self.task)
+        train = source.load("train", 0, 1)
+        if not len(train.labels):
+            raise HeadCorrupt(path=self.label, found="of its training rows none is in the collection any more")
+        return Neighbours(train)
 
     def predict(self, vectors: object) -> Predictions:
-        """Labels, probabilities and confidence of vectors, one per row; one vector is one row.
+        """What the head says of vectors, one prediction per row; one vector is one row.
 
         Raises:
             PassportMismatch: the vectors are marked with another encoder.
@@ -125,13 +175,13 @@ class Head:
             f"Encode with {self.encoder}, or train a head on the encoder that made these.",
         )
         rows = as_unit_rows(vectors, self.dim, f"head '{self.label}'")
-        probabilities = np.empty((len(rows), len(self.record.classes)), dtype=np.float32)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            block = self.logits(rows[start : start + _BLOCK_ROWS])
-            probabilities[start : start + _BLOCK_ROWS] = softmax(block, self.temperature)
-        best = probabilities.argmax(axis=1)
-        classes = self.record.classes
-        return Predictions([classes[i] for i in best], probabilities, probabilities[np.arange(len(best)), best])
+        widest = max([len(self.classes), *(len(array) for array in self.arrays.values())], default=1)
+        step = max(1, _BLOCK_CELLS // max(1, widest))
+        parts = [decide(self.record, self.scores(rows[i : i + step])) for i in range(0, max(1, len(rows)), step)]
+        if len(parts) == 1:
+            return parts[0]
+        labels: list[Any] = [label for part in parts for label in part.labels]
+        return Predictions(labels, *(np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[1:]))
 
     def save(self, layout: Layout) -> Head:
         """The same head, published under the next number of its name."""
@@ -145,7 +195,7 @@ class Head:
             (stage / "report.json").write_text(self.report.to_json(), encoding="utf-8")
             (stage / "head.json").write_text(record.model_dump_json(indent=1), encoding="utf-8")
             number = publish(stage, layout.heads(self.name))
-        return Head(record=record, arrays=self.arrays, report=self.report, number=number)
+        return Head(record, self.arrays, self.report, number, layout.root, self.near)
 
     @classmethod
     def load(cls, folder: Path) -> Head:
@@ -173,14 +223,46 @@ class Head:
             raise HeadCorrupt(path=str(folder), found=f"{error.title} does not parse") from None
         except SafetensorError:
             raise HeadCorrupt(path=str(folder), found="head.safetensors does not parse") from None
-        return cls(record=record, arrays=arrays, report=report, number=int(folder.name))
+        return cls(record, arrays, report, int(folder.name), folder.parents[2])
 
     def __repr__(self) -> str:
-        return f"Head({self.label}, {self.kind}, {len(self.record.classes)} classes, on {self.encoder})"
+        about = {"classes": f"{len(self.classes)} classes", "labels": f"{len(self.classes)} labels", "number": "a number"}
+        return f"Head({self.label}, {self.kind}, {about[self.task]}, on {self.encoder})"
+
+
+def scores(record: HeadRecord, arrays: Mapping[str, Matrix], rows: Matrix, near: Neighbours | None = None) -> Matrix:
+    """(n, c) float32 logits before temperature, or (n, 1) predicted numbers, of (n, d) float32 unit rows; `near` is for kNN."""
+    if near is None:
+        return logits(record.kind, arrays, rows)
+    options = {name: record.settings[name] for name in ("k", "power") if name in record.settings}
+    return near.scores(rows, len(record.classes), record.task, **options)
+
+
+def probabilities_of(record: HeadRecord, scores: Matrix) -> Matrix:
+    """(n, c) float32 calibrated probabilities of logits: rows that sum to 1, or for "labels" each on its own."""
+    return (sigmoid if record.task == "labels" else softmax)(scores, record.temperature)
+
+
+def decide(record: HeadRecord, scores: Matrix) -> Predictions:
+    """The predictions of (n, c) scores."""
+    n = len(scores)
+    never = np.zeros(n, dtype=np.bool_)
+    if record.task == "number":
+        ones = np.ones(n, dtype=np.float32)
+        return Predictions(scores[:, 0].astype(np.float64).tolist(), np.empty((n, 0), np.float32), ones, never)
+    probabilities = probabilities_of(record, scores)
+    if record.task == "labels":
+        from_ = np.asarray(record.thresholds or [0.5] * len(record.classes), dtype=np.float32)
+        given = [[record.classes[j] for j in np.flatnonzero(row)] for row in probabilities >= from_]
+        return Predictions(given, probabilities, np.maximum(probabilities, 1 - probabilities).mean(axis=1), never)
+    best = probabilities.argmax(axis=1)
+    confidence = probabilities[np.arange(n), best]
+    abstained = never if record.threshold is None else confidence < np.float32(record.threshold)
+    return Predictions([record.classes[i] for i in best], probabilities, confidence, abstained)
 
 
 def logits(kind: Kind, arrays: Mapping[str, Matrix], rows: Matrix) -> Matrix:
-    """(n, c) float32 class scores of (n, d) float32 unit rows."""
+    """(n, c) float32 scores of (n, d) float32 unit rows, by a linear head or an MLP."""
     if kind == "linear":
         return _affine(rows, arrays["W"], arrays["b"])
     return _affine(_gelu(_affine(rows, arrays["W1"], arrays["b1"])), arrays["W2"], arrays["b2"])
@@ -197,52 +279,3 @@ def _gelu(x: Matrix) -> Matrix:
     inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
     activated: Matrix = np.float32(0.5) * x * (1 + np.tanh(inner))
     return activated
-
-
-class Heads:
-    """The heads of one store, read by name: `heads.get("refunds")`, `heads.get("refunds@2")`."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._layout = catalog.layout
-
-    def names(self) -> list[str]:
-        return [name for name in names(self._layout.heads()) if self.numbers(name)]
-
-    def numbers(self, name: str) -> list[int]:
-        """The published numbers of one name, lowest first; none where there is no such head."""
-        return numbers(self._layout.heads(name))
-
-    def latest(self, name: str) -> Head:
-        """The head of that name with the highest number."""
-        return self.get(name)
-
-    def get(self, name: str) -> Head:
-        """The head 'refunds@2', or of 'refunds' the one with the highest number.
-
-        Raises:
-            HeadNotFound: names the heads there are.
-        """
-        base, at, number = name.partition("@")
-        check_name("a head", base, dashes=True)
-        published = self.numbers(base)
-        if not published:
-            raise HeadNotFound(name=name, where=f"store '{self._layout.root}'", existing=self.names())
-        if not at:
-            return Head.load(self._layout.heads(base) / str(published[-1]))
-        if not (number.isdecimal() and int(number) in published):
-            existing = [f"{base}@{n}" for n in published]
-            raise HeadNotFound(name=name, where=f"store '{self._layout.root}'", existing=existing)
-        return Head.load(self._layout.heads(base) / str(int(number)))
-
-    def __getitem__(self, name: str) -> Head:
-        return self.get(name)
-
-    def __iter__(self) -> Iterator[Head]:
-        """The latest head of every name."""
-        return (self.get(name) for name in self.names())
-
-    def __len__(self) -> int:
-        return len(self.names())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.names()

@@ -1,10 +1,14 @@
-"""A snapshot as a source of examples: ids and labels from the snapshot, vectors from its collection, in any process."""
+"""A snapshot as a source of examples: ids and labels from the snapshot, vectors from its collection, in any process.
+
+Rows whose ids the collection has lost since (erased) are left out everywhere and counted.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raystore.data.collection import CollectionTable
-from raystore.data.snapshot import SCHEMA
 from raystore.layout import Layout
-from raystore.train.source import Examples, Labels
+from raystore.train.source import Examples, Labels, Targets, Task
+
+_COLUMNS = ["id", "entity", "label", "split", "weight"]
 
 
 @dataclass(frozen=True)
 class SnapshotSource:
-    """`VectorSource` over one snapshot and one encoder. Small and picklable: it names folders, it holds no row.
+    """`VectorSource` over one snapshot and one encoder. Small and picklable: it names folders; rows it has read stay behind.
 
     Rows of a split are taken every `world`-th from `rank` on, in the order of their ids, so the slices depend on
     nothing but the snapshot.
@@ -30,27 +35,71 @@ class SnapshotSource:
     fingerprint: str
     folder: str
     classes: tuple[str, ...]
+    task: Task = "classes"
 
-    def labels(self, split: str) -> Labels:
-        return self._labels(self._rows(split))
+    def labels(self, split: str) -> Targets:
+        return self._targets(self._present(split))
 
     def load(self, split: str, rank: int, world: int) -> Examples:
-        rows = self._rows(split)
+        rows = self._of(split, self._rows)
         own = rows.take(pa.array(range(rank, len(rows), world), pa.int64()))
-        table = CollectionTable.open(Layout(Path(self.root)), self.collection)
-        return Examples(
-            vectors=np.asarray(table.vectors_of(own.column("id").to_pylist(), self.fingerprint)),
-            labels=self._labels(own),
-            weights=own.column("weight").to_numpy().astype(np.float32),
-        )
+        # Present rows are told from lost ones by the very read that gives their vectors, so an erase beside us is no error.
+        present, vectors = self._table().vectors_present(own.column("id").to_pylist(), self.fingerprint)
+        own = own.filter(pa.array(present))
+        weights = own.column("weight").to_numpy().astype(np.float32)
+        return Examples(np.asarray(vectors), self._targets(own), weights)
+
+    def entities(self, split: str) -> Labels:
+        codes: Labels = self._present(split).column("_entity").to_numpy().astype(np.int64)
+        return codes
+
+    def ids(self, split: str) -> list[str]:
+        ids: list[str] = self._present(split).column("id").to_pylist()
+        return ids
+
+    @property
+    def erased(self) -> int:
+        return int(np.count_nonzero(~self._mask))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def _table(self) -> CollectionTable:
+        return CollectionTable.open(Layout(Path(self.root)), self.collection)
 
     @cached_property
-    def _number(self) -> dict[str, int]:
-        return {label: i for i, label in enumerate(self.classes)}
+    def _rows(self) -> pa.Table:
+        """All rows of the snapshot, with the entities' codes."""
+        rows = pq.read_table(Path(self.folder) / "rows.parquet", columns=_COLUMNS)
+        codes = rows.column("entity").combine_chunks().dictionary_encode().indices
+        return rows.append_column("_entity", codes)
 
-    def _rows(self, split: str) -> pa.Table:
-        rows = pq.read_table(Path(self.folder) / "rows.parquet", schema=SCHEMA)
+    @cached_property
+    def _mask(self) -> Any:
+        """(n,) bool: which rows the collection still has."""
+        return self._table().has_ids(self._rows.column("id").to_pylist())
+
+    @staticmethod
+    def _of(split: str, rows: pa.Table) -> pa.Table:
         return rows.filter(pc.equal(rows.column("split"), split))
 
-    def _labels(self, rows: pa.Table) -> Labels:
-        return np.array([self._number[label] for label in rows.column("label").to_pylist()], dtype=np.int64)
+    def _present(self, split: str) -> pa.Table:
+        return self._of(split, self._rows.filter(pa.array(self._mask)))
+
+    def _targets(self, rows: pa.Table) -> Targets:
+        label = rows.column("label").combine_chunks()
+        if self.task == "number":
+            numbers: Targets = label.to_numpy(zero_copy_only=False).astype(np.float64)
+            return numbers
+        if self.task == "classes":
+            return _codes(label, self.classes)
+        matrix = np.zeros((len(label), len(self.classes)), dtype=np.float32)
+        matrix[pc.list_parent_indices(label).to_numpy(), _codes(pc.list_flatten(label), self.classes)] = 1
+        return matrix
+
+
+def _codes(labels: pa.Array, classes: tuple[str, ...]) -> Labels:
+    """Each label's place among the classes."""
+    found = pc.index_in(labels, value_set=pa.array(classes, labels.type))
+    codes: Labels = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes

@@ -22,7 +22,35 @@ WRONG = [
     (("sql", "SELECT"), 2, "SqlRefused"),
     (("sql", "SELECT 1", "--param", "nothing"), 2, "InvalidArguments"),
     (("snapshot", "create", "s", "--sql", "SELECT id FROM tickets"), 2, "SnapshotRefused"),
+    (("sql", "SELECT 1", "--as-of", "yesterday"), 2, "InvalidArguments"),
+    (("sql", "SELECT 1", "--format", "parquet"), 2, "InvalidArguments"),
+    (("sql", "SELECT 1", "--format", "table", "--out", "a.csv"), 2, "InvalidArguments"),
+    (("sql", "SELECT 1", "--explain", "--out", "a.csv"), 2, "InvalidArguments"),
+    (("sql", "SELECT [1] AS a", "--out", "a.csv"), 2, "InvalidArguments"),
+    (("sql", "SELECT 1", "--out", "nowhere/at/all.csv"), 2, "InvalidArguments"),
+    (("table", "register", "t", "nowhere.db", "--query", "SELECT 1"), 2, "InvalidArguments"),
+    (("table", "refresh", "outcomes"), 2, "InvalidArguments"),
     (("snapshot", "create", "s", "--sql", "SELECT 1", "--split", "half"), 2, "InvalidArguments"),
+    (("snapshot", "create", "s", "--sql", "SELECT 1", "--split", ".5,.5,.2"), 2, "InvalidArguments"),
+    (("snapshot", "create", "s", "--sql", "SELECT 1", "--feature", "plan"), 2, "InvalidArguments"),
+    (("snapshot", "create", "s", "--sql", "SELECT id, random() AS label FROM tickets"), 2, "SnapshotRefused"),
+    (("snapshot", "rule", "first", "last"), 2, "InvalidArguments"),
+    (("snapshot", "rule", "own", "sql: nothing("), 2, "InvalidArguments"),
+    (("snapshot", "leaks", "refunds", "--threshold", "2"), 2, "InvalidArguments"),
+    (("snapshot", "leaks", "refunds", "--encoder", "nobody"), 3, "EncoderNotFound"),
+    (("snapshot", "export", "refunds", ".."), 4, "AlreadyExists"),
+    (("head", "train", "h", "--snapshot", "refunds", "-o", "k=5"), 2, "InvalidArguments"),
+    (("head", "train", "h", "--snapshot", "refunds", "-o", "k"), 2, "InvalidArguments"),
+    (("head", "train", "h", "--snapshot", "refunds", "-o", "seed=5"), 2, "InvalidArguments"),
+    (("head", "train", "h", "--snapshot", "refunds", "-o", "class_weight={"), 2, "InvalidArguments"),
+    (("head", "train", "h", "--snapshot", "refunds", "--precision", "2"), 2, "InvalidArguments"),
+    (("head", "sweep", "h", "--snapshot", "refunds"), 2, "InvalidArguments"),
+    (("head", "sweep", "h", "--snapshot", "refunds", "--settings", "nowhere.yaml"), 2, "InvalidArguments"),
+    (("head", "alias", "refunds", "live", "1", "--drop"), 2, "InvalidArguments"),
+    (("head", "alias", "refunds", "Live!", "1"), 2, "InvalidName"),
+    (("head", "note", "refunds", ""), 2, "InvalidArguments"),
+    (("head", "report", "refunds", "--html", "nowhere/at/all.html"), 2, "InvalidArguments"),
+    (("collection", "publish", "tickets", "out", "--column", "nothing"), 2, "InvalidArguments"),
     (("collection", "create", "Tickets", "--encoder", "tiny"), 2, "InvalidName"),
     (("collection", "create", "other", "--encoder", "tiny", "--column", "a=number"), 2, "InvalidArguments"),
     (("embed", "tickets", "nowhere/*.parquet", "--text", "body"), 2, "InvalidArguments"),
@@ -39,6 +67,19 @@ WRONG = [
     (("snapshot", "show", "refunds@9"), 3, "SnapshotNotFound"),
     (("head", "show", "nobody"), 3, "HeadNotFound"),
     (("head", "train", "h", "--snapshot", "nobody"), 3, "SnapshotNotFound"),
+    (("head", "alias", "refunds", "live", "9"), 3, "HeadNotFound"),
+    (("head", "alias", "refunds", "never"), 3, "HeadNotFound"),
+    (("head", "compare", "refunds", "refunds@live"), 3, "HeadNotFound"),
+    (("head", "export", "nobody", "out"), 3, "HeadNotFound"),
+    (("snapshot", "diff", "refunds", "nobody"), 3, "SnapshotNotFound"),
+    (("snapshot", "drift", "refunds", "nobody"), 3, "SnapshotNotFound"),
+    (("snapshot", "refresh", "nobody"), 3, "SnapshotNotFound"),
+    (("table", "show", "nobody"), 3, "TableNotFound"),
+    (("table", "show", "outcomes", "--version", "7"), 3, "TableNotFound"),
+    (("table", "refresh", "nobody"), 3, "TableNotFound"),
+    (("collection", "publish", "nobody", "out"), 3, "CollectionNotFound"),
+    (("collection", "publish", "tickets", "out", "--labels", "nobody"), 3, "TableNotFound"),
+    (("impact", "nobody"), 3, "EncoderNotFound"),
     (("lineage", "nobody"), 3, "DeploymentNotFound"),
     (("key", "revoke", "nobody"), 3, "KeyNotFound"),
     (("collection", "create", "tickets", "--encoder", "tiny"), 4, "AlreadyExists"),
@@ -47,8 +88,10 @@ WRONG = [
 
 @pytest.mark.parametrize("arguments, code, kind", WRONG, ids=[" ".join(a) for a, _, _ in WRONG])
 def test_an_error_has_its_exit_code_and_one_sentence_on_standard_error(
-    cli: Cli, made: Made, arguments: tuple[str, ...], code: int, kind: str
+    cli: Cli, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, kind: str
 ) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     said = cli(f"--store={made.root}", *arguments)
     assert (said.code, said.out) == (code, "")
     assert said.err.startswith(f"{kind}: ")
@@ -58,6 +101,7 @@ def test_an_error_has_its_exit_code_and_one_sentence_on_standard_error(
     error = json.loads(as_json.err)["error"]
     assert error["type"] == kind
     assert said.err == f"{kind}: {error['message']}\n"
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_a_changed_row_under_a_known_id_is_a_conflict(cli: Cli, made: Made) -> None:

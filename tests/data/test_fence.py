@@ -249,3 +249,22 @@ def test_a_process_with_the_number_of_a_dead_holder_does_not_inherit_its_lease(f
     (folder / "1.json").write_text(json.dumps(record))
     with Fence(folder, wait_s=30).hold() as lease:
         assert lease.token == 2
+
+
+def test_a_lease_that_is_renewed_outlasts_itself_and_nobody_else_gets_in(folder: Path) -> None:
+    with Fence(folder, lease_s=SHORT_S).hold() as lease:
+        until = time.monotonic() + 3 * SHORT_S
+        while time.monotonic() < until:
+            lease.renew()
+            time.sleep(SHORT_S / 20)
+        with pytest.raises(WriterBlocked), Fence(folder / ".." / "fence", wait_s=SHORT_S / 10).hold():
+            pass
+        with lease.committing(1):
+            pass
+
+
+def test_renewing_a_lease_that_was_taken_over_says_so(folder: Path) -> None:
+    with Fence(folder, lease_s=0.0).hold() as late, Fence(folder / ".." / "fence").hold():
+        with pytest.raises(LeaseLost) as lost:
+            late.renew()
+        assert (lost.value.token, lost.value.found) == (1, 2)

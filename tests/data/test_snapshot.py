@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
+import duckdb
 import pytest
 
 from raystore.catalog import Catalog
@@ -16,7 +16,15 @@ from raystore.data.snapshot import SCHEMA, SnapshotRecord, content_hash, freeze,
 from raystore.data.split import SALT, side
 from raystore.data.sql import SqlEngine
 from raystore.data.tables import register_table
-from raystore.errors import InvalidArguments, InvalidName, SnapshotNotFound, SnapshotRefused, SqlRefused, TableNotFound
+from raystore.errors import (
+    DiskFull,
+    InvalidArguments,
+    InvalidName,
+    SnapshotNotFound,
+    SnapshotRefused,
+    SqlRefused,
+    TableNotFound,
+)
 from tests.data.toy import ToyEncoder, make_log, make_store, make_tickets
 
 DEFAULT = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -80,7 +88,9 @@ def test_a_snapshot_holds_ids_labels_and_sides_sorted_by_id(catalog: Catalog, en
         assert row["weight"] == 1.0
     spec = snapshot.spec
     assert (spec["collection"], spec["sql"], spec["params"]) == ("tickets", SQL, {})
-    assert spec["split"] == {"fractions": DEFAULT, "salt": SALT}
+    assert spec["split"] == {"by": "entity", "fractions": DEFAULT, "salt": SALT}
+    assert (spec["task"], spec["label"], spec["features"], spec["left_out"]) == ("classes", {"rule": None}, {}, {})
+    assert (snapshot.label, snapshot.task, snapshot.versions) == ("refunds@1", "classes", spec["versions"])
     assert spec["versions"] == {"tickets": CollectionTable.open(catalog.layout, "tickets").version, "outcomes": 1}
     assert spec["counts"] == {s: sum(r["split"] == s for r in found) for s in ("train", "val", "test")}
     assert sum(spec["classes"].values()) == N
@@ -128,23 +138,10 @@ def test_parameters_and_similarity_stand_in_a_snapshot(catalog: Catalog, engine:
 # --- the same again ----------------------------------------------------------------------------------------------------
 
 
-def test_the_content_hash_of_these_rows_never_changes() -> None:
-    """SHA-256 over, for each row by id: id, entity, label, split, each behind its length in 8 bytes; the weight as 8 bytes.
-    The digest was computed from that sentence, without this code."""
-    rows = [
-        {"id": "ü 'x'", "entity": "ü 'x'", "label": "refund", "split": "test", "weight": 2.5},
-        {"id": "b", "entity": "c-2", "label": "none", "split": "train", "weight": 1.0},
-        {"id": "a", "entity": "c-1", "label": "refund", "split": "train", "weight": 1.0},
-    ]
-    digest = "b33ed89d080e99b064baf4cbde9394a7314cb0653225577045dbf06f92534559"
-    assert content_hash(pa.Table.from_pylist(rows, SCHEMA)) == digest
-    assert content_hash(pa.Table.from_pylist(rows[::-1], SCHEMA)) == digest
-
-
 def test_the_same_sql_gives_the_same_snapshot_and_no_new_number(catalog: Catalog, engine: SqlEngine) -> None:
     first = take(catalog, engine)
     assert take(catalog, make_engine(catalog)).number == first.number == 1
-    assert take(catalog, engine, SQL + " ORDER BY random()").hash == first.hash
+    assert take(catalog, engine, SQL + " ORDER BY hash(t.id)").hash == first.hash
     assert take(catalog, engine, split={"train": 0.7, "test": 0.3}).number == 3
     assert open_snapshot(catalog, "refunds@1").hash == first.hash
 
@@ -162,6 +159,29 @@ def test_the_hash_does_not_hang_on_the_order_rows_were_added_in(
     assert take(other, make_engine(other)).hash == take(catalog, engine).hash
 
 
+@pytest.mark.parametrize(("threads", "memory"), [(1, "1GB"), (4, "32MB")])
+def test_the_hash_does_not_hang_on_threads_or_memory(
+    catalog: Catalog, engine: SqlEngine, monkeypatch: pytest.MonkeyPatch, threads: int, memory: str
+) -> None:
+    snapshot = take(catalog, engine)
+    connect = duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", lambda config: connect(config={**config, "threads": threads}))
+    monkeypatch.setattr("raystore.data.work.MEMORY", memory)
+    assert rebuild(make_engine(catalog), snapshot).hash == snapshot.hash
+
+
+def test_a_full_disk_is_said_and_nothing_is_frozen(
+    catalog: Catalog, engine: SqlEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, table: str, select: str) -> None:
+        raise duckdb.IOException("IO Error: Could not write file: No space left on device")
+
+    monkeypatch.setattr("raystore.data.work.Work.step", full)
+    with pytest.raises(DiskFull, match="while working on more rows than fit the memory"):
+        take(catalog, engine)
+    assert snapshot_names(catalog) == []
+
+
 def test_another_process_in_another_time_zone_gives_the_same_hash(catalog: Catalog, engine: SqlEngine) -> None:
     sql = "SELECT id, CAST(TIMESTAMP '2026-01-01' < time AS VARCHAR) || (n % 2) AS label FROM tickets"
     snapshot = take(catalog, engine, sql)
@@ -173,13 +193,14 @@ from raystore.data.snapshot import open_snapshot, rebuild
 from raystore.data.sql import SqlEngine
 from raystore.layout import Layout
 catalog = Catalog(Layout(Path(sys.argv[1])))
-print(rebuild(SqlEngine(catalog, None), open_snapshot(catalog, "refunds")).hash)
+print(rebuild(SqlEngine(catalog, lambda name: None), open_snapshot(catalog, "refunds")).hash)
 """
-    environment = {**os.environ, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"}
-    command = [sys.executable, "-c", code, str(catalog.layout.root)]
-    root = Path(__file__).parent.parent.parent
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root, timeout=60)
-    assert found.stdout.strip() == snapshot.hash
+    for zone, seed in (("Asia/Tokyo", "7"), ("America/Lima", "8")):
+        environment = {**os.environ, "TZ": zone, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", code, str(catalog.layout.root)]
+        root = Path(__file__).parent.parent.parent
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root, timeout=60)
+        assert found.stdout.strip() == snapshot.hash
 
 
 def test_a_snapshot_is_rebuilt_to_the_same_hash_after_appends_and_a_replaced_table(
@@ -200,11 +221,11 @@ def test_a_snapshot_is_rebuilt_to_the_same_hash_after_appends_and_a_replaced_tab
     assert open_snapshot(catalog, "refunds@1").rows().num_rows == N
 
 
-def test_a_rebuild_of_a_snapshot_whose_rows_are_gone_says_so(catalog: Catalog, engine: SqlEngine) -> None:
+def test_a_rebuild_of_a_snapshot_whose_rows_are_gone_names_them(catalog: Catalog, engine: SqlEngine) -> None:
     snapshot = take(catalog, engine)
     CollectionTable.open(catalog.layout, "tickets").rows.dataset().delete("id = 't-7'")
     again = rebuild(make_engine(catalog), snapshot)
-    assert not again.same
+    assert (again.same, again.erased, again.n_erased) == (True, ["t-7"], 1)
     assert again.hash == content_hash(again.rows) != snapshot.hash
     assert again.rows.num_rows == N - 1
 
@@ -244,17 +265,26 @@ REFUSED = {
         "SELECT t.id, o.ticket AS id, outcome AS label FROM tickets t JOIN outcomes o ON o.ticket = t.id",
         "its SQL gives 2 columns 'id'; it gives: id, id, label",
     ),
-    "float labels": (
-        "SELECT id, n / 2 AS label FROM tickets",
-        "its labels are double, expected text, integers or booleans (CAST them in the SQL)",
-    ),
-    "list labels": (
-        "SELECT id, [n] AS label FROM tickets",
-        "its labels are list<l: int64>, expected text, integers or booleans (CAST them in the SQL)",
-    ),
     "repeated ids": (
         f"{SQL} UNION ALL {SQL} WHERE n < 2 OR n = 5",
-        "3 ids stand more than once ('t-0', 't-1', 't-5'); choose one row each, with GROUP BY or DISTINCT ON",
+        "3 ids stand more than once ('t-0', 't-1', 't-5'); "
+        "say which label an id gets, with label='last', 'majority' or another rule",
+    ),
+    "the clock": (
+        f"{SQL} WHERE t.time < now()",
+        "its SQL asks the clock (now), so it gives other rows tomorrow; write $as_of, the snapshot's moment",
+    ),
+    "chance": (
+        f"{SQL} ORDER BY random() LIMIT 40",
+        "its SQL draws at random (random()), so it cannot be made again; choose rows by hash(id)",
+    ),
+    "text for weights": (
+        "SELECT id, n % 2 AS label, 'heavy' AS weight FROM tickets",
+        "its weights are string, expected numbers (CAST them AS DOUBLE in the SQL)",
+    ),
+    "two times": (
+        "SELECT id, n % 2 AS label, time, time AS time FROM tickets",
+        "its SQL gives 2 columns 'time'; it gives: id, label, time, time",
     ),
     "null ids": (
         "SELECT CASE WHEN n > 3 THEN id END AS id, n % 2 AS label FROM tickets",
@@ -283,7 +313,7 @@ REFUSED = {
     ),
     "classes missing from train": (
         "SELECT id, n // 20 AS label, id AS entity, CASE WHEN n // 20 = 1 THEN 'train' ELSE 'test' END AS split FROM tickets",
-        "2 classes have no row in train ('0', '2'); give them more entities, leave them out, or raise train; "
+        "2 classes have no row in train ('0', '2'); give them more entities, leave them out (or minimum=), or raise train; "
         "train holds one class only ('1')",
     ),
     "one class": ("SELECT id, 'same' AS label FROM tickets", "train holds one class only ('same')"),
@@ -306,6 +336,29 @@ def test_a_snapshot_samples_one_collection(catalog: Catalog, engine: SqlEngine) 
     assert said == (
         "snapshot 'refunds' was not taken: its SQL reads 2 collections ('mails', 'tickets'), expected exactly one."
     )
+
+
+def test_parameters_are_values_and_never_sql(catalog: Catalog, engine: SqlEngine) -> None:
+    hostile = "x' OR true; DROP TABLE tickets; --"
+    sql = "SELECT id, CASE WHEN n < 30 THEN $label ELSE 'none' END AS label FROM tickets WHERE id <> $label"
+    snapshot = take(catalog, engine, sql, params={"label": hostile})
+    assert snapshot.classes == ["none", hostile]
+    assert rebuild(make_engine(catalog), snapshot).same
+    assert refusal_of(catalog, engine, "SELECT id, n % 2 AS label FROM tickets WHERE id = $label", {"label": hostile}) == (
+        "snapshot 'injected' was not taken: its SQL gives no rows."
+    )
+
+
+def refusal_of(catalog: Catalog, engine: SqlEngine, sql: str, params: dict) -> str:
+    with pytest.raises(SnapshotRefused) as refused:
+        freeze(catalog, engine, "injected", sql, params=params)
+    return str(refused.value)
+
+
+def test_null_entities_fall_back_to_the_subject_and_the_id(catalog: Catalog, engine: SqlEngine) -> None:
+    sql = "SELECT id, n % 2 AS label, CASE WHEN n % 4 = 0 THEN 'own' END AS entity FROM tickets"
+    found = {r["id"]: r["entity"] for r in take(catalog, engine, sql).rows().to_pylist()}
+    assert (found["t-8"], found["t-7"], found["t-10"]) == ("own", "c-2", "t-10")
 
 
 def test_a_collection_with_the_name_of_a_keyword_can_be_sampled(catalog: Catalog, engine: SqlEngine) -> None:

@@ -1,26 +1,32 @@
 from __future__ import annotations
 
 import json
-from datetime import date, datetime
+import sqlite3
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.catalog import Catalog
+from raystore.catalog import Catalog, open_root
 from raystore.data import tables as tables_module
 from raystore.data.collection import CollectionTable
 from raystore.data.fence import Fence
 from raystore.data.sql import SqlEngine
-from raystore.data.tables import SourceTable, open_table, register_table, table_names
+from raystore.data.tables import SourceTable, open_table, refresh_table, register_table, table_names, table_versions
 from raystore.errors import AlreadyExists, InvalidArguments, InvalidName, LeaseLost, TableNotFound
 from tests.data.toy import make_tickets
 
 CANARY = "canary-8c1f"
+EXPECTED = (
+    "a path, a database file or connection with query=, an Arrow table or reader, a pandas or Polars DataFrame, "
+    "a DuckDB relation or a list of dicts"
+)
 ROWS = [{"ticket": "a", "outcome": "refund"}, {"ticket": "b", "outcome": "none"}]
 
 
@@ -179,11 +185,11 @@ def test_everything_wrong_with_the_columns_is_said_at_once(catalog: Catalog) -> 
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (7, "data is int, expected a path, an Arrow table, a pandas DataFrame or a list of dicts"),
-        ({"ticket": ["a"]}, "data is dict, expected a path, an Arrow table, a pandas DataFrame or a list of dicts"),
+        (7, f"data is int, expected {EXPECTED}"),
+        ({"ticket": ["a"]}, f"data is dict, expected {EXPECTED}"),
         ([], "no file was named"),
-        ([{"n": 1}, {"n": CANARY}], "the rows do not make columns of one type each (ArrowInvalid)"),
-        ([{1: "x"}], "the rows do not make columns of one type each (TypeError)"),
+        ([{"n": 1}, {"n": CANARY}], "column 'n' holds values of several types"),
+        ([{1: "x"}], "a column's name is int, expected a string"),
     ],
 )
 def test_data_that_is_no_table_is_refused_without_quoting_it(catalog: Catalog, data: object, problem: str) -> None:
@@ -226,17 +232,22 @@ def test_a_table_or_version_that_is_not_there_is_said_with_those_that_are(catalo
 
 @pytest.mark.parametrize("announced", [0, 1, 2])
 def test_a_version_that_was_written_but_never_announced_is_cleared_by_the_next_writer(
-    catalog: Catalog, announced: int
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, announced: int
 ) -> None:
     versions = [[{"ticket": "a", "n": i}, {"ticket": f"only-{i}", "n": i}] for i in range(announced)]
     for rows in versions:
         register_table(catalog, "outcomes", rows, id="ticket")
-    crashed = pa.Table.from_pylist([{"ticket": "crashed", "n": 99}])
-    with Fence(catalog.layout.table_fence("outcomes")).hold() as lease:
-        tables_module._write_version(catalog, "outcomes", crashed, announced, lease, "test")
+
+    def crash(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "set_alias", crash)
+        with pytest.raises(KeyboardInterrupt):
+            register_table(catalog, "outcomes", [{"ticket": "crashed", "n": 99, "odd": "a column of a type"}], id="ticket")
     for n, rows in enumerate(versions, 1):
         assert rows_of(open_table(catalog, "outcomes", n)) == rows
-    after = [{"ticket": "a", "n": 7}]
+    after = [{"ticket": "a", "n": 7, "odd": 7}]
     assert register_table(catalog, "outcomes", after, id="ticket").version == announced + 1
     for n, rows in enumerate([*versions, after], 1):
         assert rows_of(open_table(catalog, "outcomes", n)) == rows
@@ -244,31 +255,33 @@ def test_a_version_that_was_written_but_never_announced_is_cleared_by_the_next_w
 
 
 @pytest.mark.parametrize("announced", [0, 1])
-@pytest.mark.parametrize("moment", ["before the rows", "before the record"])
+@pytest.mark.parametrize("moment", ["before the rows", "before the commit", "before the record"])
 def test_a_writer_that_lost_its_lease_announces_nothing(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, announced: int, moment: str
 ) -> None:
     """It is overtaken where it stands, by a writer that finishes; then it goes on."""
     if announced:
         register_table(catalog, "outcomes", ROWS, id="ticket")
-    write = tables_module._write_version
+    writing = "write_rows" if moment == "before the rows" else "commit_rows"
+    write = getattr(tables_module, writing)
     other = [{"ticket": "other", "outcome": "x"}]
     fence = catalog.layout.table_fence("outcomes")
 
     def overtake() -> None:
-        monkeypatch.setattr(tables_module, "_write_version", write)
+        monkeypatch.setattr(tables_module, writing, write)
         # As another process would: past the queue of this one's threads, and without waiting for the first lease.
         monkeypatch.setattr(tables_module, "Fence", lambda _: Fence(fence / ".." / fence.name))
         register_table(catalog, "outcomes", other, id="ticket")
 
-    def stalled(*arguments: object) -> None:
-        if moment == "before the rows":
+    def stalled(*arguments: object) -> object:
+        if moment != "before the record":
             overtake()
-        write(*arguments)
+        done = write(*arguments)
         if moment == "before the record":
             overtake()
+        return done
 
-    monkeypatch.setattr(tables_module, "_write_version", stalled)
+    monkeypatch.setattr(tables_module, writing, stalled)
     monkeypatch.setattr(tables_module, "Fence", lambda folder: Fence(folder, lease_s=0.0))
     with pytest.raises(LeaseLost):
         register_table(catalog, "outcomes", [{"ticket": "late", "outcome": "y"}], id="ticket")
@@ -279,24 +292,208 @@ def test_a_writer_that_lost_its_lease_announces_nothing(
     assert (again.version, rows_of(again)) == (announced + 2, [{"ticket": "late", "outcome": "y"}])
 
 
-columns = st.sampled_from(["int", "text", "flag"])
-cells = {"int": st.none() | st.integers(-9, 9), "text": st.none() | st.text(max_size=4), "flag": st.none() | st.booleans()}
-kinds = {"int": pa.int64(), "text": pa.string(), "flag": pa.bool_()}
+# --- append ----------------------------------------------------------------------------------------------------------------
 
 
-@given(st.data())
-def test_the_digest_of_a_table_does_not_hang_on_how_it_was_cut(data: st.DataObject) -> None:
-    rows = data.draw(st.integers(1, 12))
-    table = pa.table(
-        {
-            name: pa.array(data.draw(st.lists(cells[name], min_size=rows, max_size=rows)), kind)
-            for name, kind in kinds.items()
-        }
+def test_an_appended_version_holds_the_rows_before_and_these(catalog: Catalog) -> None:
+    more = [{"ticket": "c", "outcome": "refund"}]
+    register_table(catalog, "outcomes", ROWS, id="ticket")
+    second = register_table(catalog, "outcomes", more, mode="append")
+    assert (second.version, second.n_rows, second.id, rows_of(second)) == (2, 3, "ticket", [*ROWS, *more])
+    third = register_table(catalog, "outcomes", ROWS, mode="append")
+    assert (third.version, rows_of(third)) == (3, [*ROWS, *more, *ROWS])
+    fourth = register_table(catalog, "outcomes", more, id="ticket")
+    fifth = register_table(catalog, "outcomes", ROWS, mode="append")
+    assert [rows_of(open_table(catalog, "outcomes", n)) for n in range(1, 6)] == [
+        ROWS,
+        [*ROWS, *more],
+        [*ROWS, *more, *ROWS],
+        more,
+        [*more, *ROWS],
+    ]
+    assert (fourth.version, fifth.n_rows) == (4, 3)
+    assert SqlEngine(catalog, lambda name: None).run("SELECT count(*) AS n FROM outcomes AT (VERSION => 3)").to_dicts() == [
+        {"n": 5}
+    ]
+
+
+def test_the_same_append_right_away_again_makes_no_version(catalog: Catalog) -> None:
+    more = [{"ticket": "c", "outcome": "refund"}]
+    assert [register_table(catalog, "outcomes", ROWS, id="ticket", mode="append").version for _ in range(2)] == [1, 1]
+    assert [register_table(catalog, "outcomes", more, mode="append").version for _ in range(2)] == [2, 2]
+    files = list((catalog.layout.table("outcomes") / "data").iterdir())
+    assert register_table(catalog, "outcomes", pd.DataFrame(more), mode="append").version == 2
+    assert list((catalog.layout.table("outcomes") / "data").iterdir()) == files
+    assert register_table(catalog, "outcomes", ROWS, mode="append").version == 3
+    assert register_table(catalog, "outcomes", more, mode="append").version == 4
+    assert register_table(catalog, "outcomes", more, id="ticket").version == 5  # which holds these rows alone
+
+
+def test_an_append_may_add_columns_and_leave_some_out(catalog: Catalog) -> None:
+    register_table(catalog, "outcomes", ROWS[:1], id="ticket")
+    table = register_table(catalog, "outcomes", [{"ticket": "b", "note": "late"}], mode="append")
+    assert table.columns == {"ticket": "string", "outcome": "string", "note": "string"}
+    assert rows_of(table) == [
+        {"ticket": "a", "outcome": "refund", "note": None},
+        {"ticket": "b", "outcome": None, "note": "late"},
+    ]
+    assert rows_of(open_table(catalog, "outcomes", 1)) == ROWS[:1]
+
+
+def test_an_append_keeps_the_keys_and_the_chosen_columns_of_the_table(catalog: Catalog) -> None:
+    body = [{"ticket": 7, "at": "2026-01-02", "outcome": "refund", "body": CANARY}]
+    register_table(catalog, "outcomes", body, id="ticket", time="at", columns=["outcome"])
+    table = register_table(catalog, "outcomes", [{**body[0], "ticket": 8}], mode="append")
+    assert table.columns == {"ticket": "string", "at": "timestamp[us, tz=UTC]", "outcome": "string"}
+    assert refusal(catalog, body, mode="append", id="outcome", subject="ticket") == (
+        "register_table('outcomes'): id='outcome', but the table's id column is 'ticket': an append keeps it; "
+        "subject='ticket', but the table's subject column is None: an append keeps it."
     )
-    cut = data.draw(st.integers(0, rows))
-    pieces = pa.concat_tables([table.slice(0, cut), table.slice(cut)])
-    padded = pa.concat_tables([table.slice(0, 1), table]).slice(1)
-    assert tables_module._digest(table) == tables_module._digest(pieces) == tables_module._digest(padded)
-    changed = table.set_column(0, "int", pa.array([(v or 0) + 1 for v in table.column("int").to_pylist()], pa.int64()))
-    assert tables_module._digest(changed) != tables_module._digest(table)
-    assert tables_module._digest(table.rename_columns(["a", "b", "c"])) != tables_module._digest(table)
+    assert refusal(catalog, [{"outcome": "refund"}], mode="append") == (
+        "register_table('outcomes'): there is no column 'ticket'; there are: outcome; "
+        "there is no column 'at'; there are: outcome."
+    )
+    assert refusal(catalog, [{**body[0], "outcome": 1}], mode="append") == (
+        "register_table('outcomes'): column 'outcome' is int64, but was string in earlier versions; "
+        "register it under a new name, or cast the columns."
+    )
+    assert refusal(catalog, body, mode="merge") == "register_table('outcomes'): mode is 'replace' or 'append'."
+    assert open_table(catalog, "outcomes") == table
+
+
+# --- refresh ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_read_again_from_its_files_with_the_same_keys_and_columns(catalog: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ticket,at,outcome,body\n01,2026-01-02,refund,x\n")
+    first = register_table(catalog, "outcomes", tmp_path / "*.csv", id="ticket", time="at", columns=["outcome"])
+    assert refresh_table(catalog, "outcomes") == first
+    (tmp_path / "b.csv").write_text("ticket,at,outcome,body\n02,2026-01-03,none,x\n")
+    second = refresh_table(catalog, "outcomes")
+    assert (second.version, second.id, second.time, second.source) == (2, "ticket", "at", first.source)
+    assert [row["ticket"] for row in rows_of(second)] == ["01", "02"]
+    assert list(second.columns) == ["ticket", "at", "outcome"]
+    for name in "ab":
+        (tmp_path / f"{name}.csv").unlink()
+    with pytest.raises(InvalidArguments) as refused:
+        refresh_table(catalog, "outcomes")
+    assert str(refused.value) == f"refresh_table('outcomes'): no file matches '{tmp_path}/*.csv'."
+
+
+def test_a_query_is_asked_again_of_its_file_and_of_a_connection_handed_in(catalog: Catalog, tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE outcomes AS SELECT 'a' AS ticket, 'refund' AS outcome")
+    connection.commit()
+    register_table(catalog, "by_file", path, query="SELECT * FROM outcomes", id="ticket")
+    register_table(catalog, "by_connection", connection, query="outcomes", id="ticket")
+    connection.execute("INSERT INTO outcomes VALUES ('b', 'none')")
+    connection.commit()
+    assert rows_of(refresh_table(catalog, "by_file")) == ROWS
+    with pytest.raises(InvalidArguments) as refused:
+        refresh_table(catalog, "by_connection")
+    assert str(refused.value) == (
+        "refresh_table('by_connection'): it was registered from a query over a connection (sqlite3), which no record keeps: "
+        "hand one in as connection=."
+    )
+    assert rows_of(refresh_table(catalog, "by_connection", connection=connection)) == ROWS
+    with pytest.raises(InvalidArguments) as refused:
+        refresh_table(catalog, "by_file", connection=connection)
+    assert str(refused.value) == (
+        "refresh_table('by_file'): connection= is for a table that was registered from one; it was registered from database."
+    )
+    connection.close()
+
+
+def test_rows_of_memory_and_of_several_calls_cannot_be_read_again(catalog: Catalog, tmp_path: Path) -> None:
+    register_table(catalog, "outcomes", pd.DataFrame(ROWS), id="ticket")
+    with pytest.raises(InvalidArguments) as refused:
+        refresh_table(catalog, "outcomes")
+    assert str(refused.value) == (
+        "refresh_table('outcomes'): it was registered from memory (pandas DataFrame): hand the data to register_table."
+    )
+    (tmp_path / "t.csv").write_text("ticket,outcome\nc,none\n")
+    register_table(catalog, "outcomes", tmp_path / "t.csv", mode="append")
+    with pytest.raises(InvalidArguments) as refused:
+        refresh_table(catalog, "outcomes")
+    assert str(refused.value) == (
+        "refresh_table('outcomes'): version 2 holds the rows of several calls, so there is no one place to read it again "
+        "from: append what is new (mode='append'), or register all of it anew."
+    )
+
+
+def test_a_refresh_looks_where_the_data_was_found_last(catalog: Catalog, tmp_path: Path) -> None:
+    """The file moved: registered from its new place with the same rows it makes no version, and is still found there."""
+    register_table(catalog, "outcomes", ROWS, id="ticket")
+    path = tmp_path / "t.csv"
+    path.write_text("ticket,outcome\na,refund\nb,none\n")
+    moved = register_table(catalog, "outcomes", path, id="ticket")
+    assert (moved.version, moved.source) == (1, {"kind": "files", "paths": [str(path)]})
+    path.write_text("ticket,outcome\na,refund\n")
+    assert rows_of(refresh_table(catalog, "outcomes")) == ROWS[:1]
+    assert open_table(catalog, "outcomes", 1).source == {"kind": "files", "paths": [str(path)]}
+
+
+# --- versions in time --------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_read_as_it_was_at_a_time(catalog: Catalog) -> None:
+    versions = [register_table(catalog, "outcomes", ROWS[:n], id="ticket") for n in (1, 2)]
+    at = [datetime.fromisoformat(v.published_at) for v in versions]
+    assert at[0] < at[1]
+    step = timedelta(microseconds=1)
+    assert [open_table(catalog, "outcomes", as_of=t).version for t in (at[0], at[1] - step, at[1])] == [1, 1, 2]
+    elsewhere = at[0].astimezone(timezone(timedelta(hours=5)))
+    assert open_table(catalog, "outcomes", as_of=elsewhere) == versions[0]
+    assert open_table(catalog, "outcomes", as_of=at[0].replace(tzinfo=None)) == versions[0]
+    with pytest.raises(TableNotFound) as missing:
+        open_table(catalog, "outcomes", as_of=at[0] - step)
+    assert str(missing.value) == (
+        f"no table 'outcomes as of {(at[0] - step).isoformat()}' in store '{catalog.layout.root}'. "
+        f"It has: 'outcomes version 1, published {versions[0].published_at}'."
+    )
+    with pytest.raises(InvalidArguments) as refused:
+        open_table(catalog, "outcomes", 1, at[0])
+    assert str(refused.value) == "table('outcomes'): table 'outcomes' is read at a version or as of a time, not both."
+
+
+def test_versions_are_listed_with_what_each_brought(catalog: Catalog) -> None:
+    register_table(catalog, "outcomes", ROWS, id="ticket")
+    table = register_table(catalog, "outcomes", [{"ticket": "c", "n": 1}], mode="append")
+    found = table.versions()
+    assert found == table_versions(catalog, "outcomes")
+    assert [(v["version"], v["mode"], v["rows"], v["added"]) for v in found] == [(1, "replace", 2, 2), (2, "append", 3, 1)]
+    assert [v["columns"] for v in found] == [open_table(catalog, "outcomes", n).columns for n in (1, 2)]
+    assert found[1]["published_at"] == table.published_at
+    with pytest.raises(TableNotFound):
+        table_versions(catalog, "refunds")
+
+
+def test_a_table_shows_its_columns_and_keys_in_a_notebook(catalog: Catalog) -> None:
+    rows = [{"ticket": "a", "at": "2026-01-02", "a<b": 1}]
+    table = register_table(catalog, "outcomes", rows, id="ticket", subject="ticket", time="at")
+    shown = table._repr_html_()
+    assert "<tr><td>ticket</td><td>string</td><td>id, subject</td></tr>" in shown
+    assert "<tr><td>at</td><td>timestamp[us, tz=UTC]</td><td>time</td></tr>" in shown
+    assert "<tr><td>a&lt;b</td><td>int64</td><td></td></tr>" in shown
+    assert "<b>outcomes</b> version 1: 1 rows, published 20" in shown
+    assert list(table.to_pandas().columns) == ["ticket", "at", "a<b"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 3), max_size=3)), min_size=1, max_size=6))
+def test_every_version_stays_what_it_was_whatever_comes_after(calls: list[tuple[bool, list[int]]]) -> None:
+    with TemporaryDirectory() as folder:
+        catalog = Catalog(open_root(folder, create=True)[0])
+        expected: list[list[int]] = []
+        last: tuple[bool, list[int]] | None = None
+        for append, values in calls:
+            rows = pa.table({"n": pa.array(values, pa.int64())})
+            table = register_table(catalog, "outcomes", rows, mode="append" if append else "replace")
+            is_known = last == (append, values) or (last == (True, values) and len(expected) == 1 and not append)
+            if not is_known:
+                expected.append([*expected[-1], *values] if append and expected else values)
+                last = (append, values)
+            assert table.version == len(expected)
+        found = [open_table(catalog, "outcomes", n).to_arrow().column("n").to_pylist() for n in range(1, len(expected) + 1)]
+        assert found == expected

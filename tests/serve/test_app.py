@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from raystore.serve import openai_wire, wire
+from raystore.serve import openai_wire, sql_wire, wire
 from raystore.serve.app import make_app
 from raystore.serve.auth import VERBS, verb_of
 from raystore.serve.orchestrator import Orchestrator
@@ -335,12 +335,13 @@ def test_the_examples_in_the_openapi_document_fit_their_models(client: TestClien
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     assert "HTTPValidationError" not in schemas
     with_examples = {name: schema["examples"] for name, schema in schemas.items() if "examples" in schema}
-    requests = {"PredictRequest", "LogRequest", "SearchRequest", "EmbeddingsRequest"}
-    answers = {"PredictAnswer", "LogAnswer", "SearchAnswer", "EmbeddingsAnswer", "ModelCard"}
+    requests = {"PredictRequest", "LogRequest", "SearchRequest", "EmbeddingsRequest", "SqlRequest"}
+    answers = {"PredictAnswer", "LogAnswer", "SearchAnswer", "EmbeddingsAnswer", "ModelCard", "SqlAnswer"}
     assert requests | answers <= set(with_examples)
     for name, examples in with_examples.items():
         for example in examples:
-            (getattr(wire, name, None) or getattr(openai_wire, name)).model_validate(example)
+            model = next(getattr(module, name) for module in (wire, openai_wire, sql_wire) if hasattr(module, name))
+            model.model_validate(example)
 
 
 def test_every_route_under_v1_has_a_verb(client: TestClient) -> None:

@@ -57,6 +57,8 @@ def test_each_route_answers_over_http(client: httpx.Client, served: Served) -> N
     assert (logged.status_code, logged.json()["added"]) == (200, 1)
     found = client.post("/v1/collections/tickets/search", json={"text": "the money is blue", "k": 1}).json()
     assert found["hits"][0]["id"] == "ray-1"
+    asked = client.post("/v1/sql", json={"sql": "SELECT id FROM tickets WHERE id = $id", "params": {"id": "ray-1"}})
+    assert (asked.status_code, asked.json()["rows"]) == (200, [["ray-1"]])
     embedded = client.post("/v1/embeddings", json={"model": "tiny", "input": "a card"}).json()
     assert len(embedded["data"][0]["embedding"]) == 32
     assert client.get("/healthz").json() == {"status": "ok"}

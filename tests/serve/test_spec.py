@@ -51,7 +51,8 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
 
 def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_known() -> None:
     assert problems({"zzz": 1}) == [
-        "the file has the unknown key 'zzz': known are store, host, port, limits, replicas, deployments, collections"
+        "the file has the unknown key 'zzz': known are store, host, port, limits, replicas, deployments, collections, tables, "
+        "sql"
     ]
 
 
@@ -62,7 +63,7 @@ def test_all_mistakes_are_told_together() -> None:
     assert found == [
         "port: input should be greater than or equal to 1",
         "replicas: input should be a valid integer, unable to parse string as an integer",
-        "deployments.t.head: expected a head as 'refunds' or 'refunds@2'",
+        "deployments.t.head: expected a head as 'refunds', 'refunds@2' or 'refunds@live'",
         "collections: expected 'all' or a list of names",
     ]
     assert problems({"deployments": {"T!": {"head": "x"}}}) == [
@@ -99,6 +100,19 @@ def test_a_deployment_is_recorded_once_and_again_when_it_changes(served: Served)
     second = rooms.record("recorded", "refunds", log="kept")
     assert (second.number, second.head, second.log) == (2, "refunds@2", "kept")
     assert deployment_records(rooms.catalog)["recorded"] == second
+
+
+def test_an_alias_is_looked_up_when_it_is_deployed_and_the_number_stays(served: Served) -> None:
+    rooms = served.rooms
+    rooms.heads.set_alias("refunds", "chosen", 1)
+    assert parse_spec({"deployments": {"t": {"head": "refunds@chosen"}}}, "serve").deployments["t"].head == "refunds@chosen"
+    first = rooms.record("aliased", "refunds@chosen")
+    assert (first.number, first.head) == (1, "refunds@1")
+    rooms.heads.set_alias("refunds", "chosen", 2)
+    assert deployment_records(rooms.catalog)["aliased"] == first
+    assert rooms.live({"aliased": first})["aliased"].head.label == "refunds@1"
+    again = rooms.record("aliased", "refunds@chosen")
+    assert (again.number, again.head) == (2, "refunds@2")
 
 
 def test_a_log_of_another_encoder_is_refused_with_both_named(served: Served) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raystore.train.source import ArraySource, Examples
+from raystore.train.source import ArraySource, Examples, Task
 
 CLASSES = ["card lost", "naïve 'quote'", "退款"]
 
@@ -62,3 +62,36 @@ class ThreadGroup:
             for future in running:
                 future.add_done_callback(lambda done: self._barrier.abort() if done.exception() else None)
             return [future.result() for future in running]
+
+
+def tagged(n: int, n_labels: int = 4, dim: int = 16, seed: int = 0) -> Examples:
+    """Unit rows with any number of labels: each label is a direction of its own, and a row leans towards those it has."""
+    directions = np.random.default_rng(98).normal(size=(n_labels, dim))
+    rng = np.random.default_rng(seed)
+    has = (rng.random((n, n_labels)) < 0.35).astype(np.float32)
+    rows = has @ directions / np.sqrt(dim) + 0.25 * rng.normal(size=(n, dim))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return Examples(rows.astype(np.float32), has, np.ones(n, np.float32))
+
+
+def numbers(n: int, dim: int = 16, seed: int = 0) -> Examples:
+    """Unit rows and a number that is linear in them, far from 0, with noise."""
+    slope = np.random.default_rng(97).normal(size=dim)
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, dim))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    labels = 1_000 + 40 * rows @ slope + 2 * rng.normal(size=n)
+    return Examples(rows.astype(np.float32), labels, np.ones(n, np.float32))
+
+
+MAKERS: dict[Task, Callable[..., Examples]] = {"classes": clusters, "labels": tagged, "number": numbers}
+NAMED: dict[Task, list[str]] = {"classes": CLASSES, "labels": ["late", "broken", "naïve 'quote'", "退款"], "number": []}
+
+
+def source_of(task: Task, n: int = 600) -> ArraySource:
+    make = MAKERS[task]
+    return ArraySource({"train": make(n), "val": make(200, seed=1), "test": make(200, seed=2)})
+
+
+def slice_of(examples: Examples, rank: int, world: int) -> Examples:
+    return Examples(*(array[rank::world] for array in examples))

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import log_loss as peer_log_loss
 
-from raystore.train.calibration import expected_calibration_error, fit_temperature, softmax
+from raystore.train import losses
+from raystore.train.calibration import expected_calibration_error, fit_temperature, sigmoid, softmax
+from raystore.train.losses import loss_sums
 from raystore.train.metrics import log_loss
 
 
@@ -55,3 +58,31 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below_and_zero_to_the_first(
     # 0.5 and 0.4 share the bin (0, 0.5]: their gaps cancel; were 0.5 in the upper one, they would add.
     assert expected_calibration_error(np.array([0.5, 0.4]), np.array([True, False]), bins=2) == pytest.approx(0.05)
     assert expected_calibration_error(np.array([0.0]), np.array([False]), bins=2) == 0.0
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 20), st.integers(1, 50))
+@settings(deadline=None)
+def test_temperature_never_raises_the_loss_of_several_labels_a_row(seed: int, scale: float, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.normal(size=(n, 5))).astype(np.float32)
+    labels = (rng.random((n, 5)) < 0.4).astype(np.float32)
+    temperature = fit_temperature(logits, labels, task="labels")
+    before, after = (loss_sums("labels", logits, labels, scale=1 / t)[0] for t in (1.0, temperature))
+    assert after <= before
+    assert sigmoid(1000 * logits).min() >= 0
+
+
+def test_losses_are_those_of_scikit_learn_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 4, 50)
+    weights = rng.uniform(0, 2, 50).astype(np.float32)
+    summed, mass = loss_sums("classes", logits, labels, weights)
+    assert summed / mass == pytest.approx(
+        peer_log_loss(labels, softmax(logits), sample_weight=weights, labels=range(4)), rel=1e-5
+    )
+    monkeypatch.setattr(losses, "_BLOCK_CELLS", 12)
+    np.testing.assert_allclose(loss_sums("classes", logits, labels, weights), [summed, mass])
+    matrix = np.eye(4, dtype=np.float32)[labels]
+    one_a_label = sum(peer_log_loss(matrix[:, j], sigmoid(logits)[:, j], labels=[0, 1]) for j in range(4))
+    assert loss_sums("labels", logits, matrix)[0] / 50 == pytest.approx(one_a_label, rel=1e-5)
+    assert loss_sums("number", logits[:, :1], np.zeros(50))[0] == pytest.approx((logits[:, 0].astype(float) ** 2).sum())
