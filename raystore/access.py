@@ -26,6 +26,10 @@ class Verb(StrEnum):
     VECTORS = "vectors"
 
 
+# What a key may do for which no verbs are named: what a service does. Reading rows in SQL, or vectors, is asked for by name.
+SERVICE = frozenset({Verb.LOG, Verb.PREDICT, Verb.SEARCH})
+
+
 @dataclass(frozen=True)
 class Principal:
     """Who asks. The person at this machine holds every verb; a key holds those it was made with."""
@@ -56,7 +60,7 @@ class ApiKeys:
         self._layout = layout
         self._store_key = store_key
 
-    def create(self, name: str, verbs: frozenset[Verb] = frozenset(Verb)) -> str:
+    def create(self, name: str, verbs: frozenset[Verb] = SERVICE) -> str:
         """The new key, `rs.<name>.<secret>`. It is not kept and cannot be shown again."""
         check_name("a key", name)
         secret = secrets.token_urlsafe(32)

@@ -22,8 +22,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("RAYSTORE_RAY_TMP", "", "Folder for Ray's session files; empty takes the system's."),
     Setting("RAYSTORE_KEY_DIR", "", "Folder of the store's key file; empty keeps it in the store's own keys folder."),
     Setting("RAYSTORE_BACKEND", "", "Backend that encodes: torch or openvino; empty takes openvino where it is installed."),
-    Setting("RAYSTORE_SQL_MEMORY", "", "What DuckDB may use before it spills to the store's tmp folder, e.g. 4GB; empty takes half of the memory."),
-    Setting("RAYSTORE_SQL_CACHE", "", "What SQL keeps of columns and scores between queries, e.g. 1GB; 0 keeps nothing, empty takes an eighth of the memory."),
+    Setting("RAYSTORE_SQL_MEMORY", "", "What DuckDB may hold before it spills, like 4GB; empty takes half of the memory."),
+    Setting("RAYSTORE_SQL_CACHE", "", "Columns and scores kept between queries, like 1GB; empty takes an eighth of the memory."),
 )  # fmt: skip
 
 _BY_NAME = {s.name: s for s in SETTINGS}

@@ -94,7 +94,7 @@ class Snapshots:
         Args:
             encoder: whose vectors are compared; needed only where the collection has several.
         """
-        from raystore.data.drift import snapshot_drift
+        from raystore.data.drift_samples import snapshot_drift
 
         first, second = self[a], self[b]
         collection, asked = self._vectors(first, encoder, "drift")

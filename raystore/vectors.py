@@ -14,6 +14,8 @@ from raystore.errors import DimensionMismatch, InvalidVectors, PassportMismatch
 
 Matrix = npt.NDArray[np.float32]
 
+_PAIRS = 8_192  # of 384 numbers each are 25 MiB in float64
+
 
 class Vectors(np.ndarray[Any, np.dtype[np.float32]]):
     """(n, d) float32 unit rows and the `fingerprint` of the encoder that made them; slices and copies keep it, arithmetic does not."""
@@ -80,3 +82,20 @@ def as_unit_rows(vectors: object, dim: int, call: str) -> Matrix:
     scale = np.where(np.abs(norms - 1) < 1e-5, 1.0, norms)
     unit: Matrix = (matrix / scale[:, None]).astype(np.float32)
     return unit
+
+
+def pair_scores(queries: Matrix, rows: Matrix) -> Matrix:
+    """(p,) float32: the dot product of each pair, exact products summed in float64 and rounded once.
+
+    NumPy sums each row of a C-ordered block by itself (pairwise, over d), so p and the block do not matter.
+    """
+    scores = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(rows), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        scores[part] = np.multiply(queries[part], rows[part], dtype=np.float64, order="C").sum(axis=1)
+    return scores
+
+
+def rounding_bound(d: int) -> float:
+    """The most a float32 dot product of two unit vectors differs from its `pair_scores` (Higham, Accuracy and Stability, eq. 3.5)."""
+    return (d + 8) * 2.0**-24 * 1.01

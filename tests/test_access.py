@@ -30,8 +30,9 @@ def test_a_key_names_its_holder_and_verbs(keys: ApiKeys) -> None:
     assert holder == Principal("service", frozenset({Verb.LOG}))
     assert holder.may(Verb.LOG)
     assert not holder.may(Verb.SEARCH)
-    assert keys.principal(keys.create("all")).verbs == frozenset(Verb)
-    assert keys.names() == ["all", "service"]
+    assert keys.principal(keys.create("all", frozenset(Verb))).verbs == frozenset(Verb)
+    assert keys.principal(keys.create("unnamed")).verbs == {Verb.LOG, Verb.PREDICT, Verb.SEARCH}
+    assert keys.names() == ["all", "service", "unnamed"]
 
 
 def test_a_key_is_nowhere_in_the_store(keys: ApiKeys, tmp_path: Path) -> None:

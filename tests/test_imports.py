@@ -16,12 +16,14 @@ PACKAGE = Path(raystore.__file__).parent
 # From left to right: a file imports from its own place and from places to its left.
 ORDER = [
     "errors settings layout secret vectors session markup progress",
-    "catalog", "access", "encoders", "data", "index", "train", "serve", "lineage impact collection snapshots store", "doctor", "demo", "cli",
+    "catalog", "access", "encoders", "data", "index", "train", "serve",
+    "lineage impact collection snapshots store", "doctor", "demo", "cli",
 ]  # fmt: skip
 # The demo draws through the command line's output, and the command line starts the demo; both are outermost.
 ALLOWED = {("demo", "cli")}
 KNOW_RAY = {
-    "session.py", "data/pool.py", "data/snapshot_ray.py", "data/sql_ray.py", "index/build.py", "index/actors.py", "train/fit.py", "train/sweep.py", "serve/deploy.py", "doctor.py",
+    "session.py", "data/pool.py", "data/snapshot_ray.py", "data/sql_ray.py", "index/build.py", "index/actors.py",
+    "train/fit.py", "train/sweep.py", "serve/deploy.py", "doctor.py",
 }  # fmt: skip
 
 

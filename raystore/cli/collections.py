@@ -11,6 +11,7 @@ from raystore.cli.embed import PoolSize, pool_size
 from raystore.cli.options import CollectionName, EncoderOption, FailOnDrift
 from raystore.cli.state import STATE
 from raystore.cli.words import pairs
+from raystore.errors import InvalidArguments
 
 collection = typer.Typer(help="Collections: rows with vectors.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -128,6 +129,8 @@ def collection_publish(
     """Bring a Parquet copy of a collection up to date, for a warehouse. What earlier calls published and this one does not name
     leaves it. Run it again at any time.
     """
+    if encoder is not None and not vectors:
+        raise InvalidArguments(call="collection publish", problems=["--encoder says whose vectors: give --vectors too"])
     target = STATE.open().collection(name)
     STATE.out.step(f"publishing {name} to {uri}")
     done = target.publish(

@@ -106,7 +106,9 @@ def _about(found: Head) -> dict[str, str]:
     """A head in words, for a person; what is empty is left out."""
     report, record = found.report, found.record
     few = ", ".join(found.classes[:_SHOWN_CLASSES]) + (", ..." if len(found.classes) > _SHOWN_CLASSES else "")
-    settings = ", ".join(f"{k}: {v}" for k, v in record.settings.items() if not isinstance(v, list))  # what was tried: report
+    settings = ", ".join(
+        f"{k}: {v}" for k, v in record.settings.items() if not isinstance(v, list)
+    )  # what was tried: report
     return {
         "learns": "a number" if found.task == "number" else f"{len(found.classes):,} {found.task}: {few}",
         "kind": found.kind,

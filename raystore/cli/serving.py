@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raystore.access import Verb
+from raystore.access import SERVICE, Verb
 from raystore.cli.state import STATE
 from raystore.errors import AlreadyExists, InvalidArguments, KeyNotFound
 
@@ -38,7 +38,7 @@ def serve(
 @key.command("create")
 def key_create(
     name: Annotated[str, typer.Argument(help="Who it is for.")],
-    verb: Annotated[list[str], typer.Option(help="log, predict or search; may be repeated; by default all.")] = [],  # noqa: B006
+    verb: Annotated[list[str], typer.Option(help=f"{', '.join(Verb)}; may be repeated; by default log, predict and search.")] = [],  # noqa: B006
 ) -> None:
     """Make a key. It is shown once and not kept."""
     unknown = [v for v in verb if v not in set(Verb)]
@@ -48,7 +48,7 @@ def key_create(
     store = STATE.open(create=True)
     if name in store.keys.names():
         raise AlreadyExists(noun="key", name=name, advice=f"Another name, or first: raystore key revoke {name}")
-    made = store.keys.create(name, frozenset(Verb(v) for v in verb) or frozenset(Verb))
+    made = store.keys.create(name, frozenset(Verb(v) for v in verb) or SERVICE)
     STATE.out.emit({"name": name, "key": made}, lambda: STATE.out.say(made))
 
 

@@ -10,10 +10,12 @@ import typer
 from raystore.cli.options import AsOf, EncoderOption, FailOnDrift, Parameters
 from raystore.cli.state import STATE
 from raystore.cli.words import SPLIT_HELP, pairs, query_text, split_of
+from raystore.errors import InvalidArguments
 from raystore.layout import numbers
 
 if TYPE_CHECKING:
     from raystore.data.snapshot import SnapshotRecord
+    from raystore.store import Store
 
 Reference = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="NAME or NAME@NUMBER")]
 First = Annotated[str, typer.Argument(metavar="A", help="NAME or NAME@NUMBER; the one before.")]
@@ -56,7 +58,7 @@ def snapshot_create(
     how = split_of(split, "snapshot create")
     params, features = pairs(param, "snapshot create"), pairs(feature, "snapshot create")
     store = STATE.open()
-    before = _newest(name)
+    before = _newest(store, name)
     STATE.out.step(f"freezing {name}")
     made = store.snapshot(
         name, query_text(sql), params=params or None, label=label, task=task, split=how, features=features or None,
@@ -70,7 +72,7 @@ def snapshot_refresh(reference: Reference) -> None:
     """The same SQL and rules on today's data, under the next number; the same rows again make none."""
     store = STATE.open()
     record = store.snapshots[reference]
-    before = _newest(record.name)
+    before = _newest(store, record.name)
     STATE.out.step(f"freezing {record.name} again")
     _emit_made(store.snapshots.refresh(record), before)
 
@@ -203,6 +205,8 @@ def snapshot_export(
     encoder: Annotated[str | None, typer.Option(help="With --vectors: whose, where the collection has several.")] = None,
 ) -> None:
     """Write the rows as files that others read. A later erase does not reach them."""
+    if encoder is not None and not vectors:
+        raise InvalidArguments(call="snapshot export", problems=["--encoder says whose vectors: give --vectors too"])
     store = STATE.open()
     record = store.snapshots[reference]
     STATE.out.step(f"exporting {record.label}")
@@ -220,8 +224,8 @@ _MADE_FROM = (
 _NOTHING: tuple[Any, ...] = (None, "", {}, [], 0)
 
 
-def _newest(name: str) -> int:
-    return (numbers(STATE.open().layout.snapshots(name)) or [0])[-1]
+def _newest(store: Store, name: str) -> int:
+    return (numbers(store.layout.snapshots(name)) or [0])[-1]
 
 
 def _emit_made(made: SnapshotRecord, before: int) -> None:

@@ -357,13 +357,20 @@ class CollectionTable:
         Raises:
             ItemNotFound: a row that is there has no vector of this encoder.
         """
-        vectors, missing = self._gather(ids, fingerprint)
-        there = self.has_ids(list(missing))
+        found, vectors = self.vectors_found(ids, fingerprint)
+        missing = [ids[i] for i in np.flatnonzero(~found).tolist()]
+        there = self.has_ids(missing)
         if there.any():
-            raise self._no_vector(list(missing)[int(there.argmax())])
-        present = np.ones(len(ids), dtype=np.bool_)
-        present[[place for places in missing.values() for place in places]] = False
-        return present, vectors if present.all() else mark(vectors[present], fingerprint)
+            raise self._no_vector(missing[int(there.argmax())])
+        return found, vectors
+
+    def vectors_found(self, ids: Sequence[str], fingerprint: str) -> tuple[npt.NDArray[np.bool_], Vectors]:
+        """(n,) which of the ids the collection has with a vector of this encoder, and the (m, d) float32 vectors of those, in
+        the order of `ids`."""
+        vectors, missing = self._gather(ids, fingerprint)
+        found = np.ones(len(ids), dtype=np.bool_)
+        found[[place for places in missing.values() for place in places]] = False
+        return found, vectors if found.all() else mark(vectors[found], fingerprint)
 
     def has_ids(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """(n,) which of the ids the collection has. Cost: the index on the ids for a few, one pass over the ids for many."""

@@ -291,8 +291,10 @@ def rbf_kernel(rows: Matrix) -> tuple[Matrix, float]:
     np.maximum(kernel, 0, out=kernel)
     step = max(1, len(rows) // 1_000)
     some = kernel[::step, ::step]
-    apart = some[some > 1e-9]
-    width = float(np.median(np.sqrt(apart))) if len(apart) else 1.0
+    distances = np.sqrt(some[~np.eye(len(some), dtype=np.bool_)])
+    apart = distances[distances > 1e-3]  # what is nearer is the same row to float32's rounding
+    width = float(np.median(distances if np.median(distances) > 1e-3 or not len(apart) else apart))
+    width = width if width > 1e-3 else 1.0
     kernel *= -0.5 / width**2
     np.exp(kernel, out=kernel)
     return kernel, width

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from raystore.data.collection import CollectionTable
-from raystore.data.found_vectors import known_ids
 from raystore.data.snapshot import SnapshotRecord
 from raystore.data.split import SIDES
 from raystore.data.tabular import html_table, text_table
@@ -146,7 +145,7 @@ def leak_check(
         n_entities, entities = _torn(connection, "entity", limit)
         n_ids, ids = _torn(connection, "id", limit)
     own = rows.column("id").to_pylist()
-    known = known_ids(table, own)
+    known = table.has_ids(own)
     search = _Search(
         ids=own,
         sides=np.array([SIDES.index(side) for side in rows.column("split").to_pylist()], np.int8),

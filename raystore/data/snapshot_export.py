@@ -20,7 +20,6 @@ import yaml
 
 from raystore.access import LOCAL, Principal, Verb
 from raystore.data.collection import CollectionTable
-from raystore.data.found_vectors import find_vectors, known_ids
 from raystore.data.snapshot import SnapshotRecord
 from raystore.data.split import SIDES
 from raystore.data.tabular import shown
@@ -69,7 +68,7 @@ def export(
         problem = f"format is '{str(format)[:20]}', expected {' or '.join(get_args(Format))}"
         raise InvalidArguments(call=f"export of {snapshot.label}", problems=[problem])
     rows = snapshot.rows()
-    known = known_ids(table, rows.column("id").to_pylist())
+    known = table.has_ids(rows.column("id").to_pylist())
     left_out = Counter({"erased": len(rows) - int(known.sum())})
     rows = rows.filter(pa.array(known))
     with new_folder(target) as stage, disk_full_is_said(target.parent, f"exporting {snapshot.label}"):
@@ -165,11 +164,9 @@ def _write(rows: pa.Table, table: CollectionTable, fingerprint: str | None, file
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for start in range(0, len(rows), _BATCH):
             own = rows.slice(start, _BATCH)
-            found = find_vectors(table, own.column("id").to_pylist(), fingerprint)
-            left_out["without a vector"] += len(own) - len(found.places)
-            own = own.take(pa.array(found.places)).append_column(
-                schema.field(VECTOR), vector_lists(np.asarray(found.vectors))
-            )
+            has, vectors = table.vectors_found(own.column("id").to_pylist(), fingerprint)
+            left_out["without a vector"] += len(own) - len(vectors)
+            own = own.filter(pa.array(has)).append_column(schema.field(VECTOR), vector_lists(np.asarray(vectors)))
             writer.write_table(own.cast(schema), row_group_size=_BATCH)
             written += len(own)
     if written == 0:

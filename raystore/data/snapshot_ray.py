@@ -13,7 +13,6 @@ import pyarrow.fs
 
 from raystore.access import LOCAL, Principal
 from raystore.data.collection import CollectionTable
-from raystore.data.found_vectors import find_vectors, known_ids
 from raystore.data.snapshot import SnapshotRecord
 from raystore.data.snapshot_export import VECTOR, check_export
 from raystore.data.split import SIDES
@@ -72,9 +71,9 @@ class _OfCollection:
         table = CollectionTable.open(Layout(Path(self.root)), self.collection)
         ids = rows.column("id").to_pylist()
         if self.fingerprint is None:
-            return rows.filter(pa.array(known_ids(table, ids)))
-        found = find_vectors(table, ids, self.fingerprint)
-        matrix = np.asarray(found.vectors)
+            return rows.filter(pa.array(table.has_ids(ids)))
+        has, vectors = table.vectors_found(ids, self.fingerprint)
+        matrix = np.asarray(vectors)
         kind = pa.fixed_shape_tensor(pa.float32(), [matrix.shape[1]])
         storage = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-        return rows.take(pa.array(found.places)).append_column(VECTOR, pa.ExtensionArray.from_storage(kind, storage))
+        return rows.filter(pa.array(has)).append_column(VECTOR, pa.ExtensionArray.from_storage(kind, storage))

@@ -16,10 +16,10 @@ from raystore.data.sql_calls import Constant, Hidden
 from raystore.data.sql_places import Relations
 from raystore.data.sql_rows import Moment
 from raystore.data.sql_vectors import Given, ItemOf, Term
-from raystore.data.vector_files import Scores, gather, pair_scores, rounding_bound
+from raystore.data.vector_files import Scores, gather
 from raystore.errors import SqlRefused
 from raystore.layout import vector_column
-from raystore.vectors import Vectors, mark
+from raystore.vectors import Vectors, mark, pair_scores, rounding_bound
 
 
 class NamedEncoder(Protocol):

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from raystore.data.row_table import Positions, RowTable
 from raystore.data.tables import SourceTable
-from raystore.data.vector_files import Scores, blocks, gather, pair_scores, rounding_bound
+from raystore.data.vector_files import Scores, blocks, gather
 from raystore.errors import SqlRefused
-from raystore.vectors import Matrix
+from raystore.vectors import Matrix, pair_scores, rounding_bound
 
 _ASKED_ROWS = 1_024
 _OTHER_ROWS = 8_192  # 1,024 x 8,192 products are 32 MB

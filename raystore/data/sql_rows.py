@@ -122,8 +122,10 @@ class PlaceRows(pds.Dataset):  # type: ignore[misc]
         if self._positions is not None:
             return _Scan(schema, lambda: self._chosen(names, filter))
         if self._resident is not None:
+            if not self._needs_values(names, filter) and not self._compares_dictionaries(self._resident, filter):
+                return pds.dataset(self._resident).scanner(columns=names, filter=filter, batch_size=_BATCH_ROWS)
             return _Scan(schema, lambda: self._from_memory(names, filter))
-        if not self._named(filter, self._values) and not any(c in self._values for c in names):
+        if not self._needs_values(names, filter):
             return self._dataset.scanner(columns=names, filter=filter, **_SCAN)
         return _Scan(schema, lambda: self._from_disk(names, filter))
 
@@ -147,9 +149,6 @@ class PlaceRows(pds.Dataset):  # type: ignore[misc]
         late = self._named(filter, self._values)
         mask = None if filter is None or late else _mask(resident, filter)
         stored = resident.select(self._stored({*names, *(self._named(filter, self._columns) if late else ())}))
-        if not (late or mask is not None or any(c in self._values for c in names)):
-            yield from stored.select(names).to_batches()
-            return
         for start in range(0, len(resident), _BATCH_ROWS):
             positions = np.arange(start, min(start + _BATCH_ROWS, len(resident)))
             part = stored.slice(start, _BATCH_ROWS)
@@ -175,6 +174,13 @@ class PlaceRows(pds.Dataset):  # type: ignore[misc]
             part = part.append_column(name, self._values[name].at(positions))
         part = part if filter is None else part.filter(pa.array(_mask(part, filter)))
         yield from part.select(names).to_batches()
+
+    def _needs_values(self, names: Sequence[str], filter: pds.Expression | None) -> bool:
+        return any(c in self._values for c in names) or bool(self._named(filter, self._values))
+
+    def _compares_dictionaries(self, resident: pa.Table, filter: pds.Expression | None) -> bool:
+        """Arrow looks for text among text, not among the numbers of a dictionary."""
+        return any(pa.types.is_dictionary(resident.schema.field(c).type) for c in self._named(filter, self._columns))
 
     def _stored(self, needed: set[str]) -> list[str]:
         """The stored columns among them; at least one, since a table without columns has no rows."""

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
+from fsspec.implementations.arrow import ArrowFSWrapper
 
 from raystore.data.readers.files import filesystem, is_url, kind_of, look, open_input
 from raystore.data.table_columns import Rows, Stream, decoded, is_text, plain_type

@@ -30,7 +30,6 @@ Scores = npt.NDArray[np.float32]
 
 _BLOCK_ROWS = 32_768
 _DOT_ROWS = 1_024  # 1.5 MB of 384 numbers: stays in a core's cache while several queries pass over it
-_PAIRS = 8_192
 
 
 @dataclass(frozen=True)
@@ -39,20 +38,6 @@ class Block:
 
     addresses: Positions
     vectors: Matrix
-
-
-def pair_scores(queries: Matrix, rows: Matrix) -> Scores:
-    """(p,) float32: the dot product of each pair, exact products summed in float64 and rounded once."""
-    scores = np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), _PAIRS):
-        part = slice(start, start + _PAIRS)
-        scores[part] = np.multiply(queries[part], rows[part], dtype=np.float64, order="C").sum(axis=1)
-    return scores
-
-
-def rounding_bound(d: int) -> float:
-    """The most a float32 dot product of two unit vectors differs from its `pair_scores` (Higham, Accuracy and Stability, eq. 3.5)."""
-    return (d + 8) * 2.0**-24 * 1.01
 
 
 def dots(rows: RowTable, column: str, queries: Matrix) -> Scores:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raystore.vectors import Matrix
+from raystore.vectors import Matrix, pair_scores, rounding_bound
 
 Positions = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -30,24 +30,6 @@ Gather = Callable[[Positions], Matrix]  # positions (c,) -> vectors (c, d)
 
 OVERFETCH = 16
 _PAIRS_PER_BLOCK = 8192  # 8192 x 384 float64 products are 25 MiB
-
-
-def pair_scores(queries: Matrix, candidates: Matrix) -> Scores:
-    """(p,) float32: the one score of each pair queries[i], candidates[i], whatever stands beside it.
-
-    NumPy sums each row of a C-ordered block by itself (pairwise, over d), so p and the block do not matter.
-    """
-    scores = np.empty(len(queries), dtype=np.float32)
-    for start in range(0, len(queries), _PAIRS_PER_BLOCK):
-        block = slice(start, start + _PAIRS_PER_BLOCK)
-        products = np.multiply(queries[block], candidates[block], dtype=np.float64, order="C")
-        scores[block] = products.sum(axis=1)
-    return scores
-
-
-def rounding_bound(d: int) -> float:
-    """The most a float32 dot product of two unit vectors differs from its `pair_scores`."""
-    return (d + 8) * 2.0**-24 * 1.01
 
 
 def score_candidates(queries: Matrix, positions: Positions, gather: Gather) -> Scores:

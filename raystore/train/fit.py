@@ -20,7 +20,7 @@ import numpy as np
 
 from raystore.errors import JobFailed, RaystoreError
 from raystore.layout import Layout, check_name, staging
-from raystore.progress import Progress, shown
+from raystore.progress import Progress
 from raystore.session import root_cause, start_ray, thread_count
 from raystore.train.arguments import check_arguments
 from raystore.train.finish import KNN_TRAIN_ROWS, Rows, finish
@@ -90,16 +90,15 @@ def train_head(
     recipe = make_recipe(kind, classes, source, task, seed, chosen)
     n_train = len(source.labels("train"))
     val, test = source.load("val", 0, 1), source.load("test", 0, 1)
-    with shown(progress, f"head '{name}'", "steps") as told:
-        if workers == 0 or kind == "knn":
-            train = source.load("train", 0, 1)
-            start = time.perf_counter()
-            fit = _Fit(fit_arrays(recipe, train, val, progress=told), len(train.labels), time.perf_counter() - start)
-        else:
-            told(0, 1)
-            fit = _fit_on_ray(layout, name, recipe, workers)
-            told(1, 1)
-            train = source.load("train", 0, -(-n_train // KNN_TRAIN_ROWS))
+    if workers == 0 or kind == "knn":
+        train = source.load("train", 0, 1)
+        start = time.perf_counter()
+        fit = _Fit(fit_arrays(recipe, train, val, progress=progress), len(train.labels), time.perf_counter() - start)
+    else:
+        fit = _fit_on_ray(layout, name, recipe, workers)
+        train = source.load("train", 0, -(-n_train // KNN_TRAIN_ROWS))
+        if progress is not None:
+            progress(1, 1)
     settings = {**chosen, "seed": seed, "workers": workers, **fit.fitted.found}
     draft = HeadRecord(
         name=name,

@@ -118,17 +118,20 @@ def fit_linear(
             n_rows >= max(SAMPLED_FROM_ROWS, SAMPLED_FROM_ROWS_A_NUMBER * d)
             and 4 * n_classes * (d + 1) ** 2 <= CURVATURE_BYTES
         ):
+            shares = total(_class_mass(target, weight, n_classes)) / mass
             sampled = _Objective(X[part], target[part], weight[part], mean, mass_of_part, penalty, loss, total, pool)
             if start is None:
                 begin, _ = _descend(sampled, begin, None, SAMPLED_STEPS, tol)
             R = even_coordinates(
-                X[part], weight[part], sampled.probabilities(begin), mean, mass_of_part, n_classes, penalty, total, pool
+                X[part], weight[part], sampled.probabilities(begin), mean, mass_of_part, shares, penalty, total, pool
             )
         best, steps = _descend(whole, begin, R, max_iter, tol, on_step)
     if steps >= max_iter:
         log.warning("linear head: stopped after %s steps, before the gradient fell below %s", steps, tol)
-    W = best[:, :d]
-    return W.astype(np.float32), (best[:, d] - W @ mean).astype(np.float32)
+    W, b = best[:, :d], best[:, d] - best[:, :d] @ mean
+    if loss == "multinomial":
+        b -= b.mean()  # what all classes share changes no probability, and where it ends depends on the way
+    return W.astype(np.float32), b.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,8 @@ def _turned(R: Matrix | None, rows: Floats, *, back: bool) -> Floats:
         return rows
     narrow = rows.astype(np.float32)
     turned = np.matmul(narrow[:, None, :], R)[:, 0, :] if back else np.matmul(R, narrow[:, :, None])[:, :, 0]
-    return turned.astype(np.float64)
+    wide: Floats = turned.astype(np.float64)
+    return wide
 
 
 def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
@@ -250,7 +254,17 @@ def _weighted_sum(X: torch.Tensor, weight: torch.Tensor) -> Floats:
     summed = torch.zeros(X.shape[1], dtype=torch.float64)
     for start in range(0, len(X), 4_096):
         summed += weight[start : start + 4_096].double() @ X[start : start + 4_096].double()
-    return summed.numpy()
+    found: Floats = summed.numpy()
+    return found
+
+
+def _class_mass(target: torch.Tensor, weight: torch.Tensor, n_classes: int) -> Floats:
+    """(c,) the weight of the rows of each class."""
+    import torch
+
+    summed = weight @ target if target.ndim == 2 else torch.bincount(target, weights=weight, minlength=n_classes)
+    mass: Floats = summed.double().numpy()
+    return mass
 
 
 def _block_sums(

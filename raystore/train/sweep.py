@@ -20,7 +20,7 @@ import numpy as np
 from raystore.errors import InvalidArguments, JobFailed, RaystoreError
 from raystore.layout import Layout, check_name
 from raystore.markup import rows_html
-from raystore.progress import Progress, shown
+from raystore.progress import Progress
 from raystore.session import root_cause, start_ray, thread_count
 from raystore.train import metrics
 from raystore.train.arguments import check_arguments, option_problems
@@ -187,16 +187,15 @@ def sweep(
         jobs.append(Setting(place, draft, make_recipe(kind, classes, source, task, own_seed, options)))
     best: Outcome | None = None
     tried = list(refused)
-    with shown(progress, call, "settings") as told:
-        told(len(tried), len(settings))
-        with closing(
-            _on_ray(jobs, source, dict(enumerate(settings)), workers) if workers else _inline(jobs, source, settings)
-        ) as outcomes:
-            for outcome in outcomes:
-                tried.append(outcome.tried)
-                if outcome.fitted is not None and (best is None or _order(outcome.tried) < _order(best.tried)):
-                    best = outcome
-                told(len(tried), len(settings))
+    told: Progress = progress or (lambda *_: None)
+    told(len(tried), len(settings))
+    outcomes = _on_ray(jobs, source, settings, workers) if workers else _inline(jobs, source, settings)
+    with closing(outcomes):
+        for outcome in outcomes:
+            tried.append(outcome.tried)
+            if outcome.fitted is not None and (best is None or _order(outcome.tried) < _order(best.tried)):
+                best = outcome
+            told(len(tried), len(settings))
     tried.sort(key=_order)
     if best is None or best.fitted is None:
         reasons = "; ".join(f"setting {t.place + 1}: {t.reason}" for t in tried)
@@ -266,7 +265,7 @@ class _Fitter:
 
 
 def _on_ray(
-    jobs: Sequence[Setting], source: VectorSource, given: Mapping[int, Mapping[str, Any]], workers: int
+    jobs: Sequence[Setting], source: VectorSource, given: Sequence[Mapping[str, Any]], workers: int
 ) -> Generator[Outcome, None, None]:
     """The settings' outcomes as they are there, by `workers` actors.
 

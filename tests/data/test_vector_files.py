@@ -7,9 +7,10 @@ import pytest
 from raystore.data import vector_files, vector_runs
 from raystore.data.collection import CollectionTable
 from raystore.data.row_table import RowTable
-from raystore.data.vector_files import blocks, dots, gather, pair_scores, rounding_bound
+from raystore.data.vector_files import blocks, dots, gather
 from raystore.data.vector_runs import find_runs
 from raystore.layout import Layout
+from raystore.vectors import pair_scores, rounding_bound
 from tests.data.wide import DIM, WIDE, WideEncoder, add_things, make_things, unit
 
 RNG = np.random.default_rng(3)

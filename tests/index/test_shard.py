@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raystore.errors import ShardCorrupt
-from raystore.index.exact import best_first, flat_top_k, pair_scores, rounding_bound
+from raystore.index.exact import best_first, flat_top_k
 from raystore.index.merge import merge
 from raystore.index.shard import Shard, faiss_threads
+from raystore.vectors import pair_scores, rounding_bound
 
 from .conftest import clustered, unit
 

@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
-import fsspec  # type: ignore[import-untyped]
-import fsspec.core  # type: ignore[import-untyped]
+import fsspec
+import fsspec.core
 import pyarrow as pa
 import pyarrow.fs as pafs
 

@@ -17,13 +17,12 @@ import pyarrow.compute as pc
 from raystore.data.collection import CollectionTable
 from raystore.data.drift import Drawn, Labels, check_settings, draw, measure
 from raystore.data.drift_report import DriftReport
-from raystore.data.found_vectors import Found, find_vectors, known_ids
 from raystore.data.keyed import ADDED
 from raystore.data.snapshot import SnapshotRecord
 from raystore.data.split import SIDES
 from raystore.errors import ColumnNotFound
 from raystore.layout import vector_column
-from raystore.vectors import mark
+from raystore.vectors import Matrix
 
 _LABELS = ("string", "int64", "bool")
 _LOOKUP = 2_000
@@ -74,9 +73,9 @@ def snapshot_drift(
     if a.task == "number":
         labels = _tenths(*(kept.column("label").to_numpy() for kept, _ in rows))
     drawn = draw(ids[0], ids[1], rng, sample)
-    found = [find_vectors(table, [own[i] for i in places], fingerprint) for own, places in zip(ids, drawn[:2], strict=True)]
+    found = [table.vectors_found([own[i] for i in at], fingerprint) for own, at in zip(ids, drawn[:2], strict=True)]
     notes = [f"{n:,} rows of {s.label} were erased." for s, (_, n) in zip((a, b), rows, strict=True) if n]
-    lacking = sum(len(places) - len(f.places) for f, places in zip(found, drawn[:2], strict=True))
+    lacking = sum(int((~has).sum()) for has, _ in found)
     notes += [f"{lacking:,} drawn rows have no vector of this encoder."] if lacking else []
     notes += ["Its classes are the tenths of the numbers of " + a.label + "."] if a.task == "number" else []
     names = (f"{a.label} {side}", f"{b.label} {side}") if side else (a.label, b.label)
@@ -84,8 +83,8 @@ def snapshot_drift(
         names,
         (labels[0], labels[1]),
         (len(ids[0]), len(ids[1])),
-        (np.asarray(found[0].vectors), np.asarray(found[1].vectors)),
-        Drawn(drawn.a[found[0].places], drawn.b[found[1].places], drawn.shared),
+        (np.asarray(found[0][1]), np.asarray(found[1][1])),
+        Drawn(drawn.a[found[0][0]], drawn.b[found[1][0]], drawn.shared),
         rng,
         permutations,
         note=" ".join(notes),
@@ -95,7 +94,7 @@ def snapshot_drift(
 def collection_drift(
     table: CollectionTable,
     fingerprint: str,
-    since: int | datetime,
+    since: int | str | datetime,
     *,
     label: str | None = None,
     seed: int = 0,
@@ -105,8 +104,8 @@ def collection_drift(
     """Whether and how a collection's rows since a version or a date differ from those before.
 
     Args:
-        since: a version: rows added after it are compared with those it held. A date: rows whose `time` is then or later are
-            compared with those before (without a time zone, in UTC); rows without a time are left out and counted.
+        since: a version: rows added after it are compared with those it held. A date, also as ISO 8601: rows whose `time` is then
+            or later are compared with those before (without a time zone, in UTC); rows without a time are left out and counted.
         label: a kept column that holds classes (string, int64 or bool).
         seed, permutations, sample: see `drift`.
 
@@ -116,8 +115,11 @@ def collection_drift(
 
     Cost: one pass over `time` (or the commit numbers), the labels, and which rows have a vector; then as `snapshot_drift`.
     """
-    names = (f"{table.name} before {_said(since)}", f"{table.name} since {_said(since)}")
     problems = []
+    if isinstance(since, str):
+        since, unreadable = _moment(since)
+        problems += unreadable
+    names = (f"{table.name} before {_said(since)}", f"{table.name} since {_said(since)}")
     if label is not None and label not in table.visible:
         raise ColumnNotFound(name=label, where=f"collection '{table.name}'", existing=table.visible)
     kind = table.columns.get(label, "string") if label is not None else "string"
@@ -132,10 +134,10 @@ def collection_drift(
     sides = np.flatnonzero(~later), np.flatnonzero(later)
     drawn = draw(sides[0].tolist(), sides[1].tolist(), rng, sample)
     found = [_vectors(table, fingerprint, row_ids[own[places]]) for own, places in zip(sides, drawn[:2], strict=True)]
-    drawn = Drawn(drawn.a[found[0].places], drawn.b[found[1].places], 0)
+    drawn = Drawn(drawn.a[found[0][0]], drawn.b[found[1][0]], 0)
     told: list[Labels | None] = [None if labels is None else [labels[i] for i in own] for own in sides]
     sizes = (len(sides[0]), len(sides[1]))
-    vectors = np.asarray(found[0].vectors), np.asarray(found[1].vectors)
+    vectors = found[0][1], found[1][1]
     return measure(names, (told[0], told[1]), sizes, vectors, drawn, rng, permutations, note=" ".join(notes))
 
 
@@ -144,7 +146,7 @@ def _present(snapshot: SnapshotRecord, table: CollectionTable, side: str | None)
     rows = snapshot.rows().select(["id", "label", "split"])
     if side is not None:
         rows = rows.filter(pc.equal(rows.column("split"), side))
-    known = known_ids(table, rows.column("id").to_pylist())
+    known = table.has_ids(rows.column("id").to_pylist())
     return rows.filter(pa.array(known)), int((~known).sum())
 
 
@@ -160,6 +162,14 @@ def _tenths(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> list[Labe
         f"over {bounds[-1]}",
     ]
     return [[names[i] for i in np.searchsorted(edges, own, side="left")] for own in (a, b)]
+
+
+def _moment(told: str) -> tuple[datetime, list[str]]:
+    try:
+        return datetime.fromisoformat(told), []
+    except ValueError:
+        expected = "a version, or a time like 2026-08-01 or 2026-08-01T12:00:00+00:00"
+        return datetime.fromtimestamp(0, UTC), [f"since is '{told[:40]}', expected {expected}"]
 
 
 def _said(since: int | datetime) -> str:
@@ -200,16 +210,19 @@ def _label(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _vectors(table: CollectionTable, fingerprint: str, row_ids: npt.NDArray[np.int64]) -> Found:
-    """The vectors of the rows with these row ids; of those that somebody erases meanwhile there is none."""
+def _vectors(
+    table: CollectionTable, fingerprint: str, row_ids: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.bool_], Matrix]:
+    """(n,) which of the row ids are still there with a vector, and the (m, d) float32 vectors of those, in their order."""
     out = np.empty((len(row_ids), table.dim(fingerprint)), np.float32)
     has = np.zeros(len(row_ids), np.bool_)
     for start in range(0, len(row_ids), _LOOKUP):
         asked = row_ids[start : start + _LOOKUP]
         rows = table.rows_by_row_id(asked, [vector_column(fingerprint)])
+        rows = rows.filter(rows.column(vector_column(fingerprint)).is_valid())
         order = np.argsort(asked)
         at = start + order[np.searchsorted(asked[order], rows.column("_rowid").to_numpy())]
         lists = rows.column(vector_column(fingerprint)).combine_chunks()
         out[at] = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
         has[at] = True
-    return Found(mark(out[has], fingerprint), np.flatnonzero(has))
+    return has, out[has]

@@ -9,7 +9,7 @@ import pytest
 
 from raystore.data.collection import CollectionTable, vector_array
 from raystore.data.drift import Sample, drift
-from raystore.data.drift_sources import collection_drift, snapshot_drift
+from raystore.data.drift_samples import collection_drift, snapshot_drift
 from raystore.data.snapshot import SnapshotRecord
 from raystore.errors import ColumnNotFound, InvalidArguments, PassportMismatch
 from raystore.layout import Layout, vector_column
@@ -51,7 +51,7 @@ def add(
 @pytest.fixture
 def table(layout: Layout) -> CollectionTable:
     columns = {"topic": "string", "paid": "bool", "price": "float64"}
-    return CollectionTable.create(layout, "tickets", {FINGERPRINT: 6}, columns)
+    return CollectionTable.create(layout, "tickets", {FINGERPRINT: 6, "ab12" * 16: 3}, columns)
 
 
 def take(folder: Path, ids: list[str], number: int, label: object = "x", **more: str) -> SnapshotRecord:
@@ -124,10 +124,10 @@ def test_snapshots_that_do_not_compare_are_refused(table: CollectionTable, tmp_p
         "permutations is 5, expected 200 or more: fewer cannot give p < 0.01."
     )
     with pytest.raises(PassportMismatch):
-        snapshot_drift(a, a, table, "ab12" * 16)
+        snapshot_drift(a, a, table, "cd34" * 16)
     few = take(tmp_path, ids[:3], 3)
     with pytest.raises(
-        InvalidArguments, match="'refunds@3' has . rows to draw that the other has not, expected 10 or more"
+        InvalidArguments, match=r"'refunds@3' has . rows to draw that the other has not, expected 10 or more"
     ):
         snapshot_drift(a, few, table, FINGERPRINT)
 
@@ -162,7 +162,7 @@ def test_a_collection_is_compared_with_what_it_was_before_a_date(table: Collecti
     add(table, cloud(N, 1), 0, when=NEW_YEAR)
     add(table, cloud(N, 2), N, when=NEW_YEAR + timedelta(days=3))
     add(table, cloud(4, 3), 2 * N, when=None)
-    for since in (NEW_YEAR + timedelta(days=3), datetime(2026, 1, 4)):
+    for since in (NEW_YEAR + timedelta(days=3), datetime(2026, 1, 4), "2026-01-04"):
         report = collection_drift(table, FINGERPRINT, since, label="topic")
         assert (report.rows, report.alarm) == ((N, N), False)
         assert report.note == "4 rows have no time and are left out."
@@ -177,6 +177,8 @@ def test_a_collection_that_cannot_be_compared_is_said(table: CollectionTable) ->
         f"drift of 'tickets before version {table.version}' and 'tickets since version {table.version}': "
         f"'tickets since version {table.version}' has 0 rows to draw that the other has not, expected 10 or more."
     )
+    with pytest.raises(InvalidArguments, match="since is 'last week', expected a version, or a time like 2026-08-01 or"):
+        collection_drift(table, FINGERPRINT, "last week")
     with pytest.raises(ColumnNotFound):
         collection_drift(table, FINGERPRINT, 1, label="color")
     with pytest.raises(InvalidArguments, match="the column 'price' holds float64, expected string, int64, bool"):

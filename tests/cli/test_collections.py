@@ -1,0 +1,36 @@
+"""publish and drift of collections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.cli.conftest import Cli, Studied
+
+
+def test_publish_writes_a_copy_with_labels_predictions_and_vectors_and_once(
+    cli: Cli, studied: Studied, tmp_path: Path
+) -> None:
+    publish = (
+        "collection", "publish", "items", tmp_path / "copy", "--column", "product", "--labels", "labels",
+        "--predictions", "topics@1", "--vectors",
+    )  # fmt: skip
+    done = cli("--store", studied.root, "--json", *publish).json
+    assert done["rows"] == {"rows": 240, "labels/labels": 240, "predictions/topics": 240}
+    schema = pq.read_schema(next((tmp_path / "copy" / "rows").glob("*.parquet")))
+    assert {"id", "product", "vector"} <= set(schema.names)
+    assert "price" not in schema.names
+    again = cli("--store", studied.root, *publish)
+    assert (again.code, "0 rows came, 0 left, 0 files written, 0 removed" in again.out) == (0, True)
+
+
+def test_drift_since_a_time_and_since_a_version(cli: Cli, studied: Studied) -> None:
+    drift = ("--store", studied.root, "collection", "drift", "items", "--since")
+    found = cli("--json", *drift, "2026-02-01", "--label", "product").json
+    assert found["rows"] == [124, 116]
+    assert {c["label"] for c in found["balance"]["changes"]} == {"card", "login", "money"}
+    shown = cli(*drift, "2026-02-01", "--fail-on-drift")
+    assert shown.code == int(found["alarm"])
+    never = cli(*drift, "nonsense")
+    assert (never.code, never.err.split(":")[0]) == (2, "InvalidArguments")
