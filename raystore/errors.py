@@ -434,7 +434,7 @@ class NotAllowed(RaystoreError, PermissionError):
     verb: str
 
     def __str__(self) -> str:
-        return f"key '{self.principal}' may not {self.verb}. Ask for a key with that verb."
+        return f"key '{self.principal}' lacks the verb '{self.verb}'. Ask for a key that has it."
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

@@ -162,7 +162,7 @@ class DriftReport:
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    return f"{value:.3g}" if value >= 0.001 else "< 0.001"
 
 
 def _percent(share: float) -> str:

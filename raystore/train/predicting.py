@@ -10,7 +10,6 @@ import pyarrow as pa
 from raystore.data.collection import CollectionTable
 from raystore.data.publish_parts import Predictions
 from raystore.train.heads import Head
-from raystore.vectors import mark
 
 
 def predictions_of(head: Head, table: CollectionTable) -> Predictions:
@@ -25,8 +24,8 @@ def predictions_of(head: Head, table: CollectionTable) -> Predictions:
 
 def predicted(head: Head, table: CollectionTable, ids: Sequence[str]) -> pa.Table:
     """id, label (text, a list of texts, or a number), confidence (float32), abstained (bool); ids without a vector are left out."""
-    present, vectors = table.vectors_present(list(ids), head.fingerprint)
-    answers = head.predict(mark(np.asarray(vectors), head.fingerprint))
+    present, vectors = table.vectors_found(list(ids), head.fingerprint)
+    answers = head.predict(vectors)
     kinds = {"classes": pa.string(), "labels": pa.list_(pa.string()), "number": pa.float64()}
     return pa.table(
         {

@@ -222,7 +222,7 @@ def test_a_report_reads_as_text_as_html_and_as_json() -> None:
     lines = str(report).splitlines()
     assert lines[0] == "ALARM: july (60 rows) against june (60 rows)."
     assert lines[1].startswith(
-        "Embeddings: p 0.010 from 60 and 60 rows and 200 permutations; a classifier tells them apart with AUC "
+        "Embeddings: p 0.00995 from 60 and 60 rows and 200 permutations; a classifier tells them apart with AUC "
     )
     assert lines[2] == "Class balance: p < 0.001 from 60 and 60 rows; largest changes in points: <b> -50.0, y +50.0."
     html = report._repr_html_()

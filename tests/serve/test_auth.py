@@ -43,7 +43,7 @@ def test_a_public_address_demands_a_key_with_the_routes_verb(served: Served, key
     forbidden = client.post("/v1/predict/triage", json={"text": "a"}, headers=bearer(key))
     assert (forbidden.status_code, forbidden.json()["error"]["message"]) == (
         403,
-        "key 'searcher' may not predict. Ask for a key with that verb.",
+        "key 'searcher' lacks the verb 'predict'. Ask for a key that has it.",
     )
     assert client.get("/healthz").status_code == 200
     assert client.get("/v1/nothing").status_code == 401

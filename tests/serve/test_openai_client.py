@@ -202,7 +202,7 @@ def test_a_key_of_the_store_is_the_clients_api_key(house: Served) -> None:
                 return [model.id for model in client.models.list()]
 
         assert models(may) == ["clip", "photos", "tiny"]
-        with pytest.raises(openai.PermissionDeniedError, match="may not predict"):
+        with pytest.raises(openai.PermissionDeniedError, match="lacks the verb 'predict'"):
             models(may_not)
         with pytest.raises(openai.AuthenticationError):
             models("sk-unknown")

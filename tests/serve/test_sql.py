@@ -249,7 +249,7 @@ def test_a_key_needs_the_verb_sql(service: SqlService) -> None:
     refused = ask({"authorization": f"Bearer {other}"})
     assert (refused.status_code, error(refused)["message"]) == (
         403,
-        "key 'searcher' may not sql. Ask for a key with that verb.",
+        "key 'searcher' lacks the verb 'sql'. Ask for a key that has it.",
     )
     assert ask({"authorization": f"Bearer {allowed}"}).json()["rows"] == [[1]]
 
