@@ -10,12 +10,13 @@ from html import escape
 from typing import Any
 
 _LEFT = " style='text-align:left'"
+_CAPTION = " style='text-align:left;white-space:nowrap'"
 _RIGHT = " style='text-align:right'"
 _LONGEST = 120  # characters of one value
 
 
 def shown(value: object) -> str:
-    """A value as people read it: counts with separators, four places behind the point, nothing for None."""
+    """A value as people read it: four digits of a fraction, nothing for None; whole numbers plain, since they may be ids or years."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -33,7 +34,7 @@ def facts_html(title: str, facts: Mapping[str, object], note: str = "") -> str:
     rows = "".join(
         f"<tr><th{_LEFT}>{escape(name)}</th><td{_LEFT}>{escape(shown(value))}</td></tr>" for name, value in facts.items()
     )
-    return f"<table><caption{_LEFT}>{escape(title)}</caption>{rows}</table>{_paragraph(note)}"
+    return f"<table><caption{_CAPTION}>{escape(title)}</caption>{rows}</table>{_paragraph(note)}"
 
 
 def rows_html(
@@ -42,9 +43,14 @@ def rows_html(
     """One table with a header: a row each, numbers on the right. Without `columns`, those of the first row."""
     listed = list(rows)
     names = list(columns) if columns is not None else list(listed[0]) if listed else []
+    return cells_html(names, ([row.get(name) for name in names] for row in listed), title=title, note=note)
+
+
+def cells_html(names: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", note: str = "") -> str:
+    """The same from rows of cells, where two columns may have one name."""
     head = "".join(f"<th{_LEFT}>{escape(name)}</th>" for name in names)
-    body = "".join("<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in listed)
-    caption = f"<caption{_LEFT}>{escape(title)}</caption>" if title else ""
+    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
+    caption = f"<caption{_CAPTION}>{escape(title)}</caption>" if title else ""
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{_paragraph(note)}"
 
 

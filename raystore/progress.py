@@ -6,14 +6,18 @@ The work itself calls `progress(done, total)`; whoever gives no such function ge
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rich.console import Console
+
+_REDRAW_S = 0.2
 
 Progress = Callable[[int, int], None]  # done, in all; the first call says what was done before
 
@@ -22,7 +26,9 @@ def shown(progress: Progress | None, what: str, unit: str = "rows") -> AbstractC
     """The caller's own function, or a bar on standard error."""
     if progress is not None:
         return nullcontext(progress)
-    if not (sys.stderr.isatty() or _in_notebook()):
+    if _in_notebook():
+        return notebook_bar(what, unit)
+    if not sys.stderr.isatty():
         return nullcontext(_nobody)
     from rich.console import Console
 
@@ -37,6 +43,37 @@ def _in_notebook() -> bool:
     ipython: Any = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+@contextmanager
+def notebook_bar(what: str, unit: str = "rows") -> Iterator[Progress]:
+    """A `progress(done, total)` that draws itself in the cell's output, at most five times a second.
+
+    No widget: rich's own bar asks for ipywidgets, warns without them, and then shows nothing until the end.
+    """
+    from IPython.display import HTML, display
+
+    began, first, drawn = time.monotonic(), -1, 0.0
+    handle: Any = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal first, drawn, handle
+        now = time.monotonic()
+        first = done if first < 0 else first
+        if handle is not None and done < total and now - drawn < _REDRAW_S:
+            return
+        drawn, pace = now, (done - first) / max(now - began, 1e-9)
+        of = f" of {total:,}" if total else ""
+        speed = f", {pace:,.0f} {unit}/s" if pace else ""
+        left = f", {(total - done) / pace:,.0f} s left" if pace and done < total else ""
+        shape = f"<progress value='{done}' max='{max(total, 1)}'></progress>"
+        shown = HTML(f"{shape} {escape(what)}: {done:,}{of} {unit}{speed}{left}")
+        if handle is None:
+            handle = display(shown, display_id=True)
+        else:
+            handle.update(shown)
+
+    yield advance
 
 
 @contextmanager

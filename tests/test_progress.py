@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
+import pytest
 from rich.console import Console
 
-from raystore.progress import bar, shown
+from raystore.progress import bar, notebook_bar, shown
 
 
 def drawn(terminal: bool, *calls: tuple[int, int]) -> str:
@@ -44,3 +46,21 @@ def test_what_was_done_before_does_not_count_as_pace() -> None:
 
 def test_on_a_terminal_the_bar_moves() -> None:
     assert "200/200" in drawn(True, (0, 200), (200, 200))
+
+
+def test_in_a_notebook_the_bar_is_drawn_in_place_and_its_words_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from IPython.core import interactiveshell
+
+    published: list[dict[str, Any]] = []
+    shell = interactiveshell.InteractiveShell.instance()
+    try:
+        monkeypatch.setattr(shell.display_pub, "publish", lambda data, *_, **told: published.append({**data, **told}))
+        with notebook_bar("embedding into <b>") as advance:
+            advance(0, 200)
+            advance(1, 200)  # too soon after the last drawing
+            advance(200, 200)
+    finally:
+        interactiveshell.InteractiveShell.clear_instance()
+    assert [drawn.get("update", False) for drawn in published] == [False, True]
+    assert "<progress value='0' max='200'></progress> embedding into &lt;b&gt;: 0 of 200 rows" in published[0]["text/html"]
+    assert "200 of 200 rows" in published[1]["text/html"]

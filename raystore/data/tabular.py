@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from raystore.markup import rows_html
+from raystore.markup import cells_html
 
 Cell = str | int | float | bool | None
 
@@ -43,4 +43,4 @@ def _is_number(cell: Cell) -> bool:
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str = "") -> str:
     """The same as an HTML table."""
-    return rows_html([dict(zip(columns, row, strict=True)) for row in rows], columns, title=caption)
+    return cells_html(columns, rows, title=caption)

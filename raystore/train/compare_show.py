@@ -81,7 +81,7 @@ def comparison_text(c: Comparison) -> str:
     from rich.text import Text
 
     out = io.StringIO()
-    console = Console(file=out, width=100, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(file=out, force_jupyter=False, width=100, color_system=None, highlight=False, markup=False, emoji=False)
     console.print(f"{c.a} and {c.b}, on {c.rows:,} rows of {c.split}{f' of {c.snapshot}' if c.snapshot else ''}")
     console.print(verdict(c))
     table = Table(box=None, pad_edge=False)

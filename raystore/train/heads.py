@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raystore.errors import HeadCorrupt
 from raystore.layout import Layout, check_name, disk_full_is_said, publish, read_json, staging
+from raystore.markup import facts_html
 from raystore.train.calibration import sigmoid, softmax
 from raystore.train.report import Report
 from raystore.train.source import Task
@@ -195,7 +196,7 @@ class Head:
             (stage / "report.json").write_text(self.report.to_json(), encoding="utf-8")
             (stage / "head.json").write_text(record.model_dump_json(indent=1), encoding="utf-8")
             number = publish(stage, layout.heads(self.name))
-        return Head(record, self.arrays, self.report, number, layout.root, self.near)
+        return Head(record, self.arrays, self.report.of(f"{self.name}@{number}"), number, layout.root, self.near)
 
     @classmethod
     def load(cls, folder: Path) -> Head:
@@ -223,7 +224,19 @@ class Head:
             raise HeadCorrupt(path=str(folder), found=f"{error.title} does not parse") from None
         except SafetensorError:
             raise HeadCorrupt(path=str(folder), found="head.safetensors does not parse") from None
-        return cls(record, arrays, report, int(folder.name), folder.parents[2])
+        return cls(record, arrays, report.of(f"{record.name}@{folder.name}"), int(folder.name), folder.parents[2])
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "kind": self.kind,
+            "task": self.task,
+            "classes": len(self.classes) or None,
+            "encoder": self.encoder,
+            "snapshot": f"{self.snapshot['name']}@{self.snapshot['number']}",
+            f"on {self.report.split}": self.report.headline_text,
+            "abstains below": self.threshold,
+        }
+        return facts_html(f"Head {self.label}", {name: fact for name, fact in facts.items() if fact is not None})
 
     def __repr__(self) -> str:
         about = {"classes": f"{len(self.classes)} classes", "labels": f"{len(self.classes)} labels", "number": "a number"}

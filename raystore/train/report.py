@@ -105,6 +105,10 @@ class Report(BaseModel):
         """How many rows it is measured on."""
         return self.n.get(self.split, 0)
 
+    def of(self, head: str) -> Report:
+        """The same report under the head's published name; a head gets its number when it is saved, after it was measured."""
+        return self.model_copy(update={"head": head})
+
     @property
     def headline(self) -> tuple[str, float]:
         """The task's main score: ("accuracy", 0.93), ("micro_f1", 0.81) or ("mae", 2.4)."""

@@ -19,7 +19,7 @@ def text(report: Report) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=100, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(file=out, force_jupyter=False, width=100, color_system=None, highlight=False, markup=False, emoji=False)
     entities = "" if report.entities == report.rows else f" of {report.entities:,} entities"
     console.print(f"Head {report.head}, on {report.rows:,} rows{entities} of {report.split}")
     if said := words.caveat(report):

@@ -100,7 +100,7 @@ class Sweep:
         for row in rows:
             table.add_row(*(_cell(name, row[name]) for name in columns))
         out = io.StringIO()
-        Console(file=out, width=120, color_system=None).print(table)
+        Console(file=out, force_jupyter=False, width=120, color_system=None).print(table)
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
     __repr__ = __str__
