@@ -84,7 +84,7 @@ def measured(who: str, folder: str) -> dict[str, float]:
         import pandas  # noqa: F401
         from sklearn.model_selection import GroupShuffleSplit  # noqa: F401
     else:
-        from raystore.data.snapshot import freeze  # noqa: F401
+        from raystore.data.snapshots.snapshot import freeze  # noqa: F401
     before = high_water_mb()
     start = time.perf_counter()
     call(Path(folder))
@@ -98,8 +98,8 @@ def high_water_mb() -> float:
 
 def ours(folder: Path) -> None:
     from raystore.catalog import Catalog
-    from raystore.data.snapshot import freeze
-    from raystore.data.sql import SqlEngine
+    from raystore.data.query.engine import SqlEngine
+    from raystore.data.snapshots.snapshot import freeze
     from raystore.layout import Layout
 
     catalog = Catalog(Layout(folder / "store"))
@@ -127,7 +127,7 @@ def fill(folder: Path, n: int) -> None:
     """The same tables in a store and as Parquet: n tickets of n / 3 customers, and an outcome for each in another order."""
     from raystore.catalog import Catalog
     from raystore.data.collection import CollectionTable, vector_array
-    from raystore.data.tables import register_table
+    from raystore.data.tables.table import register_table
     from raystore.layout import Layout, vector_column
 
     rng = np.random.default_rng(0)

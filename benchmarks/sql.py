@@ -36,8 +36,8 @@ import raystore
 from benchmarks.common import Ratio, interleaved, seconds, write_result
 from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable, vector_array
-from raystore.data.sql import SqlEngine
-from raystore.data.tables import register_table
+from raystore.data.query.engine import SqlEngine
+from raystore.data.tables.table import register_table
 from raystore.layout import Layout, vector_column
 from raystore.vectors import Vectors, mark
 

@@ -30,12 +30,12 @@ from raystore.train.predicting import predictions_of
 if TYPE_CHECKING:
     import ray.data
 
-    from raystore.data.drift_report import DriftReport
+    from raystore.data.drift.report import DriftReport
     from raystore.data.dry_run import DryRun
     from raystore.data.fill import FillReport
     from raystore.data.ingest import EmbedReport
     from raystore.data.pool_size import Workers
-    from raystore.data.publish import Published
+    from raystore.data.publish.publish import Published
     from raystore.encoders.items import Item
     from raystore.store import Store
 
@@ -446,7 +446,7 @@ class Collection:
         Raises:
             NotAllowed, InvalidArguments, HeadNotFound, TableNotFound; WriterBlocked: another call is publishing there.
         """
-        from raystore.data.publish import publish
+        from raystore.data.publish.publish import publish
 
         heads = [self._store.heads.get(reference) for reference in predictions]
         return publish(
@@ -470,7 +470,7 @@ class Collection:
             label: a kept column whose shares are compared too.
             encoder: whose vectors are compared; needed only where the collection has several.
         """
-        from raystore.data.drift_samples import collection_drift
+        from raystore.data.drift.samples import collection_drift
 
         asked = self.the_encoder(encoder, f"drift of '{self.name}'")
         return collection_drift(self._table, asked.fingerprint, since, label=label, seed=seed)

@@ -19,7 +19,7 @@ import numpy as np
 from raystore import __version__
 from raystore.data.collection import CollectionTable
 from raystore.data.set_aside import set_aside_rows
-from raystore.data.snapshot import content_hash
+from raystore.data.snapshots.snapshot import content_hash
 from raystore.errors import RaystoreError, ShardCorrupt, StoreNotFound, StoreUnusable
 from raystore.index.manifest import index_folder, newest_number, read_manifest
 from raystore.index.shard import digest

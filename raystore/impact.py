@@ -12,8 +12,8 @@ from typing import Any
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable, collection_names
-from raystore.data.publish import publications
-from raystore.data.snapshot import SnapshotRecord, open_snapshot, snapshot_names
+from raystore.data.publish.publish import publications
+from raystore.data.snapshots.snapshot import SnapshotRecord, open_snapshot, snapshot_names
 from raystore.encoders.records import find_fingerprint, name_of, read_encoder
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import (

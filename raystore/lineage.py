@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raystore.catalog import Catalog
-from raystore.data.snapshot import SnapshotRecord, open_snapshot, snapshot_names
+from raystore.data.snapshots.snapshot import SnapshotRecord, open_snapshot, snapshot_names
 from raystore.encoders.registry import Encoders
 from raystore.errors import DeploymentNotFound, InvalidArguments
 from raystore.markup import rows_html

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from raystore.access import LOCAL, Principal
-from raystore.data.snapshot import Rebuilt, SnapshotRecord, open_snapshot, rebuild, refresh, snapshot_names
+from raystore.data.snapshots.snapshot import Rebuilt, SnapshotRecord, open_snapshot, rebuild, refresh, snapshot_names
 from raystore.markup import rows_html
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from raystore.collection import Collection
     from raystore.data.collection import CollectionTable
-    from raystore.data.drift_report import DriftReport
-    from raystore.data.leaks import LeakReport
-    from raystore.data.snapshot_diff import SnapshotDiff
+    from raystore.data.drift.report import DriftReport
+    from raystore.data.snapshots.diff import SnapshotDiff
+    from raystore.data.snapshots.leaks import LeakReport
     from raystore.encoders.registry import Encoder
     from raystore.store import Store
 
@@ -68,7 +68,7 @@ class Snapshots:
         Raises:
             SnapshotNotFound; InvalidArguments: they sample different collections.
         """
-        from raystore.data.snapshot_diff import diff
+        from raystore.data.snapshots.diff import diff
 
         return diff(self[a], self[b])
 
@@ -82,7 +82,7 @@ class Snapshots:
             threshold: the cosine from which two rows count as near duplicates.
             limit: pairs that are listed; all are counted.
         """
-        from raystore.data.leaks import leak_check
+        from raystore.data.snapshots.leaks import leak_check
 
         record = self[snapshot]
         collection, asked = self._vectors(record, encoder, "leaks")
@@ -94,7 +94,7 @@ class Snapshots:
         Args:
             encoder: whose vectors are compared; needed only where the collection has several.
         """
-        from raystore.data.drift_samples import snapshot_drift
+        from raystore.data.drift.samples import snapshot_drift
 
         first, second = self[a], self[b]
         collection, asked = self._vectors(first, encoder, "drift")
@@ -120,7 +120,7 @@ class Snapshots:
         Raises:
             InvalidArguments, NotAllowed.
         """
-        from raystore.data.snapshot_export import export
+        from raystore.data.snapshots.export import export
 
         record = self[snapshot]
         table, fingerprint = self._asked(record, vectors, "export")
@@ -135,7 +135,7 @@ class Snapshots:
         principal: Principal = LOCAL,
     ) -> ray.data.Dataset:
         """The rows as a Ray Dataset, of one side or all, with a column `vector` where asked for; see `export`."""
-        from raystore.data.snapshot_ray import to_ray
+        from raystore.data.snapshots.to_ray import to_ray
 
         record = self[snapshot]
         table, fingerprint = self._asked(record, vectors, "to_ray")

@@ -13,11 +13,11 @@ from raystore.access import ApiKeys
 from raystore.catalog import Catalog, open_root
 from raystore.collection import Collection
 from raystore.data.collection import CollectionTable, collection_names
-from raystore.data.label_rule import define_rule
+from raystore.data.query.engine import SqlEngine, SqlResult
 from raystore.data.rows import as_time
-from raystore.data.snapshot import SnapshotRecord, freeze
-from raystore.data.sql import SqlEngine, SqlResult
-from raystore.data.tables import SourceTable, open_table, refresh_table, register_table, table_names
+from raystore.data.snapshots.label_rule import define_rule
+from raystore.data.snapshots.snapshot import SnapshotRecord, freeze
+from raystore.data.tables.table import SourceTable, open_table, refresh_table, register_table, table_names
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import InvalidArguments
 from raystore.markup import facts_html
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from raystore.impact import Impact
     from raystore.lineage import Lineage
     from raystore.serve.deploy import Running
-    from raystore.train.compare import Comparison
+    from raystore.train.compare.compare import Comparison
     from raystore.train.heads import Head, Kind
     from raystore.train.registry import Heads
     from raystore.train.snapshot_source import SnapshotSource
@@ -353,7 +353,7 @@ class Store:
         Raises:
             HeadNotFound; InvalidArguments: other tasks, or other rows.
         """
-        from raystore.train.compare_heads import compare_heads
+        from raystore.train.compare.heads import compare_heads
 
         first, second = (self.heads.get(head) if isinstance(head, str) else head for head in (a, b))
         return compare_heads(first, second, self._source_of(first), self._source_of(second))

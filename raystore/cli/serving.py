@@ -38,7 +38,9 @@ def serve(
 @key.command("create")
 def key_create(
     name: Annotated[str, typer.Argument(help="Who it is for.")],
-    verb: Annotated[list[str], typer.Option(help=f"{', '.join(Verb)}; may be repeated; by default log, predict and search.")] = [],  # noqa: B006
+    verb: Annotated[
+        list[str], typer.Option(help=f"{', '.join(Verb)}; may be repeated; by default log, predict and search.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Make a key. It is shown once and not kept."""
     unknown = [v for v in verb if v not in set(Verb)]

@@ -14,7 +14,7 @@ from raystore.errors import InvalidArguments
 from raystore.layout import numbers
 
 if TYPE_CHECKING:
-    from raystore.data.snapshot import SnapshotRecord
+    from raystore.data.snapshots.snapshot import SnapshotRecord
     from raystore.store import Store
 
 Reference = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="NAME or NAME@NUMBER")]

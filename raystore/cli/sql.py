@@ -18,7 +18,7 @@ from raystore.cli.words import pairs, query_text
 from raystore.errors import InvalidArguments
 
 if TYPE_CHECKING:
-    from raystore.data.sql_result import SqlResult
+    from raystore.data.query.result import SqlResult
 
 Format: TypeAlias = Literal["table", "csv", "parquet"]
 _COUNTED = 1_000_000  # rows beyond those shown; a query of more is not run to its end for the sake of their number

@@ -10,7 +10,7 @@ from raystore.cli.options import AsOf
 from raystore.cli.state import STATE
 
 if TYPE_CHECKING:
-    from raystore.data.tables import SourceTable
+    from raystore.data.tables.table import SourceTable
 
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="Its name.")]
 

@@ -24,7 +24,7 @@ from raystore.session import shutdown_ray
 from raystore.store import Store, open
 
 if TYPE_CHECKING:
-    from raystore.data.snapshot import SnapshotRecord
+    from raystore.data.snapshots.snapshot import SnapshotRecord
     from raystore.serve.deploy import Running
     from raystore.train.heads import Head
 

@@ -15,8 +15,8 @@ from raystore.access import ApiKeys, is_loopback
 from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable, collection_names
 from raystore.data.log import LogResult, RowLog
-from raystore.data.sandbox import SandboxLimits, SqlSandbox
-from raystore.data.tables import table_names
+from raystore.data.sandbox.process import SandboxLimits, SqlSandbox
+from raystore.data.tables.table import table_names
 from raystore.encoders import Encoders, LoadedEncoder, open_encoder
 from raystore.encoders.records import KIND
 from raystore.errors import EncoderNotFound, KeyRequired, ModelUnusable

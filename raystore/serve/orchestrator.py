@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from raystore.data.sandbox import Rows
+from raystore.data.sandbox.process import Rows
 from raystore.encoders.items import Item
 from raystore.errors import CollectionNotFound, DeploymentNotFound, InvalidArguments, PassportMismatch
 from raystore.serve.batching import BatchingEncoder, ServedEncoder

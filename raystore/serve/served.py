@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raystore.data.log import LogResult
-from raystore.data.sandbox import Rows
+from raystore.data.sandbox.process import Rows
 from raystore.encoders.passport import Modality
 from raystore.serve.batching import BatchingEncoder
 from raystore.serve.spec import DeploymentRecord
@@ -66,7 +66,7 @@ class ServedCollection(Protocol):
 
 
 class ServedSql(Protocol):
-    """`raystore.data.sandbox.SqlSandbox`, as far as it is looked at."""
+    """`raystore.data.sandbox.process.SqlSandbox`, as far as it is looked at."""
 
     def run(
         self,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints
 from starlette.responses import Response
 
-from raystore.data.sandbox import Rows
+from raystore.data.sandbox.process import Rows
 from raystore.serve.wire import EXAMPLE_REQUEST_ID, with_example
 
 Form = Literal["json", "arrow"]

@@ -15,7 +15,7 @@ from raystore.train import metrics
 from raystore.train.calibration import fit_temperature
 from raystore.train.heads import Head, HeadRecord, decide, probabilities_of, scores
 from raystore.train.knn import Neighbours
-from raystore.train.report import Baselines, measure
+from raystore.train.report.report import Baselines, measure
 from raystore.train.source import Examples, Task, VectorSource
 from raystore.train.thresholds import threshold_for_precision, thresholds_for_labels
 from raystore.vectors import Matrix

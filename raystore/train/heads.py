@@ -26,7 +26,7 @@ from raystore.errors import HeadCorrupt
 from raystore.layout import Layout, check_name, disk_full_is_said, publish, read_json, staging
 from raystore.markup import facts_html
 from raystore.train.calibration import sigmoid, softmax
-from raystore.train.report import Report
+from raystore.train.report.report import Report
 from raystore.train.source import Task
 from raystore.vectors import Matrix, as_unit_rows, check_fingerprint
 

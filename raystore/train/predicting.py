@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from raystore.data.collection import CollectionTable
-from raystore.data.publish_parts import Predictions
+from raystore.data.publish.parts import Predictions
 from raystore.train.heads import Head
 
 

@@ -21,7 +21,7 @@ from raystore.errors import HeadCorrupt, HeadNotFound, InvalidArguments
 from raystore.layout import check_name, names, numbers, read_json
 from raystore.markup import rows_html
 from raystore.train.heads import Head, HeadRecord
-from raystore.train.report import Report
+from raystore.train.report.report import Report
 
 if TYPE_CHECKING:
     from raystore.train.export import Format

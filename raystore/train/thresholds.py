@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from raystore.train.curves import Ranked, cut_at, rank, threshold_for
+from raystore.train.report.curves import Ranked, cut_at, rank, threshold_for
 from raystore.vectors import Matrix
 
 EVEN = 0.5  # where a label is given when val says nothing about it

@@ -7,8 +7,8 @@ from typing import Any
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
-from raystore.data.sql import SqlEngine
-from raystore.data.tables import register_table
+from raystore.data.query.engine import SqlEngine
+from raystore.data.tables.table import register_table
 from tests.data.toy import ToyEncoder, make_log, make_tickets
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)

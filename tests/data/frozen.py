@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raystore.data.snapshot import SnapshotRecord
+from raystore.data.snapshots.snapshot import SnapshotRecord
 from raystore.layout import write_json
 
 LABELS = {"classes": pa.string(), "labels": pa.list_(pa.string()), "number": pa.float64()}

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.data import content_hash as module
-from raystore.data.content_hash import ContentHash, blocks, content_hash
+from raystore.data.snapshots import content_hash as module
+from raystore.data.snapshots.content_hash import ContentHash, blocks, content_hash
 
 KINDS = {
     "text": pa.string(),
@@ -118,7 +118,7 @@ def test_the_hash_of_these_rows_never_changes() -> None:
 def test_processes_with_other_seeds_time_zones_and_threads_agree() -> None:
     code = (
         f"import pyarrow as pa; pa.set_cpu_count(int(__import__('sys').argv[1]));"
-        f"from raystore.data.content_hash import content_hash; print(content_hash(pa.Table.from_pylist({ROWS!r})))"
+        f"from raystore.data.snapshots.content_hash import content_hash; print(content_hash(pa.Table.from_pylist({ROWS!r})))"
     )
     for seed, threads in (("1", "1"), ("2", "4")):
         env = {**os.environ, "PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"}

@@ -15,8 +15,8 @@ from scipy.stats import kstest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-import raystore.data.drift as drifting
-from raystore.data.drift import Drawn, Sample, class_balance, draw, drift, embedding_drift, measure, rbf_kernel
+import raystore.data.drift.drift as drifting
+from raystore.data.drift.drift import Drawn, Sample, class_balance, draw, drift, embedding_drift, measure, rbf_kernel
 from raystore.errors import InvalidArguments
 from raystore.vectors import Matrix
 from tests.data.minilm import encode

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from raystore.data.collection import CollectionTable, vector_array
-from raystore.data.drift import Sample, drift
-from raystore.data.drift_samples import collection_drift, snapshot_drift
-from raystore.data.snapshot import SnapshotRecord
+from raystore.data.drift.drift import Sample, drift
+from raystore.data.drift.samples import collection_drift, snapshot_drift
+from raystore.data.snapshots.snapshot import SnapshotRecord
 from raystore.errors import ColumnNotFound, InvalidArguments, PassportMismatch
 from raystore.layout import Layout, vector_column
 from raystore.vectors import Matrix

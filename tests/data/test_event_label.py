@@ -8,9 +8,9 @@ import pytest
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
-from raystore.data.event_label import event_where
-from raystore.data.snapshot import SnapshotRecord, freeze, rebuild
-from raystore.data.tables import register_table
+from raystore.data.snapshots.event_label import event_where
+from raystore.data.snapshots.snapshot import SnapshotRecord, freeze, rebuild
+from raystore.data.tables.table import register_table
 from raystore.errors import InvalidArguments, SnapshotRefused, SqlRefused
 from tests.data.freezing import day, engine_of, log_tickets, register_events, spring
 from tests.data.toy import ToyEncoder
@@ -106,8 +106,8 @@ def test_without_as_of_events_are_known_until_their_table_was_registered(catalog
     log_tickets(catalog, spring(20))
     register_events(catalog, "refund", refunds(("c-01", 2)))
     snapshot = take(catalog, as_of=None)
-    from raystore.data.split import moment
-    from raystore.data.tables import open_table
+    from raystore.data.snapshots.split import moment
+    from raystore.data.tables.table import open_table
 
     published = open_table(catalog, "refund").published_at
     assert moment(snapshot.spec["label"]["complete_to"]) == moment(published) < moment(snapshot.spec["as_of"])

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from raystore.catalog import Catalog
-from raystore.data.event_label import EventRule
-from raystore.data.label_rule import LabelRule, define_rule, parse_rule, resolve_rule, rule_names, unrepeatable
-from raystore.data.rewrite import parse_query
-from raystore.data.snapshot import SnapshotRecord, freeze
+from raystore.data.query.rewrite import parse_query
+from raystore.data.snapshots.event_label import EventRule
+from raystore.data.snapshots.label_rule import LabelRule, define_rule, parse_rule, resolve_rule, rule_names, unrepeatable
+from raystore.data.snapshots.snapshot import SnapshotRecord, freeze
 from raystore.errors import InvalidArguments, InvalidName, SnapshotRefused
 from tests.data.freezing import day, engine_of, log_tickets, spring
 

@@ -8,8 +8,8 @@ import pytest
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable, vector_array
-from raystore.data.snapshot import freeze, rebuild
-from raystore.data.sql import SqlEngine
+from raystore.data.query.engine import SqlEngine
+from raystore.data.snapshots.snapshot import freeze, rebuild
 from raystore.errors import ColumnNotFound, SqlRefused
 from raystore.index.build import build_shard
 from raystore.layout import Layout, filled_column, vector_column

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import raystore.data.leaks as leaks
+import raystore.data.snapshots.leaks as leaks
 from raystore.data.collection import CollectionTable
-from raystore.data.leaks import Near, leak_check
-from raystore.data.snapshot import SnapshotRecord
+from raystore.data.snapshots.leaks import Near, leak_check
+from raystore.data.snapshots.snapshot import SnapshotRecord
 from raystore.errors import InvalidArguments, PassportMismatch
 from raystore.layout import Layout, vector_column
 from raystore.vectors import Matrix

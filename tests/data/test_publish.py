@@ -16,13 +16,13 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-import raystore.data.publish as publishing
+import raystore.data.publish.publish as publishing
 from raystore.access import Principal, Verb
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
-from raystore.data.publish import Published, publications, publish, republish_all
-from raystore.data.publish_parts import Predictions
-from raystore.data.tables import SourceTable, register_table
+from raystore.data.publish.parts import Predictions
+from raystore.data.publish.publish import Published, publications, publish, republish_all
+from raystore.data.tables.table import SourceTable, register_table
 from raystore.errors import AlreadyExists, InvalidArguments, NotAllowed, PassportMismatch, WriterBlocked
 from raystore.layout import Layout
 from tests.data.toy import OtherEncoder, ToyEncoder, make_log, make_store, make_tickets, some_rows

@@ -18,12 +18,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-import raystore.data.publish as publishing
+import raystore.data.publish.publish as publishing
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
-from raystore.data.publish import publish
-from raystore.data.publish_parts import Predictions
-from raystore.data.tables import SourceTable, open_table, register_table
+from raystore.data.publish.parts import Predictions
+from raystore.data.publish.publish import publish
+from raystore.data.tables.table import SourceTable, open_table, register_table
 from raystore.layout import Layout
 from tests.data.toy import ToyEncoder, make_log, make_store, make_tickets
 

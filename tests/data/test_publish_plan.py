@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.data.publish_plan import Commits, PartFile, Range, plan
+from raystore.data.publish.plan import Commits, PartFile, Range, plan
 
 
 def commits(counts: dict[int, int]) -> Commits:

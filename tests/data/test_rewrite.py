@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from raystore.data.rewrite import (
+from raystore.data.query.rewrite import (
     Relation,
     calls_of,
     parse_query,

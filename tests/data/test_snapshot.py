@@ -12,10 +12,18 @@ import pytest
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
-from raystore.data.snapshot import SCHEMA, SnapshotRecord, content_hash, freeze, open_snapshot, rebuild, snapshot_names
-from raystore.data.split import SALT, side
-from raystore.data.sql import SqlEngine
-from raystore.data.tables import register_table
+from raystore.data.query.engine import SqlEngine
+from raystore.data.snapshots.snapshot import (
+    SCHEMA,
+    SnapshotRecord,
+    content_hash,
+    freeze,
+    open_snapshot,
+    rebuild,
+    snapshot_names,
+)
+from raystore.data.snapshots.split import SALT, side
+from raystore.data.tables.table import register_table
 from raystore.errors import (
     DiskFull,
     InvalidArguments,
@@ -166,7 +174,7 @@ def test_the_hash_does_not_hang_on_threads_or_memory(
     snapshot = take(catalog, engine)
     connect = duckdb.connect
     monkeypatch.setattr(duckdb, "connect", lambda config: connect(config={**config, "threads": threads}))
-    monkeypatch.setattr("raystore.data.work.MEMORY", memory)
+    monkeypatch.setattr("raystore.data.snapshots.work.MEMORY", memory)
     assert rebuild(make_engine(catalog), snapshot).hash == snapshot.hash
 
 
@@ -176,7 +184,7 @@ def test_a_full_disk_is_said_and_nothing_is_frozen(
     def full(self: object, table: str, select: str) -> None:
         raise duckdb.IOException("IO Error: Could not write file: No space left on device")
 
-    monkeypatch.setattr("raystore.data.work.Work.step", full)
+    monkeypatch.setattr("raystore.data.snapshots.work.Work.step", full)
     with pytest.raises(DiskFull, match="while working on more rows than fit the memory"):
         take(catalog, engine)
     assert snapshot_names(catalog) == []
@@ -189,8 +197,8 @@ def test_another_process_in_another_time_zone_gives_the_same_hash(catalog: Catal
 import sys
 from pathlib import Path
 from raystore.catalog import Catalog
-from raystore.data.snapshot import open_snapshot, rebuild
-from raystore.data.sql import SqlEngine
+from raystore.data.snapshots.snapshot import open_snapshot, rebuild
+from raystore.data.query.engine import SqlEngine
 from raystore.layout import Layout
 catalog = Catalog(Layout(Path(sys.argv[1])))
 print(rebuild(SqlEngine(catalog, lambda name: None), open_snapshot(catalog, "refunds")).hash)

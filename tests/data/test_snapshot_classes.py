@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from raystore.catalog import Catalog
-from raystore.data.snapshot import SCHEMA, SnapshotRecord, freeze, rebuild
+from raystore.data.snapshots.snapshot import SCHEMA, SnapshotRecord, freeze, rebuild
 from raystore.errors import InvalidArguments, SnapshotRefused
 from tests.data.freezing import engine_of, log_tickets, spring
 from tests.data.toy import make_store

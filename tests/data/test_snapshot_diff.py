@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.data.snapshot_diff import KINDS, SnapshotDiff, diff
+from raystore.data.snapshots.diff import KINDS, SnapshotDiff, diff
 from raystore.errors import InvalidArguments
 from tests.data.frozen import frozen
 

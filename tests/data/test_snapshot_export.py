@@ -12,9 +12,9 @@ import yaml
 
 from raystore.access import Principal, Verb
 from raystore.data.collection import CollectionTable
-from raystore.data.snapshot import SnapshotRecord
-from raystore.data.snapshot_export import export
-from raystore.data.snapshot_ray import to_ray
+from raystore.data.snapshots.export import export
+from raystore.data.snapshots.snapshot import SnapshotRecord
+from raystore.data.snapshots.to_ray import to_ray
 from raystore.errors import AlreadyExists, InvalidArguments, NotAllowed, PassportMismatch
 from raystore.layout import Layout
 from tests.data.frozen import frozen

@@ -6,9 +6,9 @@ import pytest
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
-from raystore.data.label_rule import define_rule
-from raystore.data.snapshot import SnapshotRecord, freeze, open_snapshot, rebuild, refresh
-from raystore.data.tables import register_table
+from raystore.data.snapshots.label_rule import define_rule
+from raystore.data.snapshots.snapshot import SnapshotRecord, freeze, open_snapshot, rebuild, refresh
+from raystore.data.tables.table import register_table
 from raystore.errors import SnapshotRefused
 from tests.data.freezing import day, engine_of, log_tickets, register_events, spring
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raystore.catalog import Catalog
-from raystore.data.snapshot import SnapshotRecord, freeze, rebuild
-from raystore.data.split import SIDES, side
+from raystore.data.snapshots.snapshot import SnapshotRecord, freeze, rebuild
+from raystore.data.snapshots.split import SIDES, side
 from raystore.errors import InvalidArguments, SnapshotRefused
 from tests.data.freezing import day, engine_of, log_tickets, spring
 from tests.data.toy import make_store

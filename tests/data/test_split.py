@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.data.split import (
+from raystore.data.snapshots.split import (
     SALT,
     SIDES,
     SplitRule,
@@ -87,7 +87,7 @@ def test_the_fractions_are_honoured_over_many_entities(wanted: dict[str, float])
 def test_a_bucket_beyond_the_rounded_sum_stands_on_the_last_side(
     sum_to_less: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raystore.data.split.bucket", lambda entity, salt: 1 - 2**-53)
+    monkeypatch.setattr("raystore.data.snapshots.split.bucket", lambda entity, salt: 1 - 2**-53)
     assert side("x", sum_to_less) == list(sum_to_less)[-1]
 
 

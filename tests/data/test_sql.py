@@ -12,8 +12,8 @@ import pytest
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
-from raystore.data.sql import SqlEngine
-from raystore.data.tables import register_table
+from raystore.data.query.engine import SqlEngine
+from raystore.data.tables.table import register_table
 from raystore.errors import EncoderNotFound, ItemNotFound, PassportMismatch, SqlRefused, TableNotFound
 from tests.data.toy import VECTORS, OtherEncoder, ToyEncoder, make_log, make_store, make_tickets
 

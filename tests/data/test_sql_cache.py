@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from raystore.data.collection import CollectionTable
-from raystore.data.sql import SqlEngine
-from raystore.data.sql_cache import SqlCache, parse_bytes
+from raystore.data.query.cache import SqlCache, parse_bytes
+from raystore.data.query.engine import SqlEngine
 from raystore.layout import Layout
 from tests.data.wide import DIM, add_things, make_engine, make_things, unit
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from raystore.catalog import Catalog
-from raystore.data import sql_knn
 from raystore.data.collection import CollectionTable
-from raystore.data.row_table import RowTable
-from raystore.data.sql import SqlEngine
-from raystore.data.sql_knn import nearest_rows, votes
-from raystore.data.tables import register_table
+from raystore.data.query import knn as sql_knn
+from raystore.data.query.engine import SqlEngine
+from raystore.data.query.knn import nearest_rows, votes
+from raystore.data.query.row_table import RowTable
+from raystore.data.tables.table import register_table
 from raystore.errors import ColumnNotFound, SqlRefused
 from tests.data.toy import make_store
 from tests.data.wide import DIM, WIDE, add_things, make_engine, make_things, unit

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from raystore.catalog import Catalog
-from raystore.data import sql_result
-from raystore.data.sql import SqlEngine, SqlResult
-from raystore.data.tables import register_table
+from raystore.data.query import result as sql_result
+from raystore.data.query.engine import SqlEngine, SqlResult
+from raystore.data.tables.table import register_table
 from raystore.errors import ExtraNotInstalled, InvalidArguments, SqlRefused
 from tests.data.wide import DIM, add_things, make_engine, make_things, unit
 

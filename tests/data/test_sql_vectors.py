@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
-from raystore.data.sql import SqlEngine
-from raystore.data.tables import register_table
+from raystore.data.query.engine import SqlEngine
+from raystore.data.tables.table import register_table
 from raystore.errors import ItemNotFound, PassportMismatch, SqlRefused, TableNotFound
 from raystore.layout import Layout
 from raystore.vectors import Vectors

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raystore.data.rows import as_time
-from raystore.data.table_columns import TIME, Keys, Rows, Stream, as_times, kept_rows, plain_type
+from raystore.data.tables.columns import TIME, Keys, Rows, Stream, as_times, kept_rows, plain_type
 from raystore.errors import InvalidArguments
 
 CANARY = "canary-8c1f"

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raystore.catalog import Catalog
-from raystore.data.tables import SourceTable, register_table, table_names
+from raystore.data.tables.table import SourceTable, register_table, table_names
 from raystore.errors import InvalidArguments
 
 CANARY = "canary-8c1f"

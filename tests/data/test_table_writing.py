@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raystore.catalog import Catalog
-from raystore.data.table_writing import DIGEST_ROWS, Digest, known_types, rechunked
-from raystore.data.tables import open_table, register_table
+from raystore.data.tables.table import open_table, register_table
+from raystore.data.tables.writing import DIGEST_ROWS, Digest, known_types, rechunked
 from raystore.errors import InvalidArguments
 
 CANARY = "canary-8c1f"

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raystore.catalog import Catalog, open_root
-from raystore.data import tables as tables_module
 from raystore.data.collection import CollectionTable
 from raystore.data.fence import Fence
-from raystore.data.sql import SqlEngine
-from raystore.data.tables import SourceTable, open_table, refresh_table, register_table, table_names, table_versions
+from raystore.data.query.engine import SqlEngine
+from raystore.data.tables import table as tables_module
+from raystore.data.tables.table import SourceTable, open_table, refresh_table, register_table, table_names, table_versions
 from raystore.errors import AlreadyExists, InvalidArguments, InvalidName, LeaseLost, TableNotFound
 from tests.data.toy import make_tickets
 

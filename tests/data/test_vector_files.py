@@ -4,11 +4,11 @@ import lance
 import numpy as np
 import pytest
 
-from raystore.data import vector_files, vector_runs
 from raystore.data.collection import CollectionTable
-from raystore.data.row_table import RowTable
-from raystore.data.vector_files import blocks, dots, gather
-from raystore.data.vector_runs import find_runs
+from raystore.data.query import vector_files, vector_runs
+from raystore.data.query.row_table import RowTable
+from raystore.data.query.vector_files import blocks, dots, gather
+from raystore.data.query.vector_runs import find_runs
 from raystore.layout import Layout
 from raystore.vectors import pair_scores, rounding_bound
 from tests.data.wide import DIM, WIDE, WideEncoder, add_things, make_things, unit

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable, vector_array
-from raystore.data.sql import SqlEngine
+from raystore.data.query.engine import SqlEngine
 from raystore.layout import Layout, vector_column
 from raystore.vectors import Matrix, Vectors, mark
 from tests.data.toy import OtherEncoder

@@ -18,7 +18,7 @@ import uvicorn
 
 from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable, vector_array, vector_field
-from raystore.data.tables import register_table
+from raystore.data.tables.table import register_table
 from raystore.serve.app import make_app
 from raystore.serve.loading import Rooms
 from raystore.serve.orchestrator import Orchestrator

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from raystore.access import ApiKeys, Verb
 from raystore.catalog import Catalog
-from raystore.data.sandbox import SandboxLimits, SqlSandbox
+from raystore.data.sandbox.process import SandboxLimits, SqlSandbox
 from raystore.layout import Layout
 from raystore.serve import sql_wire
 from raystore.serve.app import make_app

@@ -10,7 +10,7 @@ import duckdb
 import httpx
 import pytest
 
-from raystore.data.sandbox_functions import FUNCTIONS, OF_VECTORS, TABLE_FUNCTIONS
+from raystore.data.sandbox.functions import FUNCTIONS, OF_VECTORS, TABLE_FUNCTIONS
 from tests.serve.sql_service import CANARY, LIMITS, SqlService, make_sql_store, serving
 
 FUNCTION = "which SQL over HTTP does not have"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from raystore.catalog import Catalog
-from raystore.data.sandbox import SandboxLimits, SqlSandbox
-from raystore.data.sandbox_jail import landlock_version
+from raystore.data.sandbox.jail import landlock_version
+from raystore.data.sandbox.process import SandboxLimits, SqlSandbox
 from raystore.layout import Layout
 from tests.serve.sql_service import CANARY, make_sql_store
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 _JAILED = """
 import json, socket, subprocess, sys, time
 from pathlib import Path
-from raystore.data.sandbox_jail import confine, enter
+from raystore.data.sandbox.jail import confine, enter
 open_, secret, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 enter()
 confine(memory_bytes=2**26, seconds=float(sys.argv[4]), readable=[Path(open_)])
@@ -105,7 +105,7 @@ def test_a_process_that_waits_ends_with_a_service_that_is_killed(tmp_path: Path)
     make_sql_store(tmp_path / "store")
     code = (
         "import sys; from pathlib import Path; from raystore.catalog import Catalog; from raystore.layout import Layout\n"
-        "from raystore.data.sandbox import *\n"
+        "from raystore.data.sandbox.process import *\n"
         "sandbox = SqlSandbox(Catalog(Layout(Path(sys.argv[1]))), SandboxLimits())\n"
         "sandbox.run('SELECT 1', {}, collections=[], limit=1); print(sandbox._spare._popen.pid, flush=True)\n"
         "import os; os.kill(os.getpid(), 9)"

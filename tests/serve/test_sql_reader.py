@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raystore.data.sandbox_child import connect
-from raystore.data.sandbox_query import QueryReader
+from raystore.data.sandbox.child import connect
+from raystore.data.sandbox.reader import QueryReader
 from raystore.errors import QueryRefused
 
 SERVED = frozenset({"t"})

@@ -8,7 +8,7 @@ import numpy as np
 
 from raystore.catalog import Catalog
 from raystore.train.heads import Head, HeadRecord
-from raystore.train.report import Baselines, Report
+from raystore.train.report.report import Baselines, Report
 
 CLASSES = ("card lost", "naïve 'quote'", "退款")
 FINGERPRINT = "5f3c1a2b9d0e" + "0" * 52

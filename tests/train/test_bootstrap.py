@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.stats import binomtest, bootstrap
 
-from raystore.train.bootstrap import interval, p_value, resample, share_interval
+from raystore.train.report.bootstrap import interval, p_value, resample, share_interval
 
 
 def mean(sums: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, r2_score
 
 from raystore.errors import InvalidArguments
-from raystore.train.compare import Comparison, compare, mcnemar
-from raystore.train.compare_heads import compare_heads
+from raystore.train.compare.compare import Comparison, compare, mcnemar
+from raystore.train.compare.heads import compare_heads
 from raystore.train.heads import Head, HeadRecord
-from raystore.train.report import Baselines, measure
+from raystore.train.report.report import Baselines, measure
 from raystore.train.source import ArraySource, Examples
 
 CLASSES = ["a", "b", "<c>"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve
 
 from raystore.train.calibration import expected_calibration_error
-from raystore.train.curves import WANTED, coverage_curve, cut_at, rank, reliability, threshold_for, thresholds_for
+from raystore.train.report.curves import WANTED, coverage_curve, cut_at, rank, reliability, threshold_for, thresholds_for
 
 rows = st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=80).map(
     lambda pairs: (np.array([p[0] for p in pairs], np.float32), np.array([p[1] for p in pairs]))

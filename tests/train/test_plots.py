@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raystore.train.plots import Axis, Frame, Series, bars, heatmap, line_plot, percent, scatter
+from raystore.train.report.plots import Axis, Frame, Series, bars, heatmap, line_plot, percent, scatter
 
 SVG = "{http://www.w3.org/2000/svg}"
 UNIT = Axis("share", 0, 1, percent)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score, root_mean_squared_error
 
-from raystore.train.report import Baselines, Report, measure
+from raystore.train.report.report import Baselines, Report, measure
 
 BASELINES = Baselines(majority=0.5, knn10=0.7, knn10_train_rows=6, knn10_rows=4)
 CLASSES = ("card [lost]", "<b>退款</b>")

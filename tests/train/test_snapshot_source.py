@@ -11,7 +11,7 @@ import pytest
 
 from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable, vector_array
-from raystore.data.snapshot import SnapshotRecord
+from raystore.data.snapshots.snapshot import SnapshotRecord
 from raystore.errors import HeadCorrupt, ItemNotFound, PassportMismatch
 from raystore.layout import vector_column
 from raystore.train.fit import train_head

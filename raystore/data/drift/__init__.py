@@ -1,0 +1,1 @@
+"""Whether later rows come from where the earlier ones came from."""

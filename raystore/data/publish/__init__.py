@@ -1,0 +1,1 @@
+"""A Parquet copy of a collection, kept current for a warehouse."""

@@ -1,0 +1,1 @@
+"""Source tables: labels and other events from anywhere, in numbered versions."""

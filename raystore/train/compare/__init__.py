@@ -1,0 +1,1 @@
+"""Two heads on the same rows: paired tests, classes, rows that changed sides."""

@@ -1,0 +1,1 @@
+"""What a head is worth: figures, curves and intervals, as text, HTML and JSON."""
