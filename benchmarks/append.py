@@ -28,7 +28,8 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import Ratio, interleaved, seconds, write_result
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.layout import Layout, vector_column
 from raystore.layout import sync as sync_path
 

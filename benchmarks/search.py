@@ -21,7 +21,8 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import seconds, write_result
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.index.build import build_index
 from raystore.index.search import IndexSearcher
 from raystore.layout import Layout, vector_column

@@ -126,7 +126,8 @@ def peer(folder: Path) -> None:
 def fill(folder: Path, n: int) -> None:
     """The same tables in a store and as Parquet: n tickets of n / 3 customers, and an outcome for each in another order."""
     from raystore.catalog import Catalog
-    from raystore.data.collection import CollectionTable, vector_array
+    from raystore.data.collection import CollectionTable
+    from raystore.data.columns import vector_array
     from raystore.data.tables.table import register_table
     from raystore.layout import Layout, vector_column
 

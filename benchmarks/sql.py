@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import raystore
 from benchmarks.common import Ratio, interleaved, seconds, write_result
 from raystore.catalog import Catalog, open_root
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.data.query.engine import SqlEngine
 from raystore.data.tables.table import register_table
 from raystore.layout import Layout, vector_column

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ov
 import pyarrow as pa
 
 from raystore.access import LOCAL, Principal
-from raystore.data.collection import SYSTEM, CollectionTable
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import SYSTEM
 from raystore.data.kept_source import read_source
 from raystore.data.keyed import quoted
 from raystore.data.log import LogResult, RowLog
 from raystore.data.manifest import read_jobs
 from raystore.data.set_aside import set_aside_rows
 from raystore.encoders.registry import Encoder
-from raystore.errors import InvalidArguments, ItemNotFound
+from raystore.errors import HeadNotFound, InvalidArguments, ItemNotFound
 from raystore.index.build import build_index
 from raystore.index.manifest import IndexManifest, latest, newest_number
 from raystore.index.result import SearchResult
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
     from raystore.data.fill import FillReport
     from raystore.data.ingest import EmbedReport
     from raystore.data.pool_size import Workers
+    from raystore.data.publish.parts import Predictions
     from raystore.data.publish.publish import Published
     from raystore.encoders.items import Item
     from raystore.store import Store
+    from raystore.train.heads import Head
 
     Source: TypeAlias = str | Path | Sequence[str | Path] | ray.data.Dataset
 
@@ -430,6 +433,7 @@ class Collection:
         vectors: bool = False,
         encoder: str | None = None,
         principal: Principal = LOCAL,
+        progress: Progress | None = None,
     ) -> Published:
         """A Parquet copy of the collection for a warehouse, brought up to date: what is new is added, what is gone leaves it.
 
@@ -440,25 +444,63 @@ class Collection:
             uri: a local folder, or an address that fsspec knows.
             columns: kept columns to copy; None copies all, also ones that are added later.
             labels: source tables with an `id` key, each a folder of its own.
-            predictions: heads ("refunds", "refunds@live"), each a folder of its own.
+            predictions: heads ("refunds", "refunds@live"), each a folder of its own: one version of each.
             vectors: also the vectors of `encoder` (by default the first); needs the verb `vectors`.
+            progress: called with rows read and rows to read; without it, a bar on a terminal and in a notebook.
 
         Raises:
-            NotAllowed, InvalidArguments, HeadNotFound, TableNotFound; WriterBlocked: another call is publishing there.
+            NotAllowed, InvalidArguments, HeadNotFound, TableNotFound, ExtraNotInstalled.
+            WriterBlocked: another call is publishing there.
         """
         from raystore.data.publish.publish import publish
 
-        heads = [self._store.heads.get(reference) for reference in predictions]
-        return publish(
-            self._table,
-            str(uri),
-            columns=columns,
-            labels={name: self._store.table(name) for name in labels},
-            predictions={head.name.replace("-", "_"): predictions_of(head, self._table) for head in heads},
-            vectors=vectors,
-            fingerprint=self.encoder(encoder).fingerprint if vectors else None,
-            principal=principal,
-        )
+        heads = self._heads_by_folder(predictions)
+        with shown(progress, f"publishing {self.name}") as advance:
+            return publish(
+                self._table,
+                str(uri),
+                columns=columns,
+                labels={name: self._store.table(name) for name in labels},
+                predictions={folder: predictions_of(head, self._table) for folder, head in heads.items()},
+                vectors=vectors,
+                fingerprint=self.encoder(encoder).fingerprint if vectors else None,
+                principal=principal,
+                progress=advance,
+            )
+
+    def _heads_by_folder(self, references: Sequence[str]) -> dict[str, Head]:
+        """The heads by the folder of a copy that holds their predictions. InvalidArguments where two would share one."""
+        heads: dict[str, Head] = {}
+        problems = []
+        for head in map(self._store.heads.get, references):
+            first = heads.setdefault(head.name.replace("-", "_"), head)
+            if first.label != head.label:
+                problems.append(f"predictions= names {first.label} and {head.label}: a copy holds one version of a head")
+        if problems:
+            raise InvalidArguments(call=f"publish '{self.name}'", problems=problems)
+        return heads
+
+    def republish(self, *, progress: Progress | None = None) -> list[Published]:
+        """What became of every copy that `publish` ever made, brought up to date as it was last asked for; run it after an erase.
+
+        Where a head or a label table of a copy is gone, its folder loses the rows that are gone and gets no new ones.
+
+        Args:
+            progress: as of `publish`, copy by copy.
+
+        Raises:
+            WriterBlocked, and what the file systems raise: the copies before that one are done. Call again.
+        """
+        from raystore.data.publish.publish import republish_all
+
+        def of_head(reference: str) -> Predictions | None:
+            try:
+                return predictions_of(self._store.heads.get(reference), self._table)
+            except HeadNotFound:
+                return None
+
+        with shown(progress, f"publishing {self.name}") as advance:
+            return republish_all(self._store.catalog, self.name, predictions=of_head, progress=advance)
 
     def drift(
         self, since: int | str | datetime, *, label: str | None = None, encoder: str | None = None, seed: int = 0

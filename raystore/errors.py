@@ -40,9 +40,12 @@ so it arrives whole from a Ray worker. No sentence and no fact ever holds raw co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
+
+_FINGERPRINT = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 def _revive(cls: type[RaystoreError], facts: Mapping[str, Any]) -> RaystoreError:
@@ -283,7 +286,7 @@ class SnapshotRefused(RaystoreError, ValueError):
 
 @dataclass(eq=False, kw_only=True, repr=False)
 class PassportMismatch(RaystoreError, ValueError):
-    """`expected` and `found` are fingerprints, with the encoder's name where it is known."""
+    """`expected` and `found` are fingerprints, with the encoder's name where it is known; the sentence has their first 12 digits."""
 
     status = 409
     asker: str
@@ -292,7 +295,15 @@ class PassportMismatch(RaystoreError, ValueError):
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.asker} expects {self.expected}, but was given {self.found}. {self.advice}"
+        expected, found = _short(self.expected), _short(self.found)
+        if expected == found:  # the first digits alike
+            expected, found = self.expected, self.found
+        return f"{self.asker} expects {expected}, but was given {found}. {self.advice}"
+
+
+def _short(told: str) -> str:
+    """Fingerprints by the digits that the store's names hold."""
+    return _FINGERPRINT.sub(lambda found: found[0][:12], told)
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -378,11 +389,10 @@ class ShardCorrupt(RaystoreError, ValueError):
 class HeadCorrupt(RaystoreError, ValueError):
     path: str
     found: str
+    advice: str = "Restore the folder, or train the head again."
 
     def __str__(self) -> str:
-        return (
-            f"head '{self.path}' is unusable: {self.found}. It was not loaded. Restore the folder, or train the head again."
-        )
+        return f"head '{self.path}' is unusable: {self.found}. It was not loaded. {self.advice}"
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -452,10 +462,11 @@ class ExtraNotInstalled(RaystoreError, ImportError):
     status = 501
     what: str
     package: str
-    extra: str
+    extra: str = ""  # of raystore; without one the package is installed by itself
 
     def __str__(self) -> str:
-        return f"{self.what} need {self.package}. Install it: pip install 'raystore[{self.extra}]'"
+        source = f"'raystore[{self.extra}]'" if self.extra else self.package
+        return f"{self.what} need {self.package}. Install it: pip install {source}"
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

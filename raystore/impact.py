@@ -1,12 +1,13 @@
 """What stands on a thing: encoder -> collections, indexes, snapshots, heads, deployments, derived encoders. `lineage.py` looks up.
 
-Reads records alone: no vector, no model, no array. Cost: a small file for each head and deployment; of an encoder one look at
+Reads records alone: no vector, no model, no array. Cost: a small file for each head, snapshot and deployment; of an encoder one look at
 which vectors of a collection are null, too (40 ms at 200,000 rows).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from raystore.errors import (
     StoreUnusable,
 )
 from raystore.index.manifest import newest_number, read_manifest
-from raystore.layout import FP12, names
+from raystore.layout import FP12, names, numbers
 from raystore.markup import rows_html, shown
 from raystore.serve.spec import DeploymentRecord, deployment_records
 from raystore.train.heads import Head, HeadRecord
@@ -96,9 +97,10 @@ class Impact:
 def impact(catalog: Catalog, thing: Any) -> Impact:
     """Everything that stands on an encoder, a snapshot or a head, as a tree.
 
-    On an encoder: the collections with its vectors, their indexes and published vectors, the snapshots that heads on it were trained
-    on, those heads with their aliases, the deployments and published predictions that are theirs, and the encoders derived from it,
-    each with its own. Deployments and publications are listed as they are now, and an index is the one in use.
+    On an encoder: the collections with its vectors, their indexes and published vectors, the snapshots that heads on it were
+    trained on and those whose SQL calls it, the heads with their aliases, the deployments and published predictions that are
+    theirs, and the encoders derived from it, each with its own. Deployments and publications are listed as they are now, and an
+    index is the one in use.
 
     Args:
         thing: an Encoder, a SnapshotRecord, a Head; or the name of an encoder (or its fingerprint), of a head ('refunds',
@@ -158,7 +160,11 @@ class _Down:
                 return self.head("{}@{}".format(*self._heads.resolve(reference)))
             if name in snapshot_names(self._catalog):
                 return self.snapshot(open_snapshot(self._catalog, reference))
-            existing = [*Encoders(self._catalog).names(), *self._heads.names(), *snapshot_names(self._catalog)]
+            if name in collection_names(self._layout):
+                problem = f"'{reference[:150]}' is a collection: what stands on it is asked of its encoder, its snapshots or heads"
+                raise InvalidArguments(call="impact", problems=[problem]) from None
+            named = [*Encoders(self._catalog).names(), *self._heads.names(), *snapshot_names(self._catalog)]
+            existing = list(dict.fromkeys(named))
             raise EncoderNotFound(
                 name=reference[:150], where="the encoders, heads and snapshots", existing=existing
             ) from None
@@ -175,12 +181,16 @@ class _Down:
                 loose.append(name)
                 continue
             snapshots.setdefault(_label(found), (found, []))[1].append(name)
+        pinned = {_label(found): found for found in self._calling(fingerprint)}
+        for label, found in pinned.items():
+            snapshots.setdefault(label, (found, []))
         below = []
         for name in collection_names(self._layout):
             table = CollectionTable.open(self._layout, name)
             trained = [snapshots.pop(label) for label in list(snapshots) if snapshots[label][0].collection == name]
+            trained.sort(key=lambda one: (one[0].name, one[0].number))
             if trained or fingerprint in table.fingerprints:
-                below.append(self._collection(table, fingerprint, trained))
+                below.append(self._collection(table, fingerprint, trained, pinned))
         loose += [name for _, trained_on in snapshots.values() for name in trained_on]  # of collections that are gone
         below += [self.head(name) for name in loose]
         derived = [other for other in self._derived.get(fingerprint, []) if other not in above]
@@ -189,9 +199,23 @@ class _Down:
         about = {"fingerprint": fingerprint, "class": passport.equivalence}
         return Dependent("encoder", label, about, below)
 
-    def snapshot(self, record: SnapshotRecord, only: list[str] | None = None) -> Dependent:
+    def _calling(self, fingerprint: str) -> Iterator[SnapshotRecord]:
+        """The snapshots whose SQL calls the encoder, so that all of their heads stand on it."""
+        for name in snapshot_names(self._catalog):
+            for number in numbers(self._layout.snapshots(name)):
+                try:
+                    found = open_snapshot(self._catalog, f"{name}@{number}")
+                except json.JSONDecodeError:
+                    self.unreadable.append(f"snapshot {name}@{number}")
+                    continue
+                if fingerprint in found.encoders.values():
+                    yield found
+
+    def snapshot(self, record: SnapshotRecord, only: list[str] | None = None, *, calls: bool = False) -> Dependent:
         trained = only if only is not None else [n for n, head in self._records.items() if _is_of(head, record)]
-        about = {"rows": sum(record.spec["counts"].values()), "hash": record.hash[:FP12]}
+        about: dict[str, Any] = {"rows": sum(record.spec["counts"].values()), "hash": record.hash[:FP12]}
+        if calls:
+            about["uses it"] = "in its SQL"
         return Dependent("snapshot", _label(record), about, [self.head(name) for name in trained])
 
     def head(self, label: str) -> Dependent:
@@ -207,7 +231,11 @@ class _Down:
         return Dependent("head", label, about, below)
 
     def _collection(
-        self, table: CollectionTable, fingerprint: str, trained: list[tuple[SnapshotRecord, list[str]]]
+        self,
+        table: CollectionTable,
+        fingerprint: str,
+        trained: list[tuple[SnapshotRecord, list[str]]],
+        calling: Mapping[str, SnapshotRecord],
     ) -> Dependent:
         about = {}
         if fingerprint in table.fingerprints:
@@ -217,7 +245,10 @@ class _Down:
         below = [
             *self._index(table.name, fingerprint),
             *(Dependent("publication", p.uri, {"holds": "vectors"}) for p in told),
-            *(self.snapshot(record, names) for record, names in trained),
+            *(
+                self.snapshot(record, calls=True) if _label(record) in calling else self.snapshot(record, names)
+                for record, names in trained
+            ),
         ]
         return Dependent("collection", table.name, about, below)
 

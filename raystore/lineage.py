@@ -8,8 +8,10 @@ from typing import Any
 
 from raystore.catalog import Catalog
 from raystore.data.snapshots.snapshot import SnapshotRecord, open_snapshot, snapshot_names
+from raystore.data.snapshots.split import SIDES
 from raystore.encoders.registry import Encoders
 from raystore.errors import DeploymentNotFound, InvalidArguments
+from raystore.layout import FP12
 from raystore.markup import rows_html
 from raystore.serve.spec import deployment_records
 from raystore.train.heads import Head
@@ -108,15 +110,29 @@ def _head(catalog: Catalog, head: Head) -> list[dict[str, Any]]:
 
 
 def _snapshot(record: SnapshotRecord) -> list[dict[str, Any]]:
-    versions = ", ".join(f"{name} version {number}" for name, number in record.spec["versions"].items())
-    return [
-        {
-            "noun": "snapshot",
-            "name": f"{record.name}@{record.number}",
-            "hash": record.hash[:12],
-            "rows": sum(record.spec["counts"].values()),
-            "versions": versions,
-            "sql": record.spec["sql"],
-        },
-        {"noun": "collection", "name": record.collection},
-    ]
+    link = {
+        "noun": "snapshot",
+        "name": f"{record.name}@{record.number}",
+        "hash": record.hash[:FP12],
+        "rows": sum(record.spec["counts"].values()),
+        "versions": ", ".join(f"{name} version {number}" for name, number in record.spec["versions"].items()),
+    }
+    if record.encoders:  # that its SQL calls
+        link["encoders"] = ", ".join(f"{name}@{fingerprint[:FP12]}" for name, fingerprint in record.encoders.items())
+    return [{**link, "sql": record.spec["sql"], **_rules(record.spec)}, {"noun": "collection", "name": record.collection}]
+
+
+def _rules(spec: Mapping[str, Any]) -> dict[str, str]:
+    """How rows became labels, features and sides, and as of when; what was not asked for is left out."""
+    named, rule, split = spec["label"].get("named"), spec["label"]["rule"], spec["split"]
+    sides = [f"by {split['by']}" + (f" of {split['column']}" if "column" in split else "")]
+    fractions = split.get("fractions") or {}
+    sides += [f"{side} {fractions[side]:g}" for side in SIDES if side in fractions]
+    sides += [f"{side} from {split[side]}" for side in SIDES if side in split]
+    told = {
+        "label": f"{named}: {rule}" if named else rule,
+        "features": ", ".join(f"{name} from {source}" for name, source in spec["features"].items()),
+        "split": ", ".join(sides),
+        "as_of": spec["as_of"] if spec["as_of_given"] else None,
+    }
+    return {key: value for key, value in told.items() if value}

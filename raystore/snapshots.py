@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from raystore.access import LOCAL, Principal
 from raystore.data.snapshots.snapshot import Rebuilt, SnapshotRecord, open_snapshot, rebuild, refresh, snapshot_names
 from raystore.markup import rows_html
+from raystore.progress import Progress, shown
 
 if TYPE_CHECKING:
     import ray.data
@@ -58,9 +60,9 @@ class Snapshots:
         ids that were erased since. Nothing is published."""
         return rebuild(self._store.sql_engine, self[snapshot])
 
-    def refresh(self, snapshot: Reference) -> SnapshotRecord:
-        """The same SQL and rules on today's data, under the next number; the same rows again make none."""
-        return refresh(self._catalog, self._store.sql_engine, self[snapshot])
+    def refresh(self, snapshot: Reference, *, as_of: str | datetime | None = None) -> SnapshotRecord:
+        """The same SQL and rules on today's data, as of now or a given moment, under the next number; the same rows again make none."""
+        return refresh(self._catalog, self._store.sql_engine, self[snapshot], as_of=as_of)
 
     def diff(self, a: Reference, b: Reference) -> SnapshotDiff:
         """Rows in, out, relabelled, and moved between sides from `a` to `b`, by class.
@@ -73,7 +75,13 @@ class Snapshots:
         return diff(self[a], self[b])
 
     def leaks(
-        self, snapshot: Reference, *, encoder: str | Encoder | None = None, threshold: float = 0.98, limit: int = 100
+        self,
+        snapshot: Reference,
+        *,
+        encoder: str | Encoder | None = None,
+        threshold: float = 0.98,
+        limit: int = 100,
+        progress: Progress | None = None,
     ) -> LeakReport:
         """What stands on two sides of the split: entities, ids, and rows whose vectors are nearly the same.
 
@@ -81,12 +89,16 @@ class Snapshots:
             encoder: whose vectors are compared; needed only where the collection has several.
             threshold: the cosine from which two rows count as near duplicates.
             limit: pairs that are listed; all are counted.
+            progress: called with rows compared and rows to compare; without it, a bar on a terminal and in a notebook.
         """
         from raystore.data.snapshots.leaks import leak_check
 
         record = self[snapshot]
         collection, asked = self._vectors(record, encoder, "leaks")
-        return leak_check(record, collection.table, asked.fingerprint, threshold=threshold, limit=limit)
+        with shown(progress, f"comparing the sides of {record.label}") as advance:
+            return leak_check(
+                record, collection.table, asked.fingerprint, threshold=threshold, limit=limit, progress=advance
+            )
 
     def drift(self, a: Reference, b: Reference, *, encoder: str | Encoder | None = None, seed: int = 0) -> DriftReport:
         """Whether `b` comes from where `a` came from: shares of the classes, and the embeddings under two tests.

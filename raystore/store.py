@@ -75,10 +75,14 @@ class Store:
         return self.layout.root
 
     def __repr__(self) -> str:
-        return (
-            f"<store {self.root}: {len(self.collections)} collections, {len(self.tables)} tables, "
-            f"{len(self.encoders)} encoders, {len(self.heads)} heads>"
-        )
+        held = {
+            "collection": len(self.collections),
+            "table": len(self.tables),
+            "encoder": len(self.encoders),
+            "head": len(self.heads),
+        }
+        counted = (f"{n} {noun}{'' if n == 1 else 's'}" for noun, n in held.items())
+        return f"<store {self.root}: {', '.join(counted)}>"
 
     def _repr_html_(self) -> str:
         facts = {
@@ -205,8 +209,8 @@ class Store:
         Args:
             params: values for `$name` or `?`.
             vectors: show the vector columns too.
-            as_of: read everything as it was at this time: source tables in their version then, collections without rows whose
-                `time` is later.
+            as_of: read everything as it was at this time: collections and tables of events without rows whose time is later
+                (nor those without one), other source tables in their version then. `$as_of` in the query is this time.
 
         Raises:
             SqlRefused: it does not parse or bind, writes, or is several statements. TableNotFound, EncoderNotFound.
@@ -253,7 +257,7 @@ class Store:
                 "val": ..., "test": ...}, {"by": "group", "column": ...}, or "given" by the SQL alone.
             features: columns that stand beside the label, each the latest of an event table at the item's time:
                 {"plan": "accounts.plan"}.
-            cap: at most so many training rows of a class. minimum: classes with fewer rows are left out, and counted.
+            cap: at most so many training rows of a class. minimum: classes with fewer rows, or none on train, are left out.
             weights: "balanced" gives each class the same weight in train.
             as_of: the moment it is taken at, by default now: what came later is not seen.
             notes: kept with it.
@@ -345,18 +349,26 @@ class Store:
                 self.layout, **training, settings=settings, workers=chosen, seed=seed, precision=precision, progress=advance
             )
 
-    def compare_heads(self, a: Head | str, b: Head | str) -> Comparison:
-        """What head `b` gains and loses against `a` on the rows of a's report: paired tests, classes, rows that changed sides.
+    def compare_heads(self, a: Head | str, b: Head | str, *, on: Reference | None = None) -> Comparison:
+        """What head `b` gains and loses against `a`: paired tests, classes, rows that changed sides. Their encoders may differ.
 
-        Their encoders may differ; the rows and labels they are measured on may not.
+        Args:
+            on: the snapshot whose test side (else val) both are asked about, such as this month's; rows that one of the heads
+                was fitted on or calibrated with are left out. Without it, the rows of a's report, which must be b's too.
 
         Raises:
-            HeadNotFound; InvalidArguments: other tasks, or other rows.
+            HeadNotFound, SnapshotNotFound; InvalidArguments: other tasks, or other rows.
         """
         from raystore.train.compare.heads import compare_heads
 
         first, second = (self.heads.get(head) if isinstance(head, str) else head for head in (a, b))
-        return compare_heads(first, second, self._source_of(first), self._source_of(second))
+        if on is None:
+            return compare_heads(first, second, self._source_of(first), self._source_of(second))
+        record = self.snapshots[on]
+        sources = [self._source(record, head.fingerprint) for head in (first, second)]
+        seen = {id_ for head in (first, second) for side in ("train", "val") for id_ in self._source_of(head).ids(side)}
+        split = "test" if record.spec["counts"]["test"] else "val"
+        return compare_heads(first, second, *sources, split=split, classes=record.classes, snapshot=record.label, seen=seen)
 
     def _training(self, name: str, snapshot: Reference, encoder: str | None, call: str) -> tuple[dict[str, Any], int]:
         """What every way of training is told: from the snapshot, its rows and their vectors of one encoder."""

@@ -111,7 +111,12 @@ def test_where_nothing_stands_that_is_said(store: Store) -> None:
             r"no encoder 'nobody' in the encoders, heads and snapshots\. It has: 'short', 'tiny', 'refunds', 'labels'\.",
         ),
         ("refunds@9", HeadNotFound, r"no head 'refunds@9' in store .* It has: 'refunds@live', 'refunds@2', 'refunds@1'\."),
-        ("labels@9", SnapshotNotFound, r"no snapshot 'labels@9' in store"),
+        ("labels@9", SnapshotNotFound, r"no snapshot 'labels@9' in store .* It has: 'labels@2', 'labels@1'\."),
+        (
+            "tickets",
+            InvalidArguments,
+            "^impact: 'tickets' is a collection: what stands on it is asked of its encoder, its snapshots or heads.$",
+        ),
         (7, InvalidArguments, "impact: nothing stands on int, expected an encoder, a snapshot, a head, or a name."),
     ],
 )
@@ -143,6 +148,30 @@ def test_copies_that_hold_vectors_or_predictions_are_listed(store: Store, tmp_pa
         {"noun": "publication", "name": "/exports/b", "on": "head refunds@1", "of": "tickets", "holds": "predictions"},
     ]
     assert tree(impact(copy.catalog, "refunds@1"))[-1] == "└─ publication /exports/b"
+
+
+def test_snapshots_whose_sql_calls_an_encoder_stand_on_it_with_heads_of_any_other(store: Store, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(store.root, root)
+    copy = raystore.open(root)
+    tickets = copy.collection("tickets")
+    tickets.add_encoder("short", workers=0)
+    tickets.log([{"id": f"new-{i}", "text": f"{'card' if i % 2 else 'money'} {i}"} for i in range(40)])
+    near = copy.snapshot(
+        "near",
+        "SELECT id, right(id, 1) IN ('1', '3', '5', '7', '9') AS label FROM tickets WHERE similarity(short, 'card') > -2",
+    )
+    copy.train_head("close", snapshot=near, encoder="tiny", workers=0)
+    fingerprint = copy.encoders["short"].fingerprint
+    assert near.encoders == {"short": fingerprint}
+    found = impact(copy.catalog, "short")
+    assert tree(found)[1:] == ["└─ collection tickets", "   └─ snapshot near@1", "      └─ head close@1"]
+    assert found["snapshot"][0]["uses it"] == "in its SQL"
+    assert "uses it" not in impact(copy.catalog, "tiny")["snapshot"][0]
+    assert copy.lineage("near")["snapshot"]["encoders"] == f"short@{fingerprint[:12]}"
+    assert "encoders" not in copy.lineage("labels")["snapshot"]
+    (copy.layout.snapshots("labels") / "2" / "spec.json").write_text("{")
+    assert impact(copy.catalog, "short").unreadable == ["snapshot labels@2"]
 
 
 def test_derived_encoders_stand_on_their_base_with_what_stands_on_them(store: Store, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import raystore
+from raystore.data.snapshots.split import iso
 from raystore.errors import DeploymentNotFound, HeadNotFound, InvalidArguments, SnapshotNotFound
 from raystore.serve.loading import Rooms
 from raystore.store import Store
@@ -60,6 +62,20 @@ def test_the_links_hold_sql_versions_hash_and_fingerprint(store: Store) -> None:
     assert found["head"]["accuracy"] == round(store.heads["refunds@1"].report.accuracy, 4)
 
 
+def test_the_snapshot_tells_how_its_rows_were_made(store: Store) -> None:
+    asked = {"label": "majority", "features": {"at": "tickets.id"}, "split": {"train": 0.7, "test": 0.3}}
+    moment = datetime.now(UTC)
+    link = store.lineage(store.snapshot("made", SQL, as_of=moment, **asked))["snapshot"]
+    assert {key: link[key] for key in ("label", "features", "split", "as_of")} == {
+        "label": "majority",
+        "features": "at from tickets.id",
+        "split": "by entity, train 0.7, val 0, test 0.3",
+        "as_of": iso(moment),
+    }
+    assert link["sql"] == SQL
+    assert not {"label", "features", "as_of"} & store.lineage("labels@1")["snapshot"].keys()
+
+
 def test_a_head_is_shown_with_the_aliases_that_mean_it(store: Store) -> None:
     assert "aliases" not in store.lineage("refunds@2")["head"]
     for alias in ("live", "safe"):
@@ -69,6 +85,7 @@ def test_a_head_is_shown_with_the_aliases_that_mean_it(store: Store) -> None:
     page = found._repr_html_()
     assert "Lineage of head refunds@1" in page
     assert "live, safe" in page
+    assert "text-align:right" not in page  # numbers among words read best beside them
     for alias in ("live", "safe"):
         store.heads.drop_alias("refunds", alias)
 
@@ -76,7 +93,11 @@ def test_a_head_is_shown_with_the_aliases_that_mean_it(store: Store) -> None:
 def test_it_is_drawn_as_a_tree(store: Store) -> None:
     lines = str(store.lineage("labels@1")).splitlines()
     assert lines[0] == "snapshot labels@1"
-    assert lines[-2:] == [f"   sql: {' '.join(SQL.split())}", "└─ collection tickets"]
+    assert lines[-3:] == [
+        f"   sql: {' '.join(SQL.split())}",
+        "   split: by entity, train 0.8, val 0.1, test 0.1",
+        "└─ collection tickets",
+    ]
     assert repr(store.lineage("labels@1")) == "\n".join(lines)
 
 
@@ -89,7 +110,7 @@ def test_it_is_drawn_as_a_tree(store: Store) -> None:
             "no deployment 'nobody' in the deployments, heads and snapshots. It has: 'triage', 'refunds', 'labels'.",
         ),
         ("refunds@9", HeadNotFound, r"no head 'refunds@9' in store '.*'\. It has: 'refunds@2', 'refunds@1'\."),
-        ("labels@9", SnapshotNotFound, r"no snapshot 'labels@9' in store '.*'\. It has: 'labels'\."),
+        ("labels@9", SnapshotNotFound, r"no snapshot 'labels@9' in store '.*'\. It has: 'labels@2', 'labels@1'\."),
         (7, InvalidArguments, "lineage: int has no lineage, expected a prediction, a head, a snapshot, or a name."),
         (
             {"lineage": {}},

@@ -133,10 +133,30 @@ def collection_publish(
         raise InvalidArguments(call="collection publish", problems=["--encoder says whose vectors: give --vectors too"])
     target = STATE.open().collection(name)
     STATE.out.step(f"publishing {name} to {uri}")
-    done = target.publish(
-        uri, columns=column or None, labels=labels, predictions=predictions, vectors=vectors, encoder=encoder
-    )
+    with STATE.out.progress(f"publishing {name}") as progress:
+        done = target.publish(
+            uri,
+            columns=column or None,
+            labels=labels,
+            predictions=predictions,
+            vectors=vectors,
+            encoder=encoder,
+            progress=progress,
+        )
     STATE.out.emit(done.to_dict(), lambda: STATE.out.say(str(done)))
+
+
+@collection.command("republish")
+def collection_republish(name: CollectionName) -> None:
+    """Bring every copy that `publish` made of a collection up to date, as it was last asked for; run it after an erase."""
+    target = STATE.open().collection(name)
+    with STATE.out.progress(f"publishing {name}") as progress:
+        done = target.republish(progress=progress)
+
+    def draw() -> None:
+        STATE.out.say("\n\n".join(map(str, done)) or f"'{name}' was never published")
+
+    STATE.out.emit([each.to_dict() for each in done], draw)
 
 
 @collection.command("drift")

@@ -104,15 +104,14 @@ def _emit_rows(rows: list[dict[str, Any]]) -> None:
 
 def _about(found: Head) -> dict[str, str]:
     """A head in words, for a person; what is empty is left out."""
+    from raystore.train.report.words import settings_said
+
     report, record = found.report, found.record
     few = ", ".join(found.classes[:_SHOWN_CLASSES]) + (", ..." if len(found.classes) > _SHOWN_CLASSES else "")
-    settings = ", ".join(
-        f"{k}: {v}" for k, v in record.settings.items() if not isinstance(v, list)
-    )  # what was tried: report
     return {
         "learns": "a number" if found.task == "number" else f"{len(found.classes):,} {found.task}: {few}",
         "kind": found.kind,
-        "settings": settings,
+        "settings": settings_said(record.settings),
         "encoder": found.encoder,
         "snapshot": f"{found.snapshot['name']}@{found.snapshot['number']}",
         "score": f"{report.headline_text} on {report.rows:,} rows of {report.split}",

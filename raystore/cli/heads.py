@@ -92,12 +92,15 @@ def head_sweep(
 def head_compare(
     a: Annotated[str, typer.Argument(metavar="A", help="NAME, NAME@NUMBER or NAME@ALIAS; the one there is.")],
     b: Annotated[str, typer.Argument(metavar="B", help="NAME, NAME@NUMBER or NAME@ALIAS; the one that may be better.")],
+    on: Annotated[
+        str | None, typer.Option(help="NAME or NAME@NUMBER of the snapshot to ask both about; by default A's.")
+    ] = None,
     html: HtmlFile = None,
 ) -> None:
     """What B gains and loses against A on the same rows: is one better, in which classes, on which rows."""
     store = STATE.open()
     STATE.out.step(f"comparing {a} and {b}")
-    found = store.compare_heads(a, b)
+    found = store.compare_heads(a, b, on=on)
     if html is None:
         STATE.out.emit({**found.to_dict(), "better": found.better}, lambda: STATE.out.say(str(found)))
         return

@@ -81,9 +81,11 @@ class Output:
         self.console.print(table)
 
     @contextmanager
-    def progress(self, what: str, unit: str = "rows") -> Iterator[Callable[[int, int], None]]:
-        """A bar with rows/s and time left on standard error; a `progress(done, total)` callback. Nothing with --json."""
-        with nullcontext(_nobody) if self.as_json else bar(self.errors, what, unit) as advance:
+    def progress(self, what: str, unit: str = "rows", *, kept: bool = True) -> Iterator[Callable[[int, int], None]]:
+        """A bar with rows/s and time left on standard error; a `progress(done, total)` callback. Nothing with --json, and where
+        it is not `kept` (of verbs that write nothing) nothing but on a terminal."""
+        silent = self.as_json or not (kept or self.errors.is_terminal)
+        with nullcontext(_nobody) if silent else bar(self.errors, what, unit) as advance:
             yield advance
 
     def fail(self, error: RaystoreError) -> int:

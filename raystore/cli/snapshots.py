@@ -47,7 +47,7 @@ def snapshot_create(
     ] = "classes",
     feature: Annotated[list[str], typer.Option(help="NAME=TABLE.COLUMN, as of the row's time; may be repeated.")] = [],  # noqa: B006
     cap: Annotated[int | None, typer.Option(help="At most so many training rows of a class.")] = None,
-    minimum: Annotated[int | None, typer.Option(help="Leave out classes with fewer rows.")] = None,
+    minimum: Annotated[int | None, typer.Option(help="Leave out classes with fewer rows, or none on train.")] = None,
     weights: Annotated[
         Literal["balanced"] | None, typer.Option(help="balanced gives every class the same weight in train.")
     ] = None,
@@ -101,7 +101,7 @@ def snapshot_list() -> None:
             "snapshot": s.label,
             "collection": s.collection,
             **s.spec["counts"],
-            "classes": len(s.classes),
+            "classes": "numbers" if s.task == "number" else len(s.classes),
             "hash": s.hash[:12],
         }
         for s in (store.snapshots[n] for n in store.snapshots)
@@ -130,7 +130,7 @@ def snapshot_show(reference: Reference) -> None:
 def snapshot_report(reference: Reference) -> None:
     """Class by side with shares, what was left out and why, conflicts."""
     found = STATE.open().snapshots[reference]
-    told = ("counts", "classes", "by_class", "left_out", "too_small", "conflicts")
+    told = ("counts", "classes", "by_class", "left_out", "too_small", "not_in_train", "conflicts")
     facts = {"snapshot": found.label, "hash": found.hash, **{key: found.spec[key] for key in told if key in found.spec}}
     STATE.out.emit(facts, lambda: STATE.out.say(found.report()))
 
@@ -158,7 +158,7 @@ def snapshot_rebuild(reference: Reference) -> None:
 
 @snapshot.command("diff")
 def snapshot_diff(a: First, b: Second) -> None:
-    """Rows in, out, relabelled, moved between sides, reweighted from A to B; by class."""
+    """Rows in, out, relabelled, moved between sides, reweighted, with other features from A to B; by class."""
     found = STATE.open().snapshots.diff(a, b)
     STATE.out.emit(found.to_dict(), lambda: STATE.out.say(str(found)))
 
@@ -172,8 +172,8 @@ def snapshot_leaks(
 ) -> None:
     """Entities, ids and near-duplicates that stand on two sides of the split."""
     store = STATE.open()
-    STATE.out.step(f"comparing the sides of {reference}")
-    found = store.snapshots.leaks(reference, encoder=encoder, threshold=threshold, limit=limit)
+    with STATE.out.progress(f"comparing the sides of {reference}", kept=False) as progress:
+        found = store.snapshots.leaks(reference, encoder=encoder, threshold=threshold, limit=limit, progress=progress)
     STATE.out.emit(found.to_dict(), lambda: STATE.out.say(str(found)))
 
 

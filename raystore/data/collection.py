@@ -1,16 +1,12 @@
 """A collection as one Lance table: a row per event, one vector column per encoder fingerprint.
 
-    id (key), subject, tenant, time, declared columns..., _payload, _added, vec_<fp12>..., _filled_<fp12>...
-
-Rows are added by `KeyedTable.commit`; this file knows the columns and reads them. The full fingerprint of a vector
-column stands in the column's metadata. Where rows got their vector after they were added, `_filled_<fp12>` numbers the
-commit, so that a reader of an earlier version does not see it. Columns that begin with "_" are shown to nobody.
-Knows nothing of encoders, files or jobs.
+Rows are added by `KeyedTable.commit`; this file reads them. Its columns stand in columns.py. Knows nothing of encoders,
+files or jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +14,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raystore.data.keyed import ADDED, PAYLOAD, PRIMARY_KEY, Filled, KeyedTable, quoted
+from raystore.data.columns import (
+    KEEPS_SOURCE,
+    SYSTEM,
+    TYPES,
+    check_columns,
+    collection_schema,
+    fingerprints_of,
+    is_hidden,
+    stamps_of,
+    vector_field,
+    vector_matrix,
+)
+from raystore.data.keyed import ADDED, Filled, KeyedTable, quoted
 from raystore.data.where import parse_where
 from raystore.errors import (
     AlreadyExists,
@@ -32,23 +40,6 @@ from raystore.errors import (
 from raystore.layout import Layout, check_name, filled_column, names, staging, vector_column
 from raystore.vectors import Matrix, Vectors, mark
 
-FINGERPRINT = b"raystore:fingerprint"
-KEEPS_SOURCE = b"raystore:keeps_source"
-TYPES: dict[str, pa.DataType] = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "timestamp": pa.timestamp("us", "UTC"),
-    "date": pa.date32(),
-}
-SYSTEM = ("id", "subject", "tenant", "time")
-_SYSTEM_FIELDS = [
-    pa.field("id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
-    pa.field("subject", pa.string()),
-    pa.field("tenant", pa.string()),
-    pa.field("time", TYPES["timestamp"]),
-]
 # Beyond this many ids, one scan of the vectors beats looking the ids up (1,000 random rows cost 15 ms).
 _SCAN_FROM_IDS = 20_000
 _LISTED_ROWS = 1_000  # row ids that a filter names one by one
@@ -62,65 +53,6 @@ class VectorBatch:
     row_ids: npt.NDArray[np.int64]
     vectors: Matrix
     table: pa.Table
-
-
-def vector_field(fingerprint: str, dim: int) -> pa.Field:
-    return pa.field(vector_column(fingerprint), pa.list_(pa.float32(), dim), metadata={FINGERPRINT: fingerprint})
-
-
-def fingerprints_of(schema: pa.Schema) -> list[str]:
-    """The full fingerprints of a collection's vector columns, in their order."""
-    return [f.metadata[FINGERPRINT].decode() for f in schema if f.metadata and FINGERPRINT in f.metadata]
-
-
-def stamps_of(schema: pa.Schema) -> dict[str, str]:
-    """Vector column -> the column that numbers the commits which filled it, for those that were ever filled."""
-    found = {vector_column(fingerprint): filled_column(fingerprint) for fingerprint in fingerprints_of(schema)}
-    return {column: stamp for column, stamp in found.items() if stamp in schema.names}
-
-
-def is_hidden(column: str) -> bool:
-    """Whether it is the store's own, and shown to nobody; a kept column cannot be named so."""
-    return column.startswith("_")
-
-
-def vector_array(matrix: Matrix, has: npt.NDArray[np.bool_] | None = None) -> pa.FixedSizeListArray:
-    """The matrix as a Lance vector column, without a copy where it is contiguous; null where `has` (n,) is False."""
-    flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
-    absent = None if has is None else pa.array(~has)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1], mask=absent)
-
-
-def column_problem(name: object, others: Iterable[object]) -> str | None:
-    """Why no column can have this name beside the others (itself may be among them), or None."""
-    if name in SYSTEM:
-        return f"is one of the store's own columns ({', '.join(SYSTEM)})"
-    if not isinstance(name, str) or not name.isidentifier() or name.startswith(("_", "vec_")):
-        return "is no column name: letters, digits and '_', not starting with '_' or 'vec_'"
-    twin = next((o for o in (*SYSTEM, *others) if o != name and str(o).lower() == name.lower()), None)
-    return f"differs from '{twin}' in case only, which SQL does not tell apart" if twin is not None else None
-
-
-def column_twins(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs of names that SQL does not tell apart."""
-    first: dict[str, str] = {}
-    pairs = [(first.setdefault(name.lower(), name), name) for name in names]
-    return [pair for place, pair in enumerate(pairs) if names.index(pair[0]) != place]
-
-
-def check_columns(columns: Mapping[str, str], call: str, existing: Iterable[str] = ()) -> dict[str, pa.DataType]:
-    """The declared columns as Arrow types; every bad one is named in one InvalidArguments."""
-    problems = []
-    others = [*existing, *columns]
-    for name, kind in columns.items():
-        reason = column_problem(name, others)
-        if reason:
-            problems.append(f"'{str(name)[:80]}' {reason}")
-        if kind not in TYPES:
-            problems.append(f"column '{name}' has type '{kind}', expected one of {', '.join(TYPES)}")
-    if problems:
-        raise InvalidArguments(call=call, problems=problems)
-    return {name: TYPES[kind] for name, kind in columns.items()}
 
 
 class CollectionTable:
@@ -158,16 +90,7 @@ class CollectionTable:
         """
         check_name("a collection", name)
         declared = check_columns(columns or {}, f"create_collection('{name}')")
-        schema = pa.schema(
-            [
-                *_SYSTEM_FIELDS,
-                *(pa.field(column, kind) for column, kind in declared.items()),
-                pa.field(PAYLOAD, pa.binary(32)),
-                pa.field(ADDED, pa.int64()),
-                *(vector_field(fingerprint, dim) for fingerprint, dim in dims.items()),
-            ],
-            metadata={KEEPS_SOURCE: b"yes"} if keep_source else None,
-        )
+        schema = collection_schema(dims, declared, keep_source=keep_source)
         taken = AlreadyExists(noun="collection", name=name, advice=f"Open it: store.collection('{name}').")
         if layout.table(name).exists():
             raise AlreadyExists(noun="table", name=name, advice="Collections and tables share one SQL namespace.")
@@ -336,7 +259,7 @@ class CollectionTable:
                 yield VectorBatch(
                     ids=rows.column("id"),
                     row_ids=rows.column("_rowid").to_numpy().astype(np.int64),
-                    vectors=_matrix(rows.column(column)),
+                    vectors=vector_matrix(rows.column(column)),
                     table=pa.Table.from_batches([rows.select(wanted)]),
                 )
 
@@ -417,7 +340,7 @@ class CollectionTable:
         rows = dataset.to_table(columns=["id", column], filter=f"id IN ({', '.join(map(quoted, ids))})")
         rows = rows.filter(rows.column(column).combine_chunks().is_valid())
         if len(rows):
-            vectors = _matrix(rows.column(column).combine_chunks())
+            vectors = vector_matrix(rows.column(column).combine_chunks())
             yield VectorBatch(rows.column("id").combine_chunks(), np.empty(0, np.int64), vectors, rows)
 
     def row_ids(self, where: str | None = None, as_of: int | None = None) -> npt.NDArray[np.int64]:
@@ -480,12 +403,6 @@ class CollectionTable:
         for column in columns:
             if column not in known or is_hidden(column):
                 raise ColumnNotFound(name=column, where=f"collection '{self.name}'", existing=self.visible)
-
-
-def _matrix(vectors: pa.FixedSizeListArray) -> Matrix:
-    dim = vectors.type.list_size
-    matrix: Matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-    return matrix
 
 
 def discard_empty(layout: Layout, name: str) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raystore.data.collection import CollectionTable, fingerprints_of, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import fingerprints_of, vector_array
 from raystore.data.job import EmbedCounts, EmbedPlan, JobEncoder, batch_rows, batches_of
 from raystore.data.job_rows import JobRow, payloads_of, row_ids_of, usable_rows
 from raystore.data.kept_rows import KEPT, read_kept

@@ -15,7 +15,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from raystore.data.collection import TYPES, CollectionTable, check_columns
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import TYPES, check_columns
 from raystore.data.embed import Embedder, is_done
 from raystore.data.job import EmbedCounts, EmbedPlan
 from raystore.data.manifest import JobFile, JobRecord, RunningJob, SourceColumns, now
@@ -59,11 +60,20 @@ class EmbedReport:
         )
 
     @property
+    def _why(self) -> str:
+        """The most frequent reason, and where all of them stand."""
+        see = "see collection.set_aside()"
+        if not self.reasons:
+            return see
+        reason = max(self.reasons, key=lambda each: self.reasons[each])
+        return f"{'mostly: ' if len(self.reasons) > 1 else ''}{reason}; {see}"
+
+    @property
     def rows_per_s(self) -> float:
         return (self.added + self.filled) / self.seconds if self.seconds > 0 else 0.0
 
     def __str__(self) -> str:
-        aside = f", {self.set_aside:,} set aside" if self.set_aside else ""
+        aside = f", {self.set_aside:,} set aside ({self._why})" if self.set_aside else ""
         filled = f", {self.filled:,} filled" if self.filled else ""
         how = Pool((self.workers, self.workers), (self.gpu_workers, self.gpu_workers))
         return (

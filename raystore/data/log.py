@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from raystore.data.collection import TYPES, CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import TYPES, vector_array
 from raystore.data.kept_source import open_source
 from raystore.data.keyed import Committed, KeyedTable
 from raystore.data.rows import Incoming, check_rows, payload_digests, row_table, unusable

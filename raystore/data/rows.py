@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raystore.data.collection import TYPES, column_problem
+from raystore.data.columns import TYPES, column_problem
 from raystore.data.keyed import PAYLOAD
 from raystore.encoders.items import Item
 from raystore.encoders.passport import Modality

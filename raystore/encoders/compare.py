@@ -14,7 +14,7 @@ import numpy as np
 
 from raystore.encoders.exports import neighbour_overlap
 from raystore.encoders.passport import Modality, Passport
-from raystore.markup import rows_html
+from raystore.markup import facts_html, rows_html
 from raystore.vectors import Matrix
 
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ class Distance:
         if self.mean_cosine is None:
             return f"{said}; vectors of different length have no cosine"
         return f"mean cosine {self.mean_cosine:.6f}, worst {self.worst_cosine:.6f} (input {self.worst_input}); {said}"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "inputs": self.inputs,
+            f"same among the {self.k} nearest": f"{self.overlap:.0%}",
+            "mean cosine": None if self.mean_cosine is None else f"{self.mean_cosine:.6f}",
+            "worst cosine": None if self.worst_cosine is None else f"{self.worst_cosine:.6f} (input {self.worst_input})",
+        }
+        return facts_html("Distance of two encoders", {name: fact for name, fact in facts.items() if fact is not None})
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from raystore.encoders.torch_backend import Precision
 from raystore.encoders.variants import graph_folder
 from raystore.errors import ExtraNotInstalled, InvalidArguments, ModelUnusable, RaystoreError
 from raystore.layout import Layout, check_name, staging
+from raystore.markup import cells_html
 from raystore.vectors import Matrix
 
 Derivable = Literal["int8", "bf16", "fp16"]
@@ -98,6 +99,21 @@ class DeriveReport:
             f"  neighbours  {self.overlap_at_10:.1%} of each row's 10 nearest are the same\n"
             f"  head        {head}"
         )
+
+    def _repr_html_(self) -> str:
+        def percent(share: float | None) -> str | None:
+            return None if share is None else f"{share:.1%}"
+
+        rows = [
+            ("rows a second", f"{self.rows_per_s:,.0f}", f"{self.base_rows_per_s:,.0f} ({self.base_backend})"),
+            ("one item, ms", f"{self.one_ms:.1f}", f"{self.base_one_ms:.1f}"),
+            ("accuracy of a head", percent(self.accuracy), percent(self.base_accuracy)),
+            ("cosine to the base, mean", f"{self.mean_cosine:.4f}", None),
+            ("cosine to the base, worst", f"{self.worst_cosine:.4f}", None),
+            ("same among the 10 nearest", percent(self.overlap_at_10), None),
+        ]
+        title = f"{self.encoder}, {self.precision} of {self.base}, on {self.rows:,} items"
+        return cells_html(["", self.encoder, self.base], rows, title=title)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from raystore.errors import InvalidArguments
+from raystore.markup import facts_html
 
 _UNSURE = 0.5  # a share; a pace that may be wrong by more says nothing
 _UNKNOWN = 0.25  # what is said where the work was committed at so few moments that nothing shows how even it was
@@ -62,6 +63,19 @@ class EmbedPlanReport:
             f"{self.dim}, {said_bytes(self.vector_bytes)}), an index of them {said_bytes(self.index_bytes)}",
         ]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "time": said_time(self.seconds),
+            "items_per_s": f"{self.rows_per_s:,.1f}",
+            "start": said_time(self.startup_s),
+            "workers": self.workers or "in one process",
+            "machines": self.machines,
+            "money": None if self.cost is None else f"{self.cost:,.2f} at {self.price_per_hour:g} a machine and hour",
+            "disk": f"{said_bytes(self.disk_bytes)}: rows {said_bytes(self.row_bytes)}, index {said_bytes(self.index_bytes)}",
+        }
+        title = f"Embedding {self.items:,} items"
+        return facts_html(title, {name: fact for name, fact in facts.items() if fact is not None})
 
 
 def plan_embed(

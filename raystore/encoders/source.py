@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,13 @@ def _packaged() -> Source | None:
     return Source(model=MINILM, folder=folder)
 
 
+def import_bars() -> None:
+    """Import tqdm, as the libraries that read models do, without its advice to install widgets for a notebook's bars."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        importlib.import_module("tqdm.auto")
+
+
 def _from_hub(model: str, revision: str | None) -> Source:
     if not _HUB_NAME.fullmatch(model):
         raise ModelUnusable(
@@ -94,6 +102,7 @@ def _from_hub(model: str, revision: str | None) -> Source:
             found="there is no such folder, and it is no name of a hub model",
             advice="Name a folder that holds a model, or a hub model like 'sentence-transformers/all-mpnet-base-v2'.",
         )
+    import_bars()
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from raystore.encoders.model import Model, Options, tensor_digests
 from raystore.encoders.passport import Passport, Step, TextPart, digest_of
-from raystore.encoders.source import Source, modules
+from raystore.encoders.source import Source, import_bars, modules
 from raystore.encoders.tokenizer import canonical_tokenizer, check_files, check_tokenizer
 from raystore.errors import InvalidArguments, ModelUnusable
 
@@ -133,6 +133,7 @@ def _unit_rows(chain: torch.nn.Sequential, left_out: int, dimensions: int | None
 @contextmanager
 def quiet() -> Iterator[None]:
     """Loading without progress bars and load reports; the settings are put back."""
+    import_bars()
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()

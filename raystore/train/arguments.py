@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from raystore.errors import InvalidArguments, listed
+from raystore.errors import InvalidArguments, InvalidName, listed
+from raystore.layout import check_name
 from raystore.train.heads import KINDS, Kind
 from raystore.train.linear import LOSSES
 from raystore.train.source import SPLITS, TASKS, Targets, Task, VectorSource
@@ -32,6 +33,7 @@ def options_of(kind: Kind, task: Task) -> tuple[str, ...]:
 
 
 def check_arguments(
+    name: str,
     kind: object,
     classes: Sequence[object],
     source: VectorSource,
@@ -42,7 +44,9 @@ def check_arguments(
     precision: object = None,
     call: str = "train_head",
 ) -> None:
-    """Raise InvalidArguments with everything that is wrong with a call of `train_head`, if anything is."""
+    """Raise InvalidArguments with everything that is wrong with a call of `train_head`, if anything is; InvalidName where it is the
+    name alone."""
+    unnamed = _unnamed(name)
     if task not in TASKS:
         raise InvalidArguments(call=call, problems=[f"task must be one of {', '.join(map(repr, TASKS))}, found {task!r}"])
     labels = {split: source.labels(split) for split in SPLITS}
@@ -53,9 +57,19 @@ def check_arguments(
     problems += _precision_problems(precision, task, has_val=len(labels["val"]) > 0)
     for split, found in labels.items():
         problems += _label_problems(split, found, task, len(classes))
-    problems += _train_problems(labels["train"], task)
+    problems += _train_problems(labels["train"], task, source.erased)
     if problems:
-        raise InvalidArguments(call=call, problems=problems)
+        raise InvalidArguments(call=call, problems=[*([str(unnamed).rstrip(".")] if unnamed else []), *problems])
+    if unnamed:
+        raise unnamed
+
+
+def _unnamed(name: str) -> InvalidName | None:
+    try:
+        check_name("a head", name, dashes=True)
+    except InvalidName as error:
+        return error
+    return None
 
 
 def _class_problems(classes: Sequence[object], task: Task) -> list[str]:
@@ -96,17 +110,25 @@ def _label_problems(split: str, labels: Targets, task: Task, n_classes: int) -> 
     return []
 
 
-def _train_problems(labels: Targets, task: Task) -> list[str]:
+def _train_problems(labels: Targets, task: Task, erased: int) -> list[str]:
+    problem = _train_problem(labels, task)
+    if problem is None:
+        return []
+    were = "1 row of the snapshot was" if erased == 1 else f"{erased:,} rows of the snapshot were"
+    return [f"{problem} ({were} erased since)" if erased else problem]
+
+
+def _train_problem(labels: Targets, task: Task) -> str | None:
     if len(labels) == 0:
-        return ["the train split has no rows"]
+        return "the train split has no rows"
     if task == "labels":
         same = (labels == labels[0]).all()
-        return ["all rows of the train split have the same labels, so there is nothing to tell apart"] if same else []
+        return "all rows of the train split have the same labels, so there is nothing to tell apart" if same else None
     if len(np.unique(labels)) > 1:
-        return []
+        return None
     if task == "number":
-        return ["all rows of the train split have the same label, so there is nothing to predict"]
-    return ["the train split holds one class only, so there is nothing to tell apart"]
+        return "all rows of the train split have the same label, so there is nothing to predict"
+    return "the train split holds one class only, so there is nothing to tell apart"
 
 
 def option_problems(

@@ -74,6 +74,7 @@ def finish(
         n={"train": rows.n_train, "val": len(rows.val.labels), "test": len(rows.test.labels)},
         temperature=record.temperature,
         threshold=record.threshold,
+        precision=precision,
         thresholds=record.thresholds,
         baselines=_baselines(rows, on, len(record.classes), record.task),
         seconds=seconds,

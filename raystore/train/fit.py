@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raystore.errors import JobFailed, RaystoreError
-from raystore.layout import Layout, check_name, staging
+from raystore.layout import Layout, staging
 from raystore.progress import Progress
 from raystore.session import root_cause, start_ray, thread_count
 from raystore.train.arguments import check_arguments
@@ -84,9 +84,8 @@ def train_head(
         InvalidName, InvalidArguments: everything that is wrong with the call, at once; nothing was run.
         JobFailed: a worker failed three times.
     """
-    check_name("a head", name, dashes=True)
     chosen = dict(options or {})
-    check_arguments(kind, classes, source, workers, chosen, task=task, precision=precision)
+    check_arguments(name, kind, classes, source, workers, chosen, task=task, precision=precision)
     recipe = make_recipe(kind, classes, source, task, seed, chosen)
     n_train = len(source.labels("train"))
     val, test = source.load("val", 0, 1), source.load("test", 0, 1)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raystore.errors import HeadCorrupt
 from raystore.layout import Layout, check_name, disk_full_is_said, publish, read_json, staging
-from raystore.markup import facts_html
+from raystore.markup import cells_html, facts_html
 from raystore.train.calibration import sigmoid, softmax
 from raystore.train.report.report import Report
 from raystore.train.source import Task
@@ -37,6 +37,7 @@ Kind = Literal["linear", "mlp", "knn"]
 KINDS: tuple[Kind, ...] = ("linear", "mlp", "knn")
 ARRAYS: dict[Kind, tuple[str, ...]] = {"linear": ("W", "b"), "mlp": ("W1", "b1", "W2", "b2"), "knn": ()}
 
+_SHOWN = 20  # predictions in a notebook
 _BLOCK_CELLS = 2**24  # 64 MB: bounds the layers of a prediction, however many rows and classes there are
 
 
@@ -54,6 +55,17 @@ class Predictions(NamedTuple):
     probabilities: Matrix
     confidence: Matrix
     abstained: npt.NDArray[np.bool_]
+
+    def _repr_html_(self) -> str:
+        rows = zip(self.labels[:_SHOWN], self.confidence[:_SHOWN].tolist(), self.abstained[:_SHOWN].tolist(), strict=True)
+        more = len(self.labels) - _SHOWN
+        return cells_html(
+            ["label", "confidence", "abstained"],
+            [(label, f"{confidence:.1%}", abstained) for label, confidence, abstained in rows],
+            title=f"{len(self.labels):,} predictions",
+            note=f"{more:,} more." if more > 0 else "",
+            right=["confidence"],
+        )
 
 
 class HeadRecord(BaseModel):
@@ -159,7 +171,11 @@ class Head:
         source = SnapshotSource(str(self.root), collection, self.fingerprint, str(folder), tuple(self.classes), self.task)
         train = source.load("train", 0, 1)
         if not len(train.labels):
-            raise HeadCorrupt(path=self.label, found="of its training rows none is in the collection any more")
+            raise HeadCorrupt(
+                path=self.label,
+                found=f"its {source.erased:,} training rows were erased from the collection, and a kNN head is its rows",
+                advice="Train it again, on a snapshot of the rows there are now.",
+            )
         return Neighbours(train)
 
     def predict(self, vectors: object) -> Predictions:

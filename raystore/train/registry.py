@@ -11,6 +11,7 @@ arrays are read by `get` alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +103,14 @@ class Heads:
         What was deployed by the alias stays as it is until it is deployed again. The same number again changes nothing.
 
         Raises:
-            InvalidName: the alias is no name. HeadNotFound: there is no such version.
+            InvalidName: the alias is no name. InvalidArguments: the number is none. HeadNotFound: there is no such version.
         """
         check_name("an alias", alias, dashes=True)
-        if isinstance(number, bool) or number not in self._published(name):
+        given: object = number
+        if isinstance(given, bool) or not isinstance(given, Integral):
+            problem = f"number is {type(given).__name__}, expected a version's number, such as 1"
+            raise InvalidArguments(call=f"set_alias('{name}', '{alias}')", problems=[problem])
+        if number not in self._published(name):
             raise self._not_found(name, f"{name}@{number}")
         before = self.aliases(name).get(alias)
         if before != number:

@@ -15,7 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
+from raystore.encoders.registry import Encoders
+from raystore.errors import EncoderNotFound, InvalidArguments, ItemNotFound
 from raystore.layout import Layout
 from raystore.train.source import Examples, Labels, Targets, Task
 
@@ -44,7 +47,10 @@ class SnapshotSource:
         rows = self._of(split, self._rows)
         own = rows.take(pa.array(range(rank, len(rows), world), pa.int64()))
         # Present rows are told from lost ones by the very read that gives their vectors, so an erase beside us is no error.
-        present, vectors = self._table().vectors_present(own.column("id").to_pylist(), self.fingerprint)
+        try:
+            present, vectors = self._table().vectors_present(own.column("id").to_pylist(), self.fingerprint)
+        except ItemNotFound:
+            raise self._lacking() from None
         own = own.filter(pa.array(present))
         weights = own.column("weight").to_numpy().astype(np.float32)
         return Examples(np.asarray(vectors), self._targets(own), weights)
@@ -60,6 +66,22 @@ class SnapshotSource:
     @property
     def erased(self) -> int:
         return int(np.count_nonzero(~self._mask))
+
+    def _lacking(self) -> InvalidArguments:
+        """What to say where a row that is there has no vector of the encoder: of how many that holds, and what fills them."""
+        ids = self._rows.filter(pa.array(self._mask)).column("id").to_pylist()
+        found, _ = self._table().vectors_found(ids, self.fingerprint)
+        try:
+            encoder = Encoders(Catalog(Layout(Path(self.root)))).get(self.fingerprint).name
+        except EncoderNotFound:
+            encoder = self.fingerprint[:12]
+        lacking = int(np.count_nonzero(~found))
+        folder = Path(self.folder)
+        problem = (
+            f"{lacking:,} of {len(self._rows):,} rows of the snapshot have no vector of {encoder}; "
+            f"collection.add_encoder('{encoder}') fills them"
+        )
+        return InvalidArguments(call=f"snapshot '{folder.parent.name}@{folder.name}'", problems=[problem])
 
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

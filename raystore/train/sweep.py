@@ -19,7 +19,7 @@ import numpy as np
 
 from raystore.errors import InvalidArguments, JobFailed, RaystoreError
 from raystore.layout import Layout, check_name
-from raystore.markup import rows_html
+from raystore.markup import cells_html
 from raystore.progress import Progress
 from raystore.session import root_cause, start_ray, thread_count
 from raystore.train import metrics
@@ -91,14 +91,12 @@ class Sweep:
         from rich.console import Console
         from rich.table import Table
 
-        rows = self.to_dicts()
-        columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+        columns, rows, numeric = self._shown()
         table = Table(title=self._title, title_justify="left", title_style="", box=None, pad_edge=False)
         for name in columns:
-            numeric = any(isinstance(row[name], (int, float)) for row in rows)
-            table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "failed")
+            table.add_column(name, justify="right" if name in numeric else "left", no_wrap=name != "failed")
         for row in rows:
-            table.add_row(*(_cell(name, row[name]) for name in columns))
+            table.add_row(*row)
         out = io.StringIO()
         Console(file=out, force_jupyter=False, width=120, color_system=None).print(table)
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
@@ -106,8 +104,15 @@ class Sweep:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        columns, rows, numeric = self._shown()
+        return cells_html(columns, rows, title=self._title, right=numeric)
+
+    def _shown(self) -> tuple[list[str], list[list[str]], set[str]]:
+        """The columns that hold something, their cells in words, and which of them are numbers."""
         rows = self.to_dicts()
-        return rows_html(rows, [n for n in rows[0] if any(row[n] is not None for row in rows)], title=self._title)
+        columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+        numeric = {name for name in columns if any(isinstance(row[name], (int, float)) for row in rows)}
+        return columns, [[_cell(name, row[name]) for name in columns] for row in rows], numeric
 
     @property
     def _title(self) -> str:
@@ -148,26 +153,28 @@ def sweep(
 
     Args:
         settings: each {"kind": "linear", ...options of `train_head`}, perhaps with a "seed" of its own; kind is "linear" where
-            it is not said. One that cannot be or fails is listed with its reason; the others go on.
+            it is not said. One that cannot be or fails is listed with its reason; the others go on. One that is given twice is
+            tried once.
         workers: 0 tries one after the other in this process, else so many Ray actors try one each. The result is the same.
         progress: called with the settings tried so far and all of them.
         The rest as in `train_head`.
 
     Raises:
-        InvalidName, InvalidArguments: what is wrong with every setting, such as no rows of val to score on.
+        InvalidName, InvalidArguments: what is wrong with every setting, such as no rows of val to score on; none that can be.
         JobFailed: every setting failed; the reasons are said.
     """
-    check_name("a head", name, dashes=True)
     call = f"sweep of head '{name}'"
     if not settings:
+        check_name("a head", name, dashes=True)
         raise InvalidArguments(call=call, problems=["there are no settings to try"])
-    check_arguments("linear", classes, source, workers, {}, task=task, precision=precision, call=call)
+    check_arguments(name, "linear", classes, source, workers, {}, task=task, precision=precision, call=call)
     val = source.load("val", 0, 1)
     if not len(val.labels):
         raise InvalidArguments(call=call, problems=["settings are scored on rows of val, and there are none"])
     refused: list[Tried] = []
     jobs: list[Setting] = []
-    for place, given in enumerate(settings):
+    once = _once(settings, seed)
+    for place, given in once:
         kind, own_seed = given.get("kind", "linear"), given.get("seed", seed)
         options = {option: value for option, value in given.items() if option not in ("kind", "seed")}
         if problems := option_problems(kind, task, options, classes, has_val=True):
@@ -182,20 +189,22 @@ def sweep(
             encoder=encoder_label,
             dim=val.vectors.shape[1],
             snapshot=dict(snapshot),
-            settings={**options, "seed": own_seed, "workers": 0, "sweep_of": len(settings)},
+            settings={**options, "seed": own_seed, "workers": 0, "sweep_of": len(once)},
         )
         jobs.append(Setting(place, draft, make_recipe(kind, classes, source, task, own_seed, options)))
+    if not jobs:
+        raise InvalidArguments(call=call, problems=[f"setting {t.place + 1}: {t.reason}" for t in refused])
     best: Outcome | None = None
     tried = list(refused)
     told: Progress = progress or (lambda *_: None)
-    told(len(tried), len(settings))
+    told(len(tried), len(once))
     outcomes = _on_ray(jobs, source, settings, workers) if workers else _inline(jobs, source, settings)
     with closing(outcomes):
         for outcome in outcomes:
             tried.append(outcome.tried)
             if outcome.fitted is not None and (best is None or _order(outcome.tried) < _order(best.tried)):
                 best = outcome
-            told(len(tried), len(settings))
+            told(len(tried), len(once))
     tried.sort(key=_order)
     if best is None or best.fitted is None:
         reasons = "; ".join(f"setting {t.place + 1}: {t.reason}" for t in tried)
@@ -207,6 +216,18 @@ def sweep(
     rows = Rows(source, n_train, source.load("train", 0, slices), val, source.load("test", 0, 1))
     head = finish(layout, draft, best.fitted.arrays, rows, precision=precision, seconds=best.tried.seconds)
     return Sweep(head, tuple(tried))
+
+
+def _once(settings: Sequence[Mapping[str, Any]], seed: int) -> list[tuple[int, Mapping[str, Any]]]:
+    """The settings and their places, without those that say what an earlier one says."""
+    seen: list[dict[str, Any]] = []
+    kept = []
+    for place, given in enumerate(settings):
+        asked = {"kind": "linear", "seed": seed, **given}
+        if asked not in seen:
+            seen.append(asked)
+            kept.append((place, given))
+    return kept
 
 
 def try_setting(job: Setting, given: Mapping[str, Any], train: Examples, val: Examples) -> Outcome:

@@ -80,7 +80,7 @@ def test_a_head_of_every_task_is_listed_shown_reported_and_healthy(
     assert row["score"].startswith(f"{score} ")
     assert row["score"] in cli(*store, "head", "list").out
     assert f"{row['score']} on " in cli(*store, "head", "show", name).out
-    assert cli(*store, "head", "report", name).out.startswith(f"Head {name}, on ")
+    assert cli(*store, "head", "report", name).out.startswith(f"Head {name}@")
     said = cli(*store, "head", "report", name, "--html", tmp_path / "report.html")
     assert said.out == f"{row['head']} ({row['score']}) to {tmp_path / 'report.html'}\n"
     assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")

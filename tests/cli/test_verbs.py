@@ -29,7 +29,7 @@ def test_raw_file_to_a_prediction_by_commands_alone(cli: Cli, made: Made, tmp_pa
     frozen = cli(*store, "--json", "snapshot", "create", "refunds", "--sql", "-", "--split", ".7,.1,.2", stdin=SQL).json
     assert (frozen["snapshot"], sum(frozen["counts"].values())) == ("refunds@1", 60)
     trained = cli(*store, "head", "train", "refunds", "--snapshot", "refunds")
-    assert (trained.code, "Head refunds, on" in trained.out, "accuracy" in trained.out) == (0, True, True)
+    assert (trained.code, "Head refunds@1, on" in trained.out, "accuracy" in trained.out) == (0, True, True)
     assert cli(*store, "index", "build", "tickets", "--shards", "2").out.startswith("61 rows in 2 shards (exact)")
     predicted = cli(*store, "--json", "head", "predict", "refunds", "the card never arrived", "money").json
     assert [set(row) for row in predicted] == [{"label", "confidence", "abstained"}] * 2

@@ -48,6 +48,7 @@ def frozen(
         "label": None,
         "split": {"rule": "entity"},
         "features": names[5:],
+        "encoders": {},
         "cap": None,
         "minimum": None,
         "weights": None,

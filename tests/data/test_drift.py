@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 import raystore.data.drift.drift as drifting
 from raystore.data.drift.drift import Drawn, Sample, class_balance, draw, drift, embedding_drift, measure, rbf_kernel
+from raystore.data.drift.report import p_said
 from raystore.errors import InvalidArguments
 from raystore.vectors import Matrix
 from tests.data.minilm import encode
@@ -196,6 +197,22 @@ def test_a_sample_against_itself_is_no_alarm() -> None:
     assert str(report).startswith("no alarm: b (400 rows) against a (400 rows), 400 of them in both.")
 
 
+@pytest.mark.parametrize(
+    ("p", "least", "said"),
+    [
+        (0.6291, 1 / 201, "p = 0.63"),
+        (2 / 201, 1 / 201, "p = 0.01"),
+        (1 / 201, 1 / 201, "p < 0.005"),
+        (2 / 201, 2 / 201, "p < 0.01"),
+        (1 / 301, 1 / 301, "p < 0.0034"),
+        (1e-30, 0.001, "p < 0.001"),
+        (1.0, 0.001, "p = 1"),
+    ],
+)
+def test_a_p_value_has_two_digits_and_the_least_there_can_be_is_said_as_a_bound(p: float, least: float, said: str) -> None:
+    assert p_said(p, least) == said
+
+
 def test_what_cannot_be_compared_is_said_at_once() -> None:
     with pytest.raises(InvalidArguments) as refused:
         drift(named(cloud(20, 1), "a", ["x"]), named(cloud(20, 2, d=5), "b"), permutations=99, sample=3)
@@ -222,9 +239,13 @@ def test_a_report_reads_as_text_as_html_and_as_json() -> None:
     lines = str(report).splitlines()
     assert lines[0] == "ALARM: july (60 rows) against june (60 rows)."
     assert lines[1].startswith(
-        "Embeddings: p 0.00995 from 60 and 60 rows and 200 permutations; a classifier tells them apart with AUC "
+        "Embeddings: p < 0.01 from 60 and 60 rows and 200 permutations; a classifier tells them apart with AUC "
     )
     assert lines[2] == "Class balance: p < 0.001 from 60 and 60 rows; largest changes in points: <b> -50.0, y +50.0."
+    assert lines[3] == "Classes that moved: 2 of 2 with rows enough: y, <b>."
+    still = replace(report, classes=[replace(shift, moved=False) for shift in report.classes])
+    assert str(still).splitlines()[3] == "Classes that moved: none of the 2 with rows enough."
+    assert str(replace(report, classes=[])).splitlines()[3] == "Classes that moved: none has rows enough to tell."
     html = report._repr_html_()
     assert html.count("<rect") == 2
     assert "&lt;b&gt;" in html

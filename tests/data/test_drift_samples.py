@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.data.drift.drift import Sample, drift
 from raystore.data.drift.samples import collection_drift, snapshot_drift
 from raystore.data.snapshots.snapshot import SnapshotRecord
@@ -177,8 +178,10 @@ def test_a_collection_that_cannot_be_compared_is_said(table: CollectionTable) ->
         f"drift of 'tickets before version {table.version}' and 'tickets since version {table.version}': "
         f"'tickets since version {table.version}' has 0 rows to draw that the other has not, expected 10 or more."
     )
-    with pytest.raises(InvalidArguments, match="since is 'last week', expected a version, or a time like 2026-08-01 or"):
-        collection_drift(table, FINGERPRINT, "last week")
+    for since, told in {"last week": "'last week'", 2.5: "a float", True: "a bool"}.items():
+        with pytest.raises(InvalidArguments) as refused:
+            collection_drift(table, FINGERPRINT, since)  # type: ignore[arg-type]
+        assert str(refused.value) == f"drift: since is {told}, expected a version, a datetime or an ISO 8601 string."
     with pytest.raises(ColumnNotFound):
         collection_drift(table, FINGERPRINT, 1, label="color")
     with pytest.raises(InvalidArguments, match="the column 'price' holds float64, expected string, int64, bool"):

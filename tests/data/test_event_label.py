@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
 from raystore.data.snapshots.event_label import event_where
 from raystore.data.snapshots.snapshot import SnapshotRecord, freeze, rebuild
-from raystore.data.tables.table import register_table
+from raystore.data.snapshots.split import moment
+from raystore.data.tables.table import open_table, refresh_table, register_table
 from raystore.errors import InvalidArguments, SnapshotRefused, SqlRefused
-from tests.data.freezing import day, engine_of, log_tickets, register_events, spring
-from tests.data.toy import ToyEncoder
+from tests.data.freezing import DAY, day, engine_of, log_tickets, register_events, spring
+from tests.data.toy import ToyEncoder, some_rows
 
 SQL = "SELECT t.id FROM tickets t"
 RULE = "refund within 7 days of t.time"
@@ -90,7 +92,10 @@ def test_windows_are_in_minutes_hours_days_and_weeks(catalog: Catalog, window: s
 def test_a_window_that_has_not_closed_leaves_the_row_out_and_never_labels_it(shop: Catalog) -> None:
     snapshot = take(shop, as_of=day(30).isoformat())
     assert sorted(labels(snapshot)) == [f"t-{i:02}" for i in range(24)]  # day 23 + 7 = day 30
-    assert snapshot.spec["left_out"] == {"the window had not closed": 7}  # later rows the SQL does not see
+    assert snapshot.spec["left_out"] == {
+        "the window had not closed": 7,
+        "their time is after the snapshot's moment": 29,  # the SQL does not see them
+    }
 
 
 def test_an_early_event_does_not_let_a_row_in_before_its_window_closes(catalog: Catalog) -> None:
@@ -106,9 +111,6 @@ def test_without_as_of_events_are_known_until_their_table_was_registered(catalog
     log_tickets(catalog, spring(20))
     register_events(catalog, "refund", refunds(("c-01", 2)))
     snapshot = take(catalog, as_of=None)
-    from raystore.data.snapshots.split import moment
-    from raystore.data.tables.table import open_table
-
     published = open_table(catalog, "refund").published_at
     assert moment(snapshot.spec["label"]["complete_to"]) == moment(published) < moment(snapshot.spec["as_of"])
     recent = moment(published) - timedelta(days=7) + timedelta(seconds=30)
@@ -116,6 +118,93 @@ def test_without_as_of_events_are_known_until_their_table_was_registered(catalog
     again = take(catalog, as_of=None)
     assert "recent" not in labels(again)
     assert again.number == snapshot.number
+
+
+def known_until(snapshot: SnapshotRecord) -> datetime:
+    return moment(snapshot.spec["label"]["complete_to"])
+
+
+def test_events_registered_in_a_later_version_count_as_of_a_moment_between_the_versions(shop: Catalog) -> None:
+    """The version published before the moment does not know what happened after it was published."""
+    now = datetime.now(UTC)
+    log_tickets(shop, [{"id": f"n-{i}", "subject": f"d-{i}", "time": now - 8 * DAY} for i in range(3)])
+    between = datetime.now(UTC)
+    register_events(shop, "refund", [*refunds(("c-03", 5)), {"customer": "d-1", "at": now - 5 * DAY}])
+    snapshot = take(shop, as_of=between)
+    assert (positives(snapshot), snapshot.versions["refund"]) == (["n-1", "t-03"], 2)
+    assert known_until(snapshot) == between
+    counted = "SELECT count(*) AS n FROM refund"
+    engine = engine_of(shop)
+    assert engine.run(counted, as_of=between).to_dicts() == [{"n": 2}]
+    assert engine.run(counted, as_of=day(6)).to_dicts() == [{"n": 1}]
+    assert engine.run(f"{counted} AT (TIMESTAMP => '{day(6).isoformat()}')").to_dicts() == [{"n": 1}]
+
+
+def test_a_moment_does_not_say_that_events_are_known_until_then(catalog: Catalog) -> None:
+    now = datetime.now(UTC)
+    log_tickets(catalog, [{"id": f"t-{i}", "subject": f"c-{i}", "time": now - i * DAY} for i in range(20)])
+    register_events(catalog, "refund", [{"customer": "c-9", "at": now - 8 * DAY}])
+    registered = moment(open_table(catalog, "refund").published_at)
+    log_tickets(catalog, [{"id": "edge", "subject": "c-30", "time": datetime.now(UTC) - 7 * DAY}])
+    snapshot = take(catalog, as_of=datetime.now(UTC))
+    assert known_until(snapshot) == registered
+    assert snapshot.spec["left_out"]["the window had not closed"] == 8
+    assert "edge" not in labels(snapshot)
+
+
+def test_a_refresh_that_finds_the_same_events_closes_the_windows_until_then(catalog: Catalog, tmp_path: Path) -> None:
+    log_tickets(catalog, spring(20))
+    (tmp_path / "refund.csv").write_text("customer,at\nc-01,2026-03-03\n")
+    first = register_table(catalog, "refund", tmp_path / "refund.csv", subject="customer", time="at")
+    log_tickets(catalog, [{"id": "edge", "subject": "c-30", "time": datetime.now(UTC) - 7 * DAY}])
+    assert "edge" not in labels(take(catalog, as_of=None))
+    again = refresh_table(catalog, "refund")
+    assert (again.version, again.published_at) == (1, first.published_at)
+    assert moment(again.known_until) > moment(first.known_until) == moment(first.published_at)
+    snapshot = take(catalog, as_of=None)
+    assert known_until(snapshot) == moment(again.known_until)
+    assert labels(snapshot)["edge"] == "no_refund"
+    third = register_table(catalog, "refund", tmp_path / "refund.csv", subject="customer", time="at")
+    assert moment(third.known_until) > moment(again.known_until)
+    assert rebuild(engine_of(catalog), snapshot).same
+
+
+def test_a_collection_of_events_is_known_until_it_was_last_written_to(catalog: Catalog) -> None:
+    before = datetime.now(UTC)
+    log_tickets(catalog, spring(40))
+    after = datetime.now(UTC)
+    recent = [{"id": f"r-{i}", "subject": f"d-{i}", "time": before - 21 * DAY + i * DAY} for i in range(2)]
+    log_tickets(catalog, recent)
+    snapshot = take(catalog, label="tickets within 3 weeks of t.time", as_of=None)
+    assert after <= known_until(snapshot) <= datetime.now(UTC)
+    assert known_until(snapshot) < moment(snapshot.spec["as_of"])
+    assert snapshot.spec["left_out"] == {"the window had not closed": 1}
+    earlier = take(catalog, label="tickets within 3 weeks of t.time", as_of=LATER)
+    assert known_until(earlier) == moment(LATER)
+
+
+def test_rows_that_a_given_moment_hides_are_counted(catalog: Catalog) -> None:
+    table = log_tickets(catalog, spring(30)[4:])
+    table.rows.commit([some_rows([f"x-{i}" for i in range(4)])], refuse_differing=False)
+    sql = "SELECT id, coalesce(n, 0) % 2 AS label FROM tickets"
+    timeless = "they have no time, so they cannot be seen as of a moment"
+    snapshot = take(catalog, sql, label=None, as_of=day(20).isoformat())
+    assert snapshot.spec["left_out"] == {"their time is after the snapshot's moment": 9, timeless: 4}
+    assert f"left out: 4 rows: {timeless}" in snapshot.report()
+    assert take(catalog, sql, label=None, as_of=None).spec["left_out"] == {}
+    with pytest.raises(SnapshotRefused) as refused:
+        take(catalog, sql, label=None, as_of="2026-02-01")
+    assert str(refused.value) == (
+        "snapshot 'refunds' was not taken: its SQL gives no rows; of the collection it did not see 26: their time is after the "
+        f"snapshot's moment; of the collection it did not see 4: {timeless}."
+    )
+
+
+def test_the_same_rows_as_of_another_moment_are_another_snapshot(shop: Catalog) -> None:
+    first, other = take(shop), take(shop, as_of="2026-07-01")
+    assert (first.hash, first.number) == (other.hash, other.number - 1)
+    assert other.spec["as_of"] == "2026-07-01T00:00:00Z"
+    assert take(shop, as_of="2026-07-01").number == other.number
 
 
 def test_rows_without_a_time_or_a_subject_are_left_out_and_counted(catalog: Catalog) -> None:
@@ -432,3 +521,19 @@ def test_the_collection_of_the_events_may_be_another_one(shop: Catalog) -> None:
     snapshot = take(shop, label="calls within 7 days of t.time")
     assert [i for i, label in labels(snapshot).items() if label == "calls"] == ["t-09"]
     assert snapshot.versions["calls"] == calls.version
+
+
+def test_events_that_ended_longer_than_a_window_before_they_count_as_complete_are_pointed_at(
+    shop: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    stale = take(shop)  # the one refund was on day 5
+    said = (
+        f"'refund' holds no event since {day(5):%Y-%m-%d %H:%M}, and counts as complete until 2026-06-01 00:00 UTC; "
+        "if its data ends earlier, rows since are negative by mistake: give as_of="
+    )
+    assert stale.spec["stale_events"] == said
+    assert f"snapshot 'refunds': {said}" in caplog.messages
+    assert f"look at this: {said}" in stale.report()
+    caplog.clear()
+    assert "stale_events" not in take(shop, as_of=day(12)).spec
+    assert caplog.messages == []

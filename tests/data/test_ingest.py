@@ -48,7 +48,9 @@ def test_files_are_embedded_inline_and_the_report_adds_up(tickets: Collection, t
     assert report.workers == 0
     assert seen[0] == (0, 6)
     assert seen[-1] == (6, 6)
-    assert str(report).startswith("tickets: 5 rows embedded, 0 known already, 1 set aside; ")
+    assert str(report).startswith(
+        "tickets: 5 rows embedded, 0 known already, 1 set aside (the text is null; see collection.set_aside()); "
+    )
     encoder = tickets.encoder()
     found = tickets.to_arrow(["id", "product", vector_column(encoder.fingerprint)])
     assert found.column("id").to_pylist() == ["1", "2", "3", "5", "6"]

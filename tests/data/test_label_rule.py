@@ -7,7 +7,8 @@ import pytest
 from raystore.catalog import Catalog
 from raystore.data.query.rewrite import parse_query
 from raystore.data.snapshots.event_label import EventRule
-from raystore.data.snapshots.label_rule import LabelRule, define_rule, parse_rule, resolve_rule, rule_names, unrepeatable
+from raystore.data.snapshots.label_rule import LabelRule, define_rule, parse_rule, resolve_rule, rule_names
+from raystore.data.snapshots.repeatable import unrepeatable
 from raystore.data.snapshots.snapshot import SnapshotRecord, freeze
 from raystore.errors import InvalidArguments, InvalidName, SnapshotRefused
 from tests.data.freezing import day, engine_of, log_tickets, spring
@@ -61,7 +62,7 @@ def test_a_rule_is_read_from_its_text(text: str, rule: LabelRule) -> None:
             "the label rule asks the clock (now), so it gives other rows tomorrow; write $as_of, the snapshot's moment",
         ),
         (
-            "sql: any_value(label) || random()",
+            "sql: max(label) || random()",
             "the label rule draws at random (random()), so it cannot be made again; choose rows by hash(id)",
         ),
         (
@@ -86,6 +87,7 @@ def test_a_text_that_is_no_rule_says_why(text: str, problem: str) -> None:
         "SELECT today()",
         "SELECT current_timestamp",
         "SELECT localtimestamp",
+        "SELECT age(born) FROM t",
     ],
 )
 def test_a_query_that_asks_the_clock_is_known(sql: str) -> None:
@@ -99,6 +101,97 @@ def test_a_query_that_asks_the_clock_is_known(sql: str) -> None:
 def test_a_query_that_draws_at_random_is_known(sql: str) -> None:
     (problem,) = unrepeatable(parse_query(sql))
     assert problem.startswith("draws at random (")
+
+
+ORDER = "hangs on the order of rows: "
+
+
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    [
+        ("SELECT id FROM t LIMIT 5", "LIMIT without ORDER BY; write ORDER BY a unique key, like id"),
+        ("SELECT id FROM t FETCH FIRST 5 ROWS ONLY", "LIMIT without ORDER BY; write ORDER BY a unique key, like id"),
+        ("SELECT id FROM t ORDER BY 'x' OFFSET 5", "OFFSET without ORDER BY; write ORDER BY a unique key, like id"),
+        (
+            "SELECT * FROM (SELECT id FROM t UNION ALL SELECT id FROM u LIMIT 5) ORDER BY id",
+            "LIMIT without ORDER BY; write ORDER BY a unique key, like id",
+        ),
+        ("SELECT DISTINCT ON (id) id, a FROM t", "DISTINCT ON without ORDER BY; write ORDER BY a unique key, like id"),
+        ("SELECT t.id FROM t POSITIONAL JOIN u", "POSITIONAL JOIN; join by a key"),
+        (
+            "SELECT id FROM t QUALIFY row_number() OVER (PARTITION BY id) = 1",
+            "row_number() without ORDER BY in its OVER; write OVER (... ORDER BY a unique key)",
+        ),
+        (
+            "SELECT first_value(a) OVER w FROM t WINDOW w AS (PARTITION BY id)",
+            "first_value() without ORDER BY in its OVER; write OVER (... ORDER BY a unique key)",
+        ),
+        (
+            "SELECT lag(a) OVER (ORDER BY 1) FROM t",
+            "lag() without ORDER BY in its OVER; write OVER (... ORDER BY a unique key)",
+        ),
+        (
+            "SELECT sum(a) OVER (ROWS 1 PRECEDING) FROM t",
+            "a frame of ROWS without ORDER BY in its OVER; write OVER (ORDER BY a unique key ROWS ...)",
+        ),
+        ("SELECT any_value(a) FROM t", "any_value() without ORDER BY in it; write min() or max()"),
+        ("SELECT arbitrary(a) FROM t", "arbitrary() without ORDER BY in it; write min() or max()"),
+        ("SELECT first(a) FILTER (b) FROM t", "first() without ORDER BY in it; write arg_min() by a unique key"),
+        ("SELECT last(a) OVER (PARTITION BY b) FROM t", "last() without ORDER BY in it; write arg_max() by a unique key"),
+        (
+            "SELECT listagg(DISTINCT a, ',') FROM t",
+            "string_agg() without ORDER BY in it; write string_agg(x ORDER BY a unique key)",
+        ),
+        ("SELECT list(a) FROM t", "list() without ORDER BY in it; write list(x ORDER BY a unique key)"),
+        ("SELECT array_agg(a)[1] FROM t", "list() without ORDER BY in it; write list(x ORDER BY a unique key)"),
+        (
+            "SELECT mode(a) FROM t",
+            "mode() without ORDER BY in it; write label='majority', or mode(x ORDER BY x), where the smallest of several wins",
+        ),
+        ("SELECT max_by(a, 1) FROM t", "arg_max() by a constant; write a column that is unique among the rows of an id"),
+        ("SELECT approx_quantile(a, 0.5) FROM t", "approx_quantile(); write quantile_disc()"),
+    ],
+)
+def test_a_query_that_hangs_on_the_order_of_rows_is_known(sql: str, problem: str) -> None:
+    assert unrepeatable(parse_query(sql)) == [ORDER + problem]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM t ORDER BY id LIMIT 5",
+        "SELECT id FROM t ORDER BY 1 LIMIT 5",
+        "SELECT id FROM t ORDER BY ALL LIMIT 5",
+        "SELECT id FROM t ORDER BY hash(id) LIMIT 5 OFFSET 2",
+        "(SELECT id FROM t ORDER BY id) LIMIT 5",
+        "SELECT DISTINCT ON (id) id, a FROM t ORDER BY id, b",
+        "SELECT DISTINCT id FROM t",
+        "SELECT id FROM t QUALIFY row_number() OVER (PARTITION BY id ORDER BY b) = 1",
+        "SELECT lag(a) OVER w, last(a) OVER (w) FROM t WINDOW w AS (PARTITION BY id ORDER BY b)",
+        "SELECT sum(a) OVER (PARTITION BY id), count(*) OVER () FROM t",
+        "SELECT first(a ORDER BY b), any_value(a ORDER BY b), mode(a ORDER BY a), string_agg(DISTINCT a, ',' ORDER BY a) FROM t",
+        "SELECT list(a ORDER BY a)[1], list_sort(list(a)), len(list(a) FILTER (b)) FROM t",
+        "SELECT arg_max(a, b), arg_min(a, b, 3), max(a), quantile_disc(a, 0.5), age(a, b) FROM t",
+    ],
+)
+def test_a_query_that_says_its_order_is_left_alone(sql: str) -> None:
+    assert unrepeatable(parse_query(sql)) == []
+
+
+def test_a_list_that_is_taken_as_a_set_has_no_order() -> None:
+    assert unrepeatable(parse_query("SELECT id, list(DISTINCT a) FILTER (b) AS label FROM t GROUP BY id"), sets=True) == []
+    assert parse_rule("sql: list(label)")[1] == []
+    assert parse_rule("sql: list(label)[1]")[1] == [
+        f"the label rule {ORDER}list() without ORDER BY in it; write list(x ORDER BY a unique key)"
+    ]
+
+
+@pytest.mark.parametrize("call", ["txid_current()", "getvariable('x')", "current_setting('threads')"])
+def test_a_query_that_asks_the_session_is_known(call: str) -> None:
+    name = call.partition("(")[0]
+    assert unrepeatable(parse_query(f"SELECT {call} FROM t")) == [
+        f"asks the session ({name}()), so it gives other rows in another; write a parameter, $name, and params="
+    ]
 
 
 def test_a_query_that_does_neither_is_left_alone() -> None:
@@ -186,7 +279,34 @@ def test_a_rule_makes_one_label_of_the_rows_of_an_id(catalog: Catalog, label: st
     assert (found["t-00"], found["t-16"], found["t-19"]) == wanted
     assert len(found) == 20
     assert snapshot.spec["label"] == {"rule": label}
-    assert snapshot.spec["conflicts"] == (0 if "count" in label else 18)
+    assert snapshot.spec["conflicts"] == (None if "count" in label else 18)
+
+
+@pytest.mark.parametrize(
+    ("rule", "chosen"),
+    [
+        ("majority", "label"),
+        ("sql: arg_max(outcome, at)", '"outcome"'),
+        ("sql: CAST(arg_min(outcome || kind, at) FILTER (flag) AS VARCHAR)", '"outcome" || "kind"'),
+        ("sql: first(outcome ORDER BY at)", '"outcome"'),
+        ("sql: any_value(outcome ORDER BY at)", '"outcome"'),
+        ("sql: CASE WHEN bool_or(label = 'a') THEN 'a' ELSE 'b' END", "label"),
+        ("sql: max(count(*))", None),
+        ("sql: count(*)", None),
+    ],
+)
+def test_a_rule_says_what_it_chooses_from_where_it_can_be_told(rule: str, chosen: str | None) -> None:
+    assert parse_rule(rule)[0].chooses == chosen
+
+
+def test_conflicts_are_of_the_column_that_the_rule_chooses_and_otherwise_not_counted(catalog: Catalog) -> None:
+    sql = SQL.replace("v.label, v.at", "v.label AS outcome, v.at").replace("SELECT id, 'c'", "SELECT id, 'c' AS outcome")
+    snapshot = take(catalog, sql, label="sql: arg_max(outcome, at)")
+    assert snapshot.spec["conflicts"] == 18
+    assert snapshot.report().endswith("conflicts: 18 ids had several different labels")
+    counted = take(catalog, sql, label="sql: CASE WHEN count(*) > 3 THEN 'many' ELSE 'few' END")
+    assert counted.spec["conflicts"] is None
+    assert counted.report().endswith("conflicts: not counted, since the label rule names no column that it chooses from")
 
 
 def test_any_asks_booleans(catalog: Catalog) -> None:

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from raystore.catalog import Catalog
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.data.query.engine import SqlEngine
 from raystore.data.snapshots.snapshot import freeze, rebuild
 from raystore.errors import ColumnNotFound, SqlRefused

@@ -73,12 +73,20 @@ def test_planted_twins_are_counted_and_listed(planted: tuple[SnapshotRecord, Col
     assert report
 
 
+def test_progress_counts_the_rows_that_went_past(planted: tuple[SnapshotRecord, CollectionTable]) -> None:
+    told: list[tuple[int, int]] = []
+    record, table = planted
+    leak_check(record, table, FINGERPRINT, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (2 * table.count(), 2 * table.count())
+    assert told == sorted(told)
+
+
 def test_a_report_reads_as_text_as_html_and_as_json(planted: tuple[SnapshotRecord, CollectionTable]) -> None:
     report = leak_check(*planted, FINGERPRINT)
     assert str(report).split("\n\n")[:4] == [
         "refunds@1: 0 entities and 0 ids on two sides, 3 pairs of near-duplicates (cosine >= 0.98) across sides.",
         "2 of 60 test rows have a near-duplicate in train.",
-        "1 of 60 test rows have a near-duplicate in val.",
+        "1 of 60 test rows has a near-duplicate in val.",
         "Compared: 200 train, 40 val, 60 test.",
     ]
     assert "1.0000  train  t-3    test        t-251     no" in str(report)
@@ -96,8 +104,7 @@ def test_erased_rows_and_rows_without_a_vector_are_skipped_and_counted(layout: L
     assert [(p.one, p.other) for p in report.pairs] == [("t-2", "t-3")]
     assert (report.erased, report.without_vector, report.rows) == (2, 1, {"train": 2, "val": 0, "test": 1})
     assert str(report).splitlines()[-5] == (
-        "Compared: 2 train, 0 val, 1 test; 2 rows were erased and were skipped; "
-        "1 rows have no vector of this encoder and were skipped."
+        "Compared: 2 train, 0 val, 1 test; 2 rows were erased; 1 row has no vector of this encoder."
     )
 
 
@@ -110,6 +117,7 @@ def test_entities_and_ids_on_two_sides_are_named(layout: Layout, tmp_path: Path)
     report = leak_check(frozen(tmp_path, rows), fill(layout, np.eye(5), [f"t-{i}" for i in range(5)]), FINGERPRINT, limit=1)
     assert (report.n_entities, report.entities) == (2, [("a", {"train": 1, "test": 1})])
     assert (report.n_ids, report.ids) == (1, [("t-0", {"train": 1, "test": 1})])
+    assert str(report).startswith("refunds@1: 2 entities and 1 id on two sides, 0 pairs of near-duplicates")
     assert "entities on two sides\nentities  train  val  test\na             1    0     1" in str(report)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,7 +24,15 @@ from raystore.data.collection import CollectionTable
 from raystore.data.publish.parts import Predictions
 from raystore.data.publish.publish import Published, publications, publish, republish_all
 from raystore.data.tables.table import SourceTable, register_table
-from raystore.errors import AlreadyExists, InvalidArguments, NotAllowed, PassportMismatch, WriterBlocked
+from raystore.errors import (
+    AlreadyExists,
+    ExtraNotInstalled,
+    InvalidArguments,
+    NotAllowed,
+    PassportMismatch,
+    RaystoreError,
+    WriterBlocked,
+)
 from raystore.layout import Layout
 from tests.data.toy import OtherEncoder, ToyEncoder, make_log, make_store, make_tickets, some_rows
 
@@ -330,6 +339,42 @@ def test_what_cannot_be_published_is_said(tickets: CollectionTable, catalog: Cat
     with pytest.raises(InvalidArguments, match="the collection has a column 'vector'"):
         publish(odd, str(folder), vectors=True)
     publish(odd, str(folder), vectors=True, columns=["time"])
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "said"),
+    [
+        ("s3://b/x", ExtraNotInstalled, "addresses of s3:// need s3fs. Install it: pip install s3fs"),
+        ("gs://b/x", ExtraNotInstalled, "addresses of gs:// need gcsfs. Install it: pip install gcsfs"),
+        (
+            "nope://x",
+            InvalidArguments,
+            "publish: no file system is known for nope://; name a folder, or an address that fsspec knows.",
+        ),
+    ],
+)
+def test_an_address_that_nobody_here_can_open_is_refused(
+    tickets: CollectionTable, monkeypatch: pytest.MonkeyPatch, uri: str, error: type[RaystoreError], said: str
+) -> None:
+    for package in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(error) as refused:
+        publish(tickets, uri)
+    assert str(refused.value) == said
+
+
+def test_progress_counts_the_rows_that_are_read(tickets: CollectionTable, catalog: Catalog, folder: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+
+    log(tickets, "a", "b", "c")
+    publish(tickets, str(folder), labels={"outcomes": outcomes(catalog, a="x")}, progress=tell)
+    assert told == [(3, 6), (6, 6)]
+    told.clear()
+    publish(tickets, str(folder), labels={"outcomes": outcomes(catalog, a="x")}, progress=tell)
+    assert told == []
 
 
 def test_one_call_publishes_at_a_time(tickets: CollectionTable, folder: Path) -> None:

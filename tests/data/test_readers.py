@@ -77,7 +77,7 @@ def test_everything_that_is_wrong_with_the_paths_is_said_at_once(tmp_path: Path)
         f"no file matches '{tmp_path}/empty'; "
         f"the name of '{tmp_path}/\\udcff.csv' is not valid UTF-8."
     )
-    with pytest.raises(InvalidArguments, match=r"embed: no file was named\."):
+    with pytest.raises(InvalidArguments, match=r"embed: the list is empty, it names no file\."):
         find_files([], "embed")
 
 

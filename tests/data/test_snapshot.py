@@ -143,6 +143,28 @@ def test_parameters_and_similarity_stand_in_a_snapshot(catalog: Catalog, engine:
     assert rebuild(engine, snapshot).same
 
 
+def test_the_sql_of_a_snapshot_is_read_as_that_of_a_query(catalog: Catalog, engine: SqlEngine) -> None:
+    sql = (
+        "SELECT T.id, outcome AS label FROM TICKETS T JOIN Outcomes O ON O.ticket = T.id "
+        "WHERE outcome IN($a,$b)AND similarity(TOY,$q)> -2"
+    )
+    plain = (
+        "SELECT t.id, outcome AS label FROM tickets t JOIN outcomes o ON o.ticket = t.id "
+        "WHERE outcome IN ($a, $b) AND similarity(toy, $q) > -2"
+    )
+    params = {"a": "refund", "b": "none", "q": "ee"}
+    assert take(catalog, engine, sql, params=params).rows() == take(catalog, engine, plain, params=params).rows()
+    with pytest.raises(SqlRefused) as refused:
+        take(catalog, engine, None)
+    assert str(refused.value) == "this SQL was not run: it is a NoneType, expected a SELECT as a string."
+    with pytest.raises(SqlRefused) as refused:
+        take(catalog, engine, "SELECT id, CAST(id AS INT) AS label FROM tickets")
+    assert str(refused.value) == (
+        "this SQL was not run: DuckDB stopped at a value (Conversion Error). "
+        "TRY_CAST and try() make NULL of values that do not fit: WHERE TRY_CAST(...) IS NULL finds their rows."
+    )
+
+
 # --- the same again ----------------------------------------------------------------------------------------------------
 
 
@@ -258,7 +280,8 @@ def test_a_snapshot_that_is_not_there_is_said_with_those_that_are(
     take(catalog, engine)
     with pytest.raises(SnapshotNotFound) as missing:
         open_snapshot(catalog, reference)
-    assert str(missing.value) == f"no snapshot '{reference}' in store '{catalog.layout.root}'. It has: 'refunds'."
+    has = "refunds@1" if reference.startswith("refunds@") else "refunds"
+    assert str(missing.value) == f"no snapshot '{reference}' in store '{catalog.layout.root}'. It has: '{has}'."
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------
@@ -321,7 +344,7 @@ REFUSED = {
     ),
     "classes missing from train": (
         "SELECT id, n // 20 AS label, id AS entity, CASE WHEN n // 20 = 1 THEN 'train' ELSE 'test' END AS split FROM tickets",
-        "2 classes have no row in train ('0', '2'); give them more entities, leave them out (or minimum=), or raise train; "
+        "2 classes have no row in train ('0', '2'); give them more entities, leave them out (minimum=1 does), or raise train; "
         "train holds one class only ('1')",
     ),
     "one class": ("SELECT id, 'same' AS label FROM tickets", "train holds one class only ('same')"),
@@ -330,6 +353,11 @@ REFUSED = {
         "its SQL reads 0 collections (none), expected exactly one",
     ),
 }
+
+
+def test_a_relation_that_is_not_there_is_named_as_in_sql(catalog: Catalog, engine: SqlEngine) -> None:
+    with pytest.raises(TableNotFound, match=r"^no table 'ticket' in store '.*'\. It has: .*'tickets'"):
+        freeze(catalog, engine, "x", "SELECT t.id, 1 AS label FROM ticket t")
 
 
 @pytest.mark.parametrize("reason", REFUSED)

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -124,8 +125,15 @@ def test_ten_thousand_classes_are_counted_one_by_one(tmp_path: Any) -> None:
     assert snapshot.spec["by_class"]["t-00007"] == {"train": 1, "val": 0, "test": 0}
     assert "and 9,970 more classes with 9,970 rows" in snapshot.report()
     said = refusal(catalog, "SELECT id, id AS label FROM tickets", split=None)
-    assert said.endswith("; give them more entities, leave them out (or minimum=), or raise train")
+    assert said.endswith("; give them more entities, leave them out (minimum=1 does), or raise train")
     assert "classes have no row in train ('t-" in said
+    kept = take(catalog, "SELECT id, id AS label FROM tickets", split=None, minimum=1)
+    absent = kept.spec["not_in_train"]
+    assert kept.spec["left_out"] == {"their class has no row on train": len(absent)}
+    assert len(kept.classes) == kept.spec["counts"]["train"] == 10_000 - len(absent)
+    assert set(kept.classes).isdisjoint(absent)
+    assert f"classes without a row on train: '{min(absent)}' (1), " in kept.report()
+    assert rebuild(engine_of(catalog), kept).same
 
 
 def test_one_class_and_a_class_with_one_row(root: Catalog) -> None:
@@ -134,7 +142,7 @@ def test_one_class_and_a_class_with_one_row(root: Catalog) -> None:
     said = refusal(root, lone.format("CASE WHEN n % 20 = 7 THEN 'test' ELSE 'train' END"), split="given")
     assert (
         said
-        == "1 classes have no row in train ('lone'); give them more entities, leave them out (or minimum=), or raise train"
+        == "1 classes have no row in train ('lone'); give them more entities, leave them out (minimum=1 does), or raise train"
     )
     assert take(root, lone.format("'train'"), split="given").spec["classes"]["lone"] == 1
     assert take(
@@ -182,7 +190,17 @@ def test_labels_are_gathered_from_rows_by_an_expression(root: Catalog) -> None:
     sql = "SELECT id, unnest(['x', 'y', (n % 3)::VARCHAR]) AS label FROM tickets"
     snapshot = take(root, sql, task="labels", label="sql: list(label)")
     assert snapshot.rows().column("label").to_pylist()[4] == ["1", "x", "y"]
-    assert snapshot.spec["conflicts"] == 60
+    assert snapshot.spec["conflicts"] is None
+    assert "conflicts" not in snapshot.report()
+
+
+def test_the_report_of_numbers_has_their_range_by_side(root: Catalog) -> None:
+    snapshot = take(root, "SELECT id, n * 0.5 AS label FROM tickets", task="number")
+    labels = np.sort(snapshot.rows()["label"].to_numpy())
+    lines = [line.split() for line in snapshot.report().splitlines()]
+    assert ["side", "rows", "min", "median", "max"] in lines
+    middle = float(np.median(labels))
+    assert ["train", str(len(labels)), *(f"{x:.6g}" for x in (labels[0], middle, labels[-1]))] in lines
 
 
 def test_numbers_are_kept_as_they_are(root: Catalog) -> None:

@@ -36,8 +36,15 @@ def changed(tmp_path: Path) -> SnapshotDiff:
 
 def test_a_diff_counts_and_lists_what_came_went_and_changed(changed: SnapshotDiff) -> None:
     assert (changed.a, changed.b, changed.rows, changed.same_hash) == ("refunds@1", "refunds@2", (5, 5), False)
-    assert changed.counts == {"in": 1, "out": 1, "relabelled": 1, "moved": 2, "reweighted": 1}
-    assert changed.ids == {"in": ["f"], "out": ["a"], "relabelled": ["b"], "moved": ["b", "d"], "reweighted": ["c"]}
+    assert changed.counts == {"in": 1, "out": 1, "relabelled": 1, "moved": 2, "reweighted": 1, "features": 0}
+    assert changed.ids == {
+        "in": ["f"],
+        "out": ["a"],
+        "relabelled": ["b"],
+        "moved": ["b", "d"],
+        "reweighted": ["c"],
+        "features": [],
+    }
     assert changed.relabelled == [("refund", "none", 1)]
     assert changed.moved == [("test", "train", 1), ("train", "val", 1)]
     assert changed
@@ -100,6 +107,20 @@ def test_numbers_that_changed_are_relabelled_and_have_no_classes(tmp_path: Path)
     assert (found.by_class, found.relabelled) == ({}, [])
 
 
+def test_features_that_changed_are_counted_one_by_one(tmp_path: Path) -> None:
+    before = [{"id": i, "label": "x", "plan": "free", "age": float("nan"), "gone": None} for i in "abc"]
+    after: list[dict[str, Any]] = [
+        {"id": i, "label": "x", "plan": "paid" if i == "a" else "free", "age": float("nan"), "new": i} for i in "abc"
+    ]
+    after[2]["new"] = None
+    found = diff(frozen(tmp_path, before), frozen(tmp_path, after, number=2))
+    assert found
+    assert found.features == {"plan": 1, "age": 0, "gone": 0, "new": 2}
+    assert (found.counts["features"], found.ids["features"]) == (2, ["a", "b"])
+    assert found.to_dict()["features"] == found.features
+    assert "feature  rows\nplan        1\nnew         2" in str(found)
+
+
 def test_snapshots_of_different_collections_and_tasks_are_not_compared(tmp_path: Path) -> None:
     one = frozen(tmp_path, [{"id": "a", "label": "x"}])
     other = frozen(tmp_path, [{"id": "a", "label": 1.0}], name="prices", task="number", collection="photos")
@@ -117,6 +138,7 @@ ROWS = st.dictionaries(
         "label": st.sampled_from(["x", "y", "ü"]),
         "split": st.sampled_from(["train", "val", "test"]),
         "weight": st.sampled_from([1.0, 2.0]),
+        "plan": st.sampled_from(["free", "paid", None]),
     }),
     max_size=8,
 )  # fmt: skip
@@ -135,7 +157,11 @@ def test_a_diff_is_what_dictionaries_say(
     def differing(column: str) -> set[str]:
         return {i for i in both if before[i][column] != after[i][column]}
 
-    wanted = [after.keys() - before.keys(), before.keys() - after.keys(), *map(differing, ("label", "split", "weight"))]
+    wanted = [
+        after.keys() - before.keys(),
+        before.keys() - after.keys(),
+        *map(differing, ("label", "split", "weight", "plan")),
+    ]
     assert found.ids == {kind: sorted(ids, key=str.encode) for kind, ids in zip(KINDS, wanted, strict=True)}
     labels = [Counter(row["label"] for row in rows.values()) for rows in (before, after)]
     assert {label: (row["before"], row["after"]) for label, row in found.by_class.items()} == {

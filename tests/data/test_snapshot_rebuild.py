@@ -2,15 +2,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
+from raystore.data.query.engine import SqlEngine
 from raystore.data.snapshots.label_rule import define_rule
 from raystore.data.snapshots.snapshot import SnapshotRecord, freeze, open_snapshot, rebuild, refresh
 from raystore.data.tables.table import register_table
 from raystore.errors import SnapshotRefused
 from tests.data.freezing import day, engine_of, log_tickets, register_events, spring
+from tests.data.toy import ToyEncoder
 
 SQL = "SELECT t.id, o.outcome AS label, o.at, t.n + 1 AS weight FROM tickets t JOIN outcomes o ON o.ticket = t.id"
 EVERY_RULE: dict[str, Any] = {
@@ -62,6 +65,7 @@ def test_a_snapshot_of_every_rule_is_rebuilt_to_the_same_hash_after_everything_c
     assert (again.hash, again.same, again.erased, again.n_erased) == (snapshot.hash, True, [], 0)
     assert again.rows.equals(snapshot.rows())
     assert repr(again) == f"<rebuilt: the same rows; hash {snapshot.hash[:12]}>"
+    assert snapshot.hash[:12] in again._repr_html_()
 
 
 def test_rows_that_were_erased_are_named_and_the_others_are_the_same(shop: Catalog) -> None:
@@ -82,8 +86,6 @@ def test_rows_that_were_erased_are_named_and_the_others_are_the_same(shop: Catal
 
 
 def test_a_snapshot_that_an_erase_rewrote_counts_the_rows_it_no_longer_names(shop: Catalog) -> None:
-    import pyarrow.parquet as pq
-
     snapshot = take(shop)
     rows = snapshot.rows()
     first, second = rows.column("id").to_pylist()[:2]
@@ -109,6 +111,40 @@ def test_an_erased_row_that_its_table_still_labels_is_left_out(shop: Catalog) ->
     assert (again.erased, again.same) == (["t-02"], True)
     with pytest.raises(SnapshotRefused, match=r"1 ids are not in collection 'tickets' \('t-02'\)\.$"):
         take(shop, sql, cap=None)
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+@pytest.mark.parametrize("gone", ["t-00", "t-19", "t-45"])
+def test_an_entity_stays_on_its_side_when_its_first_row_is_erased(catalog: Catalog, gone: str, rewritten: bool) -> None:
+    """Customer c-00 has a row on train and two on later sides, which its erased first row must not bring in."""
+    log_tickets(catalog, spring())
+    sql = "SELECT id, n % 2 AS label FROM tickets"
+    split = {"by": "time", "val": "2026-03-11", "test": "2026-03-26"}
+    snapshot = freeze(catalog, engine_of(catalog), "parted", sql, split=split)
+    erase(catalog, gone)
+    if rewritten:
+        rows = snapshot.rows()
+        kept = rows.filter([id_ != gone for id_ in rows.column("id").to_pylist()])
+        pq.write_table(kept, snapshot.folder / "rows.parquet")
+    again = rebuild(engine_of(catalog), snapshot)
+    held = gone != "t-45"  # which was left out, as its customer stands on train
+    assert (again.same, again.n_erased) == (True, 1 if held else 0)
+
+
+def test_a_rebuild_reads_the_encoder_that_its_sql_meant_then(catalog: Catalog) -> None:
+    log_tickets(catalog, spring())
+    asked: list[str] = []
+
+    engine = SqlEngine(catalog, lambda name: asked.append(name) or ToyEncoder())  # type: ignore[func-returns-value]
+    sql = "SELECT id, CASE WHEN similarity(toy, 'eee') > 0 THEN n % 2 ELSE 2 END AS label FROM tickets"
+    snapshot = freeze(catalog, engine, "near", sql)
+    fingerprint = ToyEncoder().fingerprint
+    assert snapshot.encoders == snapshot.spec["encoders"] == {"toy": fingerprint}
+    assert asked[0] == "toy"
+    asked.clear()
+    assert rebuild(engine, snapshot).same
+    assert set(asked) == {fingerprint}
+    assert freeze(catalog, engine, "plain", "SELECT id, n % 2 AS label FROM tickets").encoders == {}
 
 
 def test_a_rebuild_that_gives_other_rows_says_so(shop: Catalog) -> None:

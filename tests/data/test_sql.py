@@ -248,7 +248,7 @@ def test_similarity_with_an_encoder_the_collection_has_no_vectors_of_is_refused(
     with pytest.raises(PassportMismatch) as refused:
         engine.run("SELECT similarity(\"other-one\", 'ee') FROM tickets")
     assert str(refused.value) == (
-        f"collection 'tickets' expects {MINE}, but was given {OtherEncoder.label}. "
+        f"collection 'tickets' expects {MINE[:12]}, but was given {OtherEncoder.label}. "
         "Encode with the collection's encoder, or use a collection made for this one."
     )
 
@@ -405,10 +405,133 @@ def test_sql_that_does_not_parse_or_bind_says_why(engine: SqlEngine) -> None:
     assert refusal(engine, "SELECT FROM WHERE") == (
         "this SQL was not run: it does not parse: line 1, column 17, near 'WHERE'."
     )
+    has = "tickets has: id, subject"
     assert refusal(engine, "SELECT colour FROM tickets").startswith(
-        'this SQL was not run: DuckDB says: Binder Error: Referenced column "colour" not found in FROM clause'
+        f'this SQL was not run: DuckDB says: Binder Error: Referenced column "colour" not found in FROM clause. {has}'
     )
+    assert "Raw content is no column, SQL never shows it" in refusal(engine, "SELECT text FROM tickets")
+    assert has in refusal(engine, "SELECT text FROM tickets")
+    found = refusal(engine, "SELECT toy FROM tickets")
+    assert "toy is an encoder: its vectors are shown with vectors=True and used through similarity(toy, 'text')." in found
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELECT similarty(minilm, 'x') FROM tickets", "similarty does not exist. Did you mean similarity()?"),
+        ("SELECT id FROM nearst(tickets, minilm, 'x', 3)", "nearst does not exist. Did you mean nearest()?"),
+        ("SELECT zzz(1) FROM tickets", "zzz does not exist."),
+    ],
+)
+def test_a_misspelt_function_is_told_what_it_may_be(engine: SqlEngine, sql: str, said: str) -> None:
+    assert refusal(engine, sql).endswith(said)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT similarity(toy, oil) FROM tickets",
+        'SELECT similarity(toy, "oil") FROM tickets',
+        "SELECT id FROM nearest(tickets, toy, oil, 3)",
+    ],
+)
+def test_a_text_without_its_quotes_is_told_about_them(engine: SqlEngine, sql: str) -> None:
+    found = refusal(engine, sql)
+    assert "names 'oil', which is no encoder of the store (" in found
+    assert found.endswith("(..., 'some text').")
+    assert "A text stands in single quotes: " in found
+
+
+def test_sql_that_does_not_parse_has_no_colours(engine: SqlEngine) -> None:
     assert "\x1b" not in refusal(engine, "SELECT (1 FROM tickets")
+
+
+STOPPED = (
+    "this SQL was not run: DuckDB stopped at a value ({} Error). "
+    "TRY_CAST and try() make NULL of values that do not fit: WHERE TRY_CAST(...) IS NULL finds their rows."
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("CAST(id AS INT)", "Conversion"),
+        ("CAST(id AS DATE)", "Conversion"),
+        ("strptime(id, '%Y')", "Invalid Input"),
+        ("json(id)", "Invalid Input"),
+        ("error(id)", "Invalid Input"),
+        ("regexp_matches('a', id || '(')", "Invalid Input"),
+        ("(n + 1) * 9223372036854775807", "Out of Range"),
+        ("CAST(n + 1000 AS TINYINT)", "Conversion"),
+    ],
+)
+def test_an_error_at_a_row_does_not_quote_it(engine: SqlEngine, value: str, kind: str) -> None:
+    with pytest.raises(SqlRefused) as refused:
+        engine.run(f"SELECT {value} AS v FROM tickets ORDER BY n").to_arrow()
+    assert str(refused.value) == STOPPED.format(kind)
+
+
+def test_an_error_of_the_query_is_said_in_duckdbs_words(engine: SqlEngine) -> None:
+    says = "this SQL was not run: DuckDB says: "
+    assert refusal(engine, "SELECT nofunc(n) FROM tickets") == (
+        f"{says}Catalog Error: Scalar Function with name nofunc does not exist."
+    )
+    assert refusal(engine, "SELECT n + $a + $b FROM tickets", {"a": 1}) == (
+        f"{says}Invalid Input Error: Values were not provided for the following parameters: b."
+    )
+    assert refusal(engine, "SELECT 1 AS one, ? AS two", [object()]) == (
+        f"{says}Not implemented Error: Unable to transform python value of type '<class 'object'>' to DuckDB LogicalType."
+    )
+    with pytest.raises(SqlRefused) as refused:
+        engine.run("SELECT (SELECT id FROM tickets) AS one").to_arrow()
+    assert str(refused.value).startswith(f"{says}Invalid Input Error: More than one row returned by a subquery")
+
+
+def test_parameters_without_spaces_between_them_reach_raystores_functions(engine: SqlEngine) -> None:
+    asked = {"q": "ee", "k": 3, "a": "card", "b": "loan"}
+    (row,) = engine.run("SELECT count(*)AS n FROM nearest(tickets,toy,$q,$k)", {k: asked[k] for k in "qk"})
+    assert row == {"n": 3}
+    (row,) = engine.run("SELECT count(*)AS n FROM tickets WHERE product IN($a,$b)", {k: asked[k] for k in "ab"})
+    assert row == {"n": 16}
+    (row,) = engine.run("SELECT max(similarity(toy,$q))>0 AS s FROM tickets WHERE product IN($a,$b)", {**asked, "k": 1})
+    assert row == {"s": True}
+
+
+def test_names_stand_in_whatever_letters(engine: SqlEngine) -> None:
+    wanted = engine.run("SELECT id, similarity(toy, 'ee') AS s FROM tickets ORDER BY id").to_dicts()
+    for sql in (
+        "SELECT id, similarity(Toy, 'ee') AS s FROM TICKETS ORDER BY id",
+        "SELECT id, similarity(t.TOY, 'ee') AS s FROM Tickets T ORDER BY id",
+        "SELECT id, cosine(TICKETS.toy, vector_of(\"Toy\", 'ee')) AS s FROM tickets JOIN Outcomes O ON o.ticket = id ORDER BY id",
+    ):
+        assert engine.run(sql).to_dicts() == wanted
+    near = engine.run("SELECT id FROM nearest(TICKETS, TOY, 'ee', 3)").to_dicts()
+    assert near == engine.run("SELECT id FROM nearest(tickets, toy, 'ee', 3)").to_dicts()
+    votes = "SELECT id, knn_label({}, '{}.outcome', 3) AS v FROM {} ORDER BY id"
+    assert (
+        engine.run(votes.format("TOY", "Outcomes", "TICKETS")).to_dicts()
+        == engine.run(votes.format("toy", "outcomes", "tickets")).to_dicts()
+    )
+    sql = "WITH First AS (FROM OUTCOMES AT (VERSION => 1)) SELECT count(*) AS n FROM FIRST"
+    assert engine.run(sql).to_dicts() == [{"n": 10}]
+
+
+@pytest.mark.parametrize(
+    "source", ["(SELECT * FROM tickets WHERE n < 9) z", "z", "z JOIN outcomes o ON o.ticket = z.id", "Z AS z"]
+)
+@pytest.mark.parametrize("encoder", ["toy", "z.toy"])
+def test_over_rows_of_a_subquery_the_way_is_to_compute_inside(engine: SqlEngine, source: str, encoder: str) -> None:
+    inside = "WITH z AS (SELECT * FROM tickets WHERE n < 9)" if source[0] != "(" else ""
+    said = refusal(engine, f"{inside} SELECT id, similarity({encoder}, 'ee') AS s FROM {source}")
+    why = "no collection stands in its FROM" if encoder == "toy" else "'z' is no collection of this query"
+    assert said == (
+        f"this SQL was not run: similarity() has nothing to rank: {why}. "
+        "Rows of a subquery or of WITH have no vectors: put similarity() into its SELECT, and name it there."
+    )
+    way = "SELECT id, s FROM (SELECT *, similarity(toy, 'ee') AS s FROM tickets WHERE n < 9) z"
+    assert {r["id"]: pytest.approx(r["s"], abs=1e-6) for r in engine.run(way)} == {
+        f"t-{i}": WANTED[f"t-{i}"] for i in range(9)
+    }
 
 
 @pytest.mark.parametrize("source", ["read_csv('{}')", "'{}'", "read_text('{}')", "glob('{}')"])
@@ -436,7 +559,7 @@ def test_a_result_goes_to_arrow_pandas_and_dicts(engine: SqlEngine) -> None:
     assert result.to_arrow().column("n").to_pylist() == [0, 1]
     assert result.to_pandas()["id"].tolist() == ["t-0", "t-1"]
     assert repr(result) == "<2 rows: id, n>"
-    assert "<td>t-1</td>" in result._repr_html_()
+    assert ">t-1</td>" in result._repr_html_()
 
 
 @pytest.mark.parametrize("params", [{"p": "card", "unused": 1}, ["card"]])

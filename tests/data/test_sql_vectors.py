@@ -266,6 +266,32 @@ def test_a_collection_as_of_a_time_is_its_rows_until_then(engine: SqlEngine) -> 
         engine.run("SELECT similarity(wide, item('a-59')) FROM things", as_of=day)
 
 
+def test_a_table_of_events_as_of_a_time_is_what_had_happened_then_whenever_it_was_registered(
+    engine: SqlEngine, things: CollectionTable
+) -> None:
+    catalog = Catalog(things.layout)
+    events = [{"thing": "a-00", "at": "2026-01-01", "kind": "x"}, {"thing": "a-01", "at": "2026-01-09", "kind": "y"}]
+    register_table(catalog, "events", events[:1], id="thing", time="at")
+    register_table(catalog, "events", events, id="thing", time="at")
+    count = "SELECT count(*) AS n FROM events"
+    for at, n in (("2025-12-31", 0), ("2026-01-05", 1), ("2026-01-09", 2)):
+        moment = datetime.fromisoformat(at)
+        assert engine.run(count, as_of=moment).to_dicts() == [{"n": n}]
+        assert engine.run(f"{count} AT (TIMESTAMP => '{at}')").to_dicts() == [{"n": n}]
+        assert engine.run(f"{count} WHERE at <= $as_of", as_of=moment).to_dicts() == [{"n": n}]
+    pinned = engine.run(f"{count} AT (TIMESTAMP => '2026-01-09')", versions={"events": 1})
+    assert pinned.to_dicts() == [{"n": 1}]
+    voted = "SELECT DISTINCT knn_label(wide, events.kind, 1) AS kind FROM things"
+    assert {row["kind"] for row in engine.run(voted, as_of=datetime(2026, 1, 5))} == {"x", None}
+
+
+def test_dollar_as_of_is_the_time_of_the_call_where_no_parameter_says_otherwise(engine: SqlEngine) -> None:
+    at = datetime(2026, 1, 7, tzinfo=UTC)
+    asked = "SELECT CAST($as_of AS VARCHAR) AS at"
+    assert engine.run(asked, as_of=at).to_dicts() == [{"at": "2026-01-07 00:00:00+00"}]
+    assert engine.run(asked, {"as_of": "mine"}, as_of=at).to_dicts() == [{"at": "mine"}]
+
+
 def test_a_table_as_of_a_time_is_its_version_then(engine: SqlEngine, things: CollectionTable) -> None:
     catalog = Catalog(things.layout)
     first = register_table(catalog, "prices", [{"thing": "a-00", "price": 1}], id="thing")

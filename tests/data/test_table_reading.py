@@ -432,3 +432,15 @@ def test_whatever_speaks_arrows_stream_interface_is_read(catalog: Catalog) -> No
             return arrow().__arrow_c_stream__(requested_schema)
 
     assert rows_of(register_table(catalog, "outcomes", Stranger(), time="seen")) == KEPT
+
+
+def test_an_index_with_a_name_is_a_column_and_one_without_is_none(catalog: Catalog) -> None:
+    rows = [{"ticket": "a", "day": 1, "n": 5}, {"ticket": "b", "day": 2, "n": 6}]
+    whole = pd.DataFrame(rows)
+    table = register_table(catalog, "by_ticket", whole.set_index("ticket"), id="ticket")
+    assert table.to_arrow().to_pylist() == [{k: row[k] for k in ("ticket", "day", "n")} for row in rows]
+    several = register_table(catalog, "by_both", whole.set_index(["ticket", "day"]))
+    assert several.to_arrow().to_pylist() == rows
+    assert list(register_table(catalog, "by_place", whole).columns) == ["ticket", "day", "n"]
+    kept = whole.set_index("ticket", drop=False)
+    assert list(register_table(catalog, "kept", kept).columns) == ["ticket", "day", "n"]

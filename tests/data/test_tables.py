@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -187,7 +188,7 @@ def test_everything_wrong_with_the_columns_is_said_at_once(catalog: Catalog) -> 
     [
         (7, f"data is int, expected {EXPECTED}"),
         ({"ticket": ["a"]}, f"data is dict, expected {EXPECTED}"),
-        ([], "no file was named"),
+        ([], "the list is empty, it names no file"),
         ([{"n": 1}, {"n": CANARY}], "column 'n' holds values of several types"),
         ([{1: "x"}], "a column's name is int, expected a string"),
     ],
@@ -367,7 +368,8 @@ def test_an_append_keeps_the_keys_and_the_chosen_columns_of_the_table(catalog: C
 def test_a_table_is_read_again_from_its_files_with_the_same_keys_and_columns(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("ticket,at,outcome,body\n01,2026-01-02,refund,x\n")
     first = register_table(catalog, "outcomes", tmp_path / "*.csv", id="ticket", time="at", columns=["outcome"])
-    assert refresh_table(catalog, "outcomes") == first
+    again = refresh_table(catalog, "outcomes")
+    assert again == replace(first, known_until=again.known_until)
     (tmp_path / "b.csv").write_text("ticket,at,outcome,body\n02,2026-01-03,none,x\n")
     second = refresh_table(catalog, "outcomes")
     assert (second.version, second.id, second.time, second.source) == (2, "ticket", "at", first.source)
@@ -497,3 +499,13 @@ def test_every_version_stays_what_it_was_whatever_comes_after(calls: list[tuple[
             assert table.version == len(expected)
         found = [open_table(catalog, "outcomes", n).to_arrow().column("n").to_pylist() for n in range(1, len(expected) + 1)]
         assert found == expected
+
+
+def test_a_call_with_a_wrong_mode_says_what_else_is_wrong(catalog: Catalog) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        register_table(catalog, "outcomes", [{"id": "a"}], id="idd", columns=["q"], mode="upsert")  # type: ignore[arg-type]
+    assert str(refused.value) == (
+        "register_table('outcomes'): mode is 'replace' or 'append'; there is no column 'idd'; there are: id; "
+        "there is no column 'q' (columns=); there are: id."
+    )
+    assert table_names(catalog) == []

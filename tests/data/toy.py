@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from raystore.catalog import open_root
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.data.log import RowLog
 from raystore.encoders.items import Encoded
 from raystore.layout import Layout, vector_column

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from raystore.catalog import Catalog
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.data.query.engine import SqlEngine
+from raystore.errors import EncoderNotFound
 from raystore.layout import Layout, vector_column
 from raystore.vectors import Matrix, Vectors, mark
 from tests.data.toy import OtherEncoder
@@ -76,4 +78,10 @@ def add_things(
 
 def make_engine(layout: Layout, **options: object) -> SqlEngine:
     encoders = {"wide": WideEncoder(), "also": WideEncoder(), "other": OtherEncoder()}
-    return SqlEngine(Catalog(layout), encoders.__getitem__, **options)  # type: ignore[arg-type]
+
+    def named(name: str) -> object:
+        if name not in encoders:
+            raise EncoderNotFound(name=name, where="the test", existing=sorted(encoders))
+        return encoders[name]
+
+    return SqlEngine(Catalog(layout), named, **options)  # type: ignore[arg-type]

@@ -129,6 +129,7 @@ class TestRegistered:
         long, short = encoders.register("long", tiny_model), encoders.register("short", tiny_model, max_length=8)
         found = differences(long, short)
         golden = found.golden["text"]
+        assert f"{golden.overlap:.0%}" in golden._repr_html_()
         assert found.sentences == ("max_length: 64 tokens against 8 tokens",)
         assert golden.inputs == 16
         assert golden.worst_cosine is not None

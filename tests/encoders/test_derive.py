@@ -53,6 +53,7 @@ def test_int8_is_an_encoder_of_its_own_with_a_report(encoders: Encoders, made: D
     assert report.base_accuracy is not None
     assert report.accuracy_change == report.accuracy - report.base_accuracy
     assert report.ratio == report.rows_per_s / report.base_rows_per_s > 0
+    assert f"int8 of {base.label}, on 80 items" in report._repr_html_()
     said = str(report).splitlines()
     assert said[0] == f"{int8.label} is int8 of {base.label}, measured on 80 items"
     assert [line.split()[0] for line in said[1:]] == ["speed", "vectors", "neighbours", "head"]

@@ -14,6 +14,7 @@ def test_thirty_million_images_in_words() -> None:
     report = plan_embed(30_000_000, 100.0, 20.0, 2, 512, 0.2)
     assert (report.seconds, report.vector_bytes) == (300_020.0, 61_440_000_000)
     assert report.cost == pytest.approx(16.67, abs=0.01)
+    assert "16.67 at 0.2 a machine and hour" in report._repr_html_()
     assert str(report) == (
         "30,000,000 items on 2 workers: 3.5 days\n"
         "  pace   100.0 items/s after 20 s to start\n"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +154,17 @@ def test_what_is_no_name_is_an_argument_error(model: object) -> None:
     with pytest.raises(InvalidArguments) as caught:
         find_source(model)  # type: ignore[arg-type]
     assert str(caught.value) == "register: model= takes a hub name or the path of a folder."
+
+
+@pytest.mark.parametrize(
+    ("imported", "told"),
+    [("import tqdm.auto", True), ("from raystore.encoders.source import import_bars; import_bars()", False)],
+)
+def test_a_notebook_is_not_told_to_install_widgets_for_bars_that_are_not_shown(imported: str, told: bool) -> None:
+    without_widgets = "import sys, ipykernel.zmqshell; sys.modules['ipywidgets'] = None; "
+    own = "; import warnings; warnings.warn('ours')"
+    ran = subprocess.run(
+        [sys.executable, "-c", without_widgets + imported + own], capture_output=True, text=True, check=True
+    )
+    assert "UserWarning: ours" in ran.stderr
+    assert ("IProgress not found" in ran.stderr) == told

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.index.build import build_index
 from raystore.index.search import IndexSearcher
 from raystore.layout import Layout, vector_column

@@ -74,8 +74,8 @@ def test_a_change_of_the_output_is_another_encoder_and_refused_where_the_first_i
     vectors = np.eye(1, 32, dtype=np.float32)
     with pytest.raises(PassportMismatch) as refused:
         collection.log([{"id": "a", "vector": vectors[0]}], fingerprint=other.fingerprint)
-    assert expected.fingerprint in str(refused.value)
-    assert other.fingerprint in str(refused.value)
+    assert expected.fingerprint[:12] in str(refused.value)
+    assert other.fingerprint[:12] in str(refused.value)
     with pytest.raises(PassportMismatch):
         collection.search(vector=vectors[0], encoder="other")
     with pytest.raises(PassportMismatch):

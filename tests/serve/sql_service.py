@@ -17,7 +17,8 @@ import pyarrow as pa
 import uvicorn
 
 from raystore.catalog import Catalog, open_root
-from raystore.data.collection import CollectionTable, vector_array, vector_field
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array, vector_field
 from raystore.data.tables.table import register_table
 from raystore.serve.app import make_app
 from raystore.serve.loading import Rooms

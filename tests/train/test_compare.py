@@ -113,6 +113,14 @@ def test_rows_of_one_entity_count_as_one() -> None:
     assert "The test takes rows as independent; here 20 entities have several, so trust the intervals." in " ".join(
         str(grouped).split()
     )
+    assert (grouped.repeated, loose.repeated) == (20, 0)
+
+
+@pytest.mark.parametrize(("entities", "said"), [([0, 0, 1, 2, 3], "1 entity has"), ([0, 0, 1, 1, 2], "2 entities have")])
+def test_only_the_entities_with_more_than_one_row_are_said_to_have_several(entities: list[int], said: str) -> None:
+    labels = np.zeros(5, np.int64)
+    c = compare("a", "b", labels, labels, labels, CLASSES, entities=np.array(entities))
+    assert f"here {said} several, so trust the intervals." in " ".join(str(c).split())
 
 
 def test_numbers_are_compared_by_their_errors() -> None:
@@ -189,7 +197,16 @@ def test_heads_on_other_rows_are_refused() -> None:
     with pytest.raises(InvalidArguments) as caught:
         compare_heads(a, b, source([0, 0, 1, 1]), source([0, 1, 1, 1]))
     assert str(caught.value) == (
-        "compare: the heads' test rows or labels differ ('a@1' s@1, 'b@1' t@1); train both on one snapshot to compare them."
+        "compare: the heads' test rows or labels differ ('a@1' s@1, 'b@1' t@1); name the snapshot to compare both on: on=."
     )
     with pytest.raises(InvalidArguments, match=r"compare: the val split has no rows\."):
         compare_heads(a, b, source([0, 0, 1, 1]), source([0, 0, 1, 1]), split="val")
+
+
+def test_on_another_snapshot_both_are_asked_about_its_rows_less_those_one_of_them_has_seen() -> None:
+    a, b = head("a", np.eye(2), ["x", "y"]), head("b", np.eye(2), ["x", "y"], "t")
+    rows = source([1, 1, 2, 2])  # of the classes w, x, y: one that neither head knows
+    c = compare_heads(a, b, rows, rows, classes=["w", "x", "y"], snapshot="u@3", seen={"test-1", "elsewhere"})
+    assert (c.snapshot, c.rows, c.headline.a) == ("u@3", 3, 1.0)
+    with pytest.raises(InvalidArguments, match=r"compare: all 4 rows of test are rows that a head was fitted on\."):
+        compare_heads(a, b, rows, rows, classes=["w", "x", "y"], seen={f"test-{i}" for i in range(4)})

@@ -84,6 +84,16 @@ def test_an_option_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, 
     assert str(refused.value) == f"train_head: {sentence}."
 
 
+def test_a_bad_name_is_said_with_all_else_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        train(tmp_path, name="H x", kind="zz", precision=2)
+    assert str(refused.value) == (
+        "train_head: 'H x' is no name for a head: expected 1 to 63 characters, a small letter first, then small letters, digits, "
+        "'_' or '-'; "
+        "kind must be one of 'linear', 'mlp', 'knn', found 'zz'; precision must lie above 0 and be 1 at most, found 2."
+    )
+
+
 def test_one_class_and_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
     rows = clusters(20)
     with pytest.raises(InvalidArguments, match="the train split holds one class only, so there is nothing to tell apart"):

@@ -93,7 +93,7 @@ def test_vectors_of_another_encoder_are_refused_with_both_named(catalog: Catalog
     with pytest.raises(PassportMismatch) as refused:
         head.predict(mark(clusters(2).vectors, STRANGER))
     assert str(refused.value) == (
-        f"head 'refunds@1' expects {FINGERPRINT}, but was given {STRANGER}. "
+        f"head 'refunds@1' expects {FINGERPRINT[:12]}, but was given {STRANGER[:12]}. "
         f"Encode with {ENCODER}, or train a head on the encoder that made these."
     )
     assert head.predict(mark(clusters(2).vectors, FINGERPRINT)).labels
@@ -208,3 +208,12 @@ def test_nothing_a_head_writes_is_a_pickle(catalog: Catalog) -> None:
     folder = catalog.layout.heads("refunds") / "1"
     assert sorted(p.name for p in folder.iterdir()) == ["head.json", "head.safetensors", "report.json"]
     assert not list(catalog.layout.tmp.iterdir())
+
+
+def test_predictions_show_the_first_twenty_in_a_notebook(catalog: Catalog) -> None:
+    made = trained(catalog).predict(clusters(23, seed=4).vectors)
+    page = made._repr_html_()
+    assert page.count("<tr>") == 21
+    assert "23 predictions" in page
+    assert "<p>3 more.</p>" in page
+    assert f"{made.confidence[0]:.1%}" in page

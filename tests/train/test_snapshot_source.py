@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from raystore.catalog import Catalog, open_root
-from raystore.data.collection import CollectionTable, vector_array
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import vector_array
 from raystore.data.snapshots.snapshot import SnapshotRecord
-from raystore.errors import HeadCorrupt, ItemNotFound, PassportMismatch
+from raystore.errors import HeadCorrupt, InvalidArguments, PassportMismatch
 from raystore.layout import vector_column
 from raystore.train.fit import train_head
 from raystore.train.heads import Head
@@ -141,8 +142,14 @@ def test_a_stranger_encoder_and_rows_that_lack_a_vector_are_refused(tmp_path: Pa
     here = world(tmp_path)
     with pytest.raises(PassportMismatch, match="collection 'tickets' expects 5f3c1a2b9d0e"):
         here.source("ff" * 32).load("train", 0, 1)
-    with pytest.raises(ItemNotFound, match="collection 'tickets' with a vector of this encoder"):
-        here.source(OTHER).load("train", 0, 1)
+    here.erase(here.ids("train")[0])
+    with pytest.raises(InvalidArguments) as refused:
+        here.train(kind="linear", source=here.source(OTHER))
+    name = f"{here.record.folder.parent.name}@{here.record.folder.name}"
+    assert str(refused.value) == (
+        f"snapshot '{name}': 89 of 90 rows of the snapshot have no vector of a81e00000000; "
+        "collection.add_encoder('a81e00000000') fills them."
+    )
 
 
 def test_a_head_learns_from_the_rest_and_says_how_many_are_gone(tmp_path: Path) -> None:
@@ -184,6 +191,23 @@ def test_a_knn_head_whose_rows_are_all_gone_says_so(tmp_path: Path) -> None:
     with pytest.raises(HeadCorrupt) as refused:
         Heads(here.catalog).get("refunds").predict(np.ones((1, 16), np.float32))
     assert str(refused.value) == (
-        "head 'refunds@1' is unusable: of its training rows none is in the collection any more. It was not loaded. "
-        "Restore the folder, or train the head again."
+        "head 'refunds@1' is unusable: its 60 training rows were erased from the collection, and a kNN head is its rows. "
+        "It was not loaded. Train it again, on a snapshot of the rows there are now."
     )
+
+
+def test_where_too_little_is_left_to_learn_from_it_is_said_that_rows_were_erased(tmp_path: Path) -> None:
+    here = world(tmp_path)
+    train = here.ids("train")
+    here.erase(*(i for i in train if here.labels[i] != here.labels[train[0]]))
+    left = len(here.source().ids("train"))
+    with pytest.raises(InvalidArguments) as refused:
+        here.train(kind="linear")
+    assert str(refused.value) == (
+        "train_head: the train split holds one class only, so there is nothing to tell apart "
+        f"({60 - left} rows of the snapshot were erased since)."
+    )
+    here.erase(*train)
+    with pytest.raises(InvalidArguments) as refused:
+        here.train(kind="linear")
+    assert str(refused.value) == "train_head: the train split has no rows (60 rows of the snapshot were erased since)."

@@ -81,7 +81,10 @@ def test_it_is_shown_as_a_table(tmp_path: Path) -> None:
     assert lines[1].split()[:2] == ["kind", "hidden"]
     assert len(lines) >= 9
     assert "0.1, 1.0 -> 1.0" in str(found)
-    assert "<caption" in found._repr_html_()
+    page = found._repr_html_()
+    assert "<caption" in page
+    assert f"<td style='text-align:right'>{found.best.score:.1%}</td>" in page
+    assert f"{found.best.score:.1%}" in str(found)
     assert [row["failed"] is None for row in found.to_dicts()] == [True] * 5 + [False] * 2
 
 
@@ -104,14 +107,35 @@ def test_without_rows_of_val_or_settings_nothing_is_tried(tmp_path: Path) -> Non
     assert str(refused.value) == "sweep of head 'refunds': there are no settings to try."
 
 
-def test_where_every_setting_fails_the_reasons_are_said_and_nothing_is_published(tmp_path: Path) -> None:
-    with pytest.raises(JobFailed) as failed:
+def test_where_no_setting_can_be_the_reasons_are_said_and_nothing_is_published(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArguments) as refused:
         swept(tmp_path, [{"l2": -1}, {"kind": "tree"}])
-    assert str(failed.value) == (
-        "sweep of head 'refunds' failed: no setting could be fitted (setting 1: l2 must be positive, found -1; "
-        "setting 2: kind must be one of 'linear', 'mlp', 'knn', found 'tree'). Change the settings."
+    assert str(refused.value) == (
+        "sweep of head 'refunds': setting 1: l2 must be positive, found -1; "
+        "setting 2: kind must be one of 'linear', 'mlp', 'knn', found 'tree'."
     )
     assert not (tmp_path / "store" / "heads").exists()
+
+
+def test_where_every_fit_fails_the_job_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("raystore.train.sweep.fit_arrays", no_memory)
+    with pytest.raises(JobFailed) as failed:
+        swept(tmp_path, [{"l2": 1.0}])
+    assert str(failed.value) == (
+        "sweep of head 'refunds' failed: no setting could be fitted (setting 1: it ended with MemoryError). Change the settings."
+    )
+
+
+def test_a_setting_that_is_given_twice_is_tried_once(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    twice = [{"l2": 1.0}, {"kind": "linear", "l2": 1, "seed": 0}, {"l2": 2.0}, {"l2": 1.0, "seed": 5}]
+    found = swept(tmp_path, twice, progress=lambda done, total: told.append((done, total)))
+    assert sorted(t.place for t in found.tried) == [0, 2, 3]
+    assert found.head.record.settings["sweep_of"] == 3
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_progress_counts_the_settings(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
 from raystore.data.tabular import html_table, shown, text_table
+from raystore.markup import page_html
 
 _SHOWN = 10
 
@@ -111,6 +113,10 @@ class DriftReport:
             ]
         return told
 
+    def to_html(self) -> str:
+        """One HTML file."""
+        return page_html(f"Drift: {self.b} against {self.a}", self._repr_html_())
+
     def __str__(self) -> str:
         return "\n\n".join(["\n".join(self._words()), *(f"{caption}\n{text_table(*t)}" for caption, t in self._tables())])
 
@@ -123,28 +129,32 @@ class DriftReport:
 
     def _words(self) -> list[str]:
         e = self.embedding
+        least = 1 / (1 + e.permutations)  # that a test by permutations can give
         both = f", {self.shared:,} of them in both" if self.shared else ""
         lines = [
             f"{'ALARM: ' if self.alarm else 'no alarm: '}{self.b} ({self.rows[1]:,} rows) against "
             f"{self.a} ({self.rows[0]:,} rows){both}.",
-            f"Embeddings: p {_p(e.p_value)} from {e.sizes[0]:,} and {e.sizes[1]:,} rows and {e.permutations:,} permutations; "
-            f"a classifier tells them apart with AUC {e.auc:.3f} (p {_p(e.auc_p_value)}), "
-            f"MMD^2 is {e.mmd2:.2e} (p {_p(e.mmd_p_value)}).",
+            f"Embeddings: {p_said(e.p_value, 2 * least)} from {e.sizes[0]:,} and {e.sizes[1]:,} rows and {e.permutations:,} "
+            f"permutations; a classifier tells them apart with AUC {e.auc:.3f} ({p_said(e.auc_p_value, least)}), "
+            f"MMD^2 is {e.mmd2:.2e} ({p_said(e.mmd_p_value, least)}).",
         ]
         if self.balance is not None:
             n, m = self.balance.sizes
             largest = ", ".join(f"{shown(c.label)} {100 * c.change:+.1f}" for c in self.balance.changes[:3])
             lines.append(
-                f"Class balance: p {_p(self.balance.p_value)} from {n:,} and {m:,} rows; largest changes in points: {largest}."
+                f"Class balance: {p_said(self.balance.p_value)} from {n:,} and {m:,} rows; largest changes in points: {largest}."
             )
             if any(self.balance.unlabelled):
                 lines.append("Without a label: {:,} and {:,} rows.".format(*self.balance.unlabelled))
-            names = ", ".join(shown(name) for name in self.moved[:_SHOWN]) or "none"
-            more = f" and {len(self.moved) - _SHOWN:,} more" if len(self.moved) > _SHOWN else ""
-            lines.append(
-                f"Classes that moved: {len(self.moved):,} of {len(self.classes):,} with rows enough: {names}{more}."
-            )
+            lines.append(f"Classes that moved: {self._moved_said()}.")
         return [*lines, self.note] if self.note else lines
+
+    def _moved_said(self) -> str:
+        if not self.moved:
+            return f"none of the {len(self.classes):,} with rows enough" if self.classes else "none has rows enough to tell"
+        names = ", ".join(shown(name) for name in self.moved[:_SHOWN])
+        more = f" and {len(self.moved) - _SHOWN:,} more" if len(self.moved) > _SHOWN else ""
+        return f"{len(self.moved):,} of {len(self.classes):,} with rows enough: {names}{more}"
 
     def _tables(self) -> list[tuple[str, tuple[list[str], list[list[Any]]]]]:
         if self.balance is None:
@@ -153,7 +163,10 @@ class DriftReport:
             [c.label, c.rows_a, c.rows_b, _percent(c.share_a), _percent(c.share_b), f"{100 * c.change:+.2f}"]
             for c in self.balance.changes[:_SHOWN]
         ]
-        shifts = [[s.label, s.rows_a, s.rows_b, s.distance, s.p_value, s.moved] for s in self.classes[:_SHOWN]]
+        shifts = [
+            [s.label, s.rows_a, s.rows_b, s.distance, p_said(s.p_value).removeprefix("p ").removeprefix("= "), s.moved]
+            for s in self.classes[:_SHOWN]
+        ]
         found = [
             ("largest share changes", (["class", "rows a", "rows b", "share a", "share b", "points"], shares)),
             ("classes, by shift of their mean", (["class", "drawn a", "drawn b", "distance", "p", "moved"], shifts)),
@@ -161,8 +174,12 @@ class DriftReport:
         return [(caption, table) for caption, table in found if table[1]]
 
 
-def _p(value: float) -> str:
-    return f"{value:.3g}" if value >= 0.001 else "< 0.001"
+def p_said(value: float, least: float = 0.001) -> str:
+    """'p = 0.024'; 'p < 0.005' where it is the least there can be."""
+    if value > least:
+        return f"p = {value:.2g}"
+    digits = 1 - math.floor(math.log10(least))
+    return f"p < {math.ceil(least * 10**digits) / 10**digits:g}"
 
 
 def _percent(share: float) -> str:

@@ -20,7 +20,7 @@ from raystore.data.drift.report import DriftReport
 from raystore.data.keyed import ADDED
 from raystore.data.snapshots.snapshot import SnapshotRecord
 from raystore.data.snapshots.split import SIDES
-from raystore.errors import ColumnNotFound
+from raystore.errors import ColumnNotFound, InvalidArguments
 from raystore.layout import vector_column
 from raystore.vectors import Matrix
 
@@ -116,9 +116,7 @@ def collection_drift(
     Cost: one pass over `time` (or the commit numbers), the labels, and which rows have a vector; then as `snapshot_drift`.
     """
     problems = []
-    if isinstance(since, str):
-        since, unreadable = _moment(since)
-        problems += unreadable
+    since = _moment(since)
     names = (f"{table.name} before {_said(since)}", f"{table.name} since {_said(since)}")
     if label is not None and label not in table.visible:
         raise ColumnNotFound(name=label, where=f"collection '{table.name}'", existing=table.visible)
@@ -164,12 +162,18 @@ def _tenths(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> list[Labe
     return [[names[i] for i in np.searchsorted(edges, own, side="left")] for own in (a, b)]
 
 
-def _moment(told: str) -> tuple[datetime, list[str]]:
+def _moment(since: object) -> int | datetime:
+    """A version, or a time. Raises InvalidArguments where it is neither."""
+    if isinstance(since, datetime) or (isinstance(since, int) and not isinstance(since, bool)):
+        return since
+    told = f"'{since[:40]}'" if isinstance(since, str) else f"a {type(since).__name__}"
     try:
-        return datetime.fromisoformat(told), []
+        if isinstance(since, str):
+            return datetime.fromisoformat(since)
     except ValueError:
-        expected = "a version, or a time like 2026-08-01 or 2026-08-01T12:00:00+00:00"
-        return datetime.fromtimestamp(0, UTC), [f"since is '{told[:40]}', expected {expected}"]
+        pass
+    problem = f"since is {told}, expected a version, a datetime or an ISO 8601 string"
+    raise InvalidArguments(call="drift", problems=[problem])
 
 
 def _said(since: int | datetime) -> str:

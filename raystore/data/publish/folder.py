@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from raystore.data.publish.plan import PartFile, part_name
-from raystore.errors import AlreadyExists
+from raystore.errors import AlreadyExists, ExtraNotInstalled, InvalidArguments
 from raystore.layout import sync, write_json
 
 _MANIFESTS, _STAGED = "_manifests", "_staged"
@@ -82,7 +82,7 @@ class PublishedFolder:
     """One publication's folder. Whoever writes holds the publication's lock."""
 
     def __init__(self, uri: str) -> None:
-        self.fs, root = fsspec.core.url_to_fs(uri)
+        self.fs, root = _file_system(uri)
         if isinstance(self.fs, LocalFileSystem):
             root = str(Path(root).expanduser().absolute())
         self.root = root.rstrip("/")
@@ -213,6 +213,21 @@ class PublishedFolder:
 
     def _path(self, *parts: str) -> str:
         return "/".join([self.root, *parts])
+
+
+def _file_system(uri: str) -> tuple[Any, str]:
+    """Where an address leads, and the path there."""
+    scheme = uri.partition("://")[0].rpartition("::")[2] if "://" in uri else "file"
+    try:
+        fsspec.get_filesystem_class(scheme)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(uri)
+    except ValueError:
+        problem = f"no file system is known for {scheme}://; name a folder, or an address that fsspec knows"
+        raise InvalidArguments(call="publish", problems=[problem]) from None
+    except ImportError as error:
+        package = getattr(error.__cause__ or error, "name", None) or "a package that is missing"
+        raise ExtraNotInstalled(what=f"addresses of {scheme}://", package=package) from None
+    return found
 
 
 def _range(name: str) -> tuple[int, int]:

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raystore.data.collection import CollectionTable, stamps_of
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import stamps_of
 from raystore.data.keyed import ADDED
 from raystore.data.snapshots.export import VECTOR, VECTOR_TYPE
 from raystore.data.tables.table import SourceTable

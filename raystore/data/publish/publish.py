@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,12 +32,13 @@ from raystore.data.publish.parts import (
     WhatIsLeft,
     filled_since,
 )
-from raystore.data.publish.plan import Commits, PartFile, plan
+from raystore.data.publish.plan import Commits, Range, plan
 from raystore.data.snapshots.export import VECTOR
 from raystore.data.tables.table import SourceTable, open_table, table_names
 from raystore.data.tabular import html_table, text_table
 from raystore.errors import InvalidArguments, NotAllowed, WriterBlocked, listed
 from raystore.layout import check_name, disk_full_is_said, read_json
+from raystore.progress import Progress
 
 KIND = "publication"
 FILE_ROWS = 1_000_000
@@ -106,6 +107,7 @@ def publish(
     vectors: bool = False,
     fingerprint: str | None = None,
     principal: Principal = LOCAL,
+    progress: Progress | None = None,
 ) -> Published:
     """Bring the copy of the collection at `uri` up to date; the first call makes it.
 
@@ -120,6 +122,7 @@ def publish(
         predictions: heads by the name of their folder.
         vectors: also a column `vector`, list<float32> unit rows, of `fingerprint` or the collection's first encoder; null where a
             row has none. Needs the verb "vectors".
+        progress: called with rows read and rows to read, summed over the folders; never where nothing is written.
 
     Raises:
         NotAllowed: vectors were asked for and the principal may not read them.
@@ -147,7 +150,7 @@ def publish(
     parts: list[Part] = [RowsPart(table, _columns(table, columns), fingerprint)]
     parts += [LabelsPart(table, source, name) for name, source in (labels or {}).items()]
     parts += [PredictionsPart(table, p, name) for name, p in (predictions or {}).items()]
-    return _publish(table, folder, asked, lambda _: parts)
+    return _publish(table, folder, asked, lambda _: parts, progress)
 
 
 def publications(catalog: Catalog, collection: str) -> list[Publication]:
@@ -163,13 +166,18 @@ def publications(catalog: Catalog, collection: str) -> list[Publication]:
 
 
 def republish_all(
-    catalog: Catalog, collection: str, *, predictions: Callable[[str], Predictions | None] | None = None
+    catalog: Catalog,
+    collection: str,
+    *,
+    predictions: Callable[[str], Predictions | None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Published]:
     """Bring every copy of the collection up to date, as they were last asked for; what an erase calls, after its rows are gone.
 
     Args:
         predictions: maps a head's "name@number" to what it predicts. Where it gives None, or is None itself, and where a label table
             is gone, the folder's files lose the rows that are gone and get no new ones; the next `publish` brings those.
+        progress: as of `publish`, copy by copy.
 
     Raises:
         WriterBlocked, and what the file systems raise: the copies before it are done. Call again.
@@ -194,7 +202,7 @@ def republish_all(
         ) -> list[Part]:
             return [*parts, *(_what_is_left(table, folder, name, now) for name in now.folders if name not in made)]
 
-        done.append(_publish(table, folder, asked, every))
+        done.append(_publish(table, folder, asked, every, progress))
     return done
 
 
@@ -242,7 +250,11 @@ def _what_is_left(table: CollectionTable, folder: PublishedFolder, name: str, no
 
 
 def _publish(
-    table: CollectionTable, folder: PublishedFolder, asked: Publication, make: Callable[[Manifest], Sequence[Part]]
+    table: CollectionTable,
+    folder: PublishedFolder,
+    asked: Publication,
+    make: Callable[[Manifest], Sequence[Part]],
+    progress: Progress | None,
 ) -> Published:
     catalog = Catalog(table.layout)
     source = {"store": str(read_json(table.layout.store_file)["key_id"]), "collection": table.name}
@@ -258,20 +270,37 @@ def _publish(
                 folder.settle(now)  # what a call before this one could not finish
             else:
                 folder.clear_staged()
-            return _bring_up_to_date(table, folder, source, now, make(now))
+            return _bring_up_to_date(table, folder, source, now, make(now), progress)
 
 
 def _bring_up_to_date(
-    table: CollectionTable, folder: PublishedFolder, source: dict[str, str], now: Manifest, parts: Sequence[Part]
+    table: CollectionTable,
+    folder: PublishedFolder,
+    source: dict[str, str],
+    now: Manifest,
+    parts: Sequence[Part],
+    progress: Progress | None,
 ) -> Published:
     version = table.version
     commits = _commits(table, version)
     standing = folder.standing(now)
     written: list[str] = []
     folders: dict[str, Folder] = {}
-    for part in parts:
-        before = now.folders.get(part.folder, Folder({}, 0, []))
-        kept, staged = _files(table, folder, part, before, commits, standing.get(part.folder, {}), now.number + 1)
+    befores = [now.folders.get(part.folder, Folder({}, 0, [])) for part in parts]
+    planned = [
+        _ranges(table, part, before, commits, standing.get(part.folder, {}))
+        for part, before in zip(parts, befores, strict=True)
+    ]
+    read = _Read(progress, sum(commits.rows(r.first, r.last) for ranges in planned for r in ranges if r.kept is None))
+    for part, before, ranges in zip(parts, befores, planned, strict=True):
+        kept = [r.kept for r in ranges if r.kept is not None]
+        staged = [
+            folder.stage(
+                now.number + 1, part.folder, r.first, r.last, part.schema, read.counted(part.batches(r.first, r.last))
+            )
+            for r in ranges
+            if r.kept is None
+        ]
         fresh = [f"{part.folder}/{file.name}" for file in staged]
         files = sorted([*kept, *staged], key=lambda file: (file.first, file.last))
         written += fresh
@@ -301,16 +330,24 @@ def _bring_up_to_date(
     )
 
 
-def _files(
-    table: CollectionTable,
-    folder: PublishedFolder,
-    part: Part,
-    before: Folder,
-    commits: Commits,
-    standing: Mapping[str, int],
-    number: int,
-) -> tuple[list[PartFile], list[PartFile]]:
-    """The files of the part's folder that stay, and those that are now staged for the manifest `number`."""
+class _Read:
+    """Counts the collection's rows as they are read, of how many."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def counted(self, batches: Iterable[tuple[int, pa.Table]]) -> Iterator[tuple[int, pa.Table]]:
+        for covered, rows in batches:
+            yield covered, rows
+            self._done += max(covered, 0)
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+def _ranges(
+    table: CollectionTable, part: Part, before: Folder, commits: Commits, standing: Mapping[str, int]
+) -> list[Range]:
+    """The files that the part's folder should have: those that stay, and those to be made."""
     can_grow = not isinstance(part, WhatIsLeft)
     ranges = plan(
         before.files,
@@ -320,13 +357,7 @@ def _files(
         absent=[f.name for f in before.files if standing.get(f.name) != f.bytes] if can_grow else (),
         target_rows=FILE_ROWS if part.encoder is None or part.folder != "rows" else FILE_ROWS_WITH_VECTORS,
     )
-    if not can_grow:
-        ranges = [r for r in ranges if r.replaces]
-    kept = [r.kept for r in ranges if r.kept is not None]
-    made = [r for r in ranges if r.kept is None]
-    return kept, [
-        folder.stage(number, part.folder, r.first, r.last, part.schema, part.batches(r.first, r.last)) for r in made
-    ]
+    return ranges if can_grow else [r for r in ranges if r.replaces]
 
 
 def _commits(table: CollectionTable, version: int) -> Commits:

@@ -67,8 +67,8 @@ def read_calls(
         inside |= {id(n) for n in node.walk()}
         if name == "similarity" and encoder is not None:
             place = resolve(node, name, encoder.table)
-            reader = Reader(name, params, resolve, encoder.name, place)
-            found.append(Call(node, name, {RowOf(encoder.name, place): 1.0}, reader.asked(given[1])))
+            reader = Reader(name, params, resolve, encoder.name.lower(), place)
+            found.append(Call(node, name, {RowOf(encoder.name.lower(), place): 1.0}, reader.asked(given[1])))
         else:
             reader = Reader(name, params, resolve, named_encoder(node), None)
             right = reader.vector(given[1]) if name == "cosine" else None

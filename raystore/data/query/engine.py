@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from sqlglot import exp
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable, collection_names
@@ -26,7 +27,7 @@ from raystore.data.query.compute import NamedEncoder
 from raystore.data.query.places import Relations
 from raystore.data.query.query import Query
 from raystore.data.query.result import SqlResult, refused
-from raystore.data.query.rewrite import parse_statement, places, unknown_names
+from raystore.data.query.rewrite import parse_statement, places, unknown_names, utc
 from raystore.data.tables.table import table_names
 from raystore.errors import TableNotFound
 from raystore.settings import setting
@@ -65,20 +66,23 @@ class SqlEngine:
         versions: Mapping[str, int] | None = None,
         as_of: datetime | None = None,
         extra: Extra | None = None,
+        encoders: Mapping[str, str] | None = None,
     ) -> SqlResult:
         """The query's rows; `Store.sql` documents it.
 
         Args:
             versions: read these relations as of these versions where the query does not say.
-            as_of: read source tables as of their version then, and of collections and event tables the rows whose time is not
-                later; a relation with a version of its own is read at that version. Without a zone it is UTC.
+            as_of: read of collections and event tables, at their newest version, the rows whose time is not later, and other
+                source tables at their version then; a relation with a version of its own is read at that version. `$as_of`
+                in the query is this time where the parameters give no other. Without a zone it is UTC.
             extra: further relations by name, for raystore's own queries.
+            encoders: the fingerprint that a name of an encoder means; other names mean what they mean now.
         """
         query, is_explained = parse_statement(sql)
         if is_explained:
             lines = self._explained(query, params, vectors, versions, as_of, extra)
             return SqlResult(pa.table({"explain_key": ["raystore", "physical_plan"], "explain_value": lines}))
-        read = self._read(query, params, versions, as_of, extra)
+        read = self._read(query, params, versions, as_of, extra, encoders)
         connection = self._connect()
         try:
             for name, rows in (extra or {}).items():
@@ -88,7 +92,7 @@ class SqlEngine:
             reader = connection.sql(text, params=bound).to_arrow_reader(65_536)
         except duckdb.Error as error:
             connection.close()
-            raise refused(error) from None
+            raise refused(error, read.advice) from None
         except BaseException:
             connection.close()
             raise
@@ -106,6 +110,19 @@ class SqlEngine:
     ) -> str:
         """What would be done for the query: a line for what raystore computes first, then DuckDB's plan. Nothing is run or encoded."""
         return "\n".join(self._explained(parse_statement(sql)[0], params, vectors, versions, as_of, extra))
+
+    def encoders(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        versions: Mapping[str, int] | None = None,
+        as_of: datetime | None = None,
+        encoders: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """The fingerprint of each encoder that the query calls, by the name it is called by; arguments as of `run`."""
+        read = self._read(parse_statement(sql)[0], params, versions, as_of, None, encoders)
+        return dict(sorted(read.encoders.items()))
 
     def close(self) -> None:
         """Let the DuckDB and its spill folder go; the next query starts another."""
@@ -131,7 +148,7 @@ class SqlEngine:
             text, bound = read.rewrite(connection, vectors=vectors)
             plan = connection.execute(f"EXPLAIN {text}", bound).fetchall()
         except duckdb.Error as error:
-            raise refused(error) from None
+            raise refused(error, read.advice) from None
         finally:
             connection.close()
         return [f"raystore: {'; '.join(read.notes()) or 'nothing is computed before'}.", str(plan[-1][1])]
@@ -143,15 +160,24 @@ class SqlEngine:
         versions: Mapping[str, int] | None,
         as_of: datetime | None,
         extra: Extra | None,
+        encoders: Mapping[str, str] | None = None,
     ) -> Query:
         collections, tables = collection_names(self.catalog.layout), table_names(self.catalog)
         known = {*collections, *tables}
-        unknown = [name for name in unknown_names(query, known.__contains__) if name not in (extra or {})]
+        given = {name.lower() for name in extra or {}}
+        unknown = [name for name in unknown_names(query, known.__contains__) if name not in given]
         if unknown:
             where = f"store '{self.catalog.layout.root}'"
             raise TableNotFound(name=unknown[0], where=where, existing=sorted(known))
+        asked = any(node.name == "as_of" for node in query.find_all(exp.Placeholder))
+        if as_of is not None and asked and (params is None or isinstance(params, Mapping)):
+            params = {"as_of": utc(as_of), **(params or {})}
         relations = Relations(self.catalog, self.cache, collections, versions, as_of)
-        return Query(query, places(query, known.__contains__), relations, self._encoder, self._nearest, params)
+
+        def encoder(name: str) -> NamedEncoder:
+            return self._encoder((encoders or {}).get(name, name))
+
+        return Query(query, places(query, known.__contains__), relations, encoder, self._nearest, params)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own; no query sees what another one registered."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -136,8 +137,8 @@ def votes(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.where(counts[np.arange(n), winner] > 0, labels[np.arange(n), winner], -1)
 
 
-def labels_by_id(table: SourceTable, column: str) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """(ids, codes, names): each id of the table that has a label, once, and what its label is.
+def labels_by_id(table: SourceTable, column: str, until: datetime | None = None) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """(ids, codes, names): each id of the table that has a label, once, and what its label is; of events those up to `until`.
 
     Raises:
         SqlRefused: the table has no key or no such column, or an id has several different labels.
@@ -150,7 +151,10 @@ def labels_by_id(table: SourceTable, column: str) -> tuple[pa.Array, pa.Array, p
     if column not in table.columns:
         has = ", ".join(table.columns)
         raise SqlRefused(reason=f"knn_label() asks for '{column}', which '{table.name}' does not have; it has: {has}")
-    rows = table.dataset().to_table(columns=[table.id, column], filter=table.filter())
+    timed = [table.time] if until is not None and table.time is not None else []
+    rows = table.dataset().to_table(columns=list(dict.fromkeys([table.id, column, *timed])), filter=table.filter())
+    for time in timed:
+        rows = rows.filter(pc.less_equal(rows.column(time), pa.scalar(until, rows.column(time).type)))
     rows = rows.filter(pc.and_(rows.column(column).is_valid(), rows.column(table.id).is_valid()))
     try:
         encoded = pc.dictionary_encode(rows.column(column).combine_chunks())

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from sqlglot import exp
 
 from raystore.catalog import Catalog
-from raystore.data.collection import CollectionTable, is_hidden, stamps_of
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import is_hidden, stamps_of
 from raystore.data.keyed import quoted
 from raystore.data.query.cache import SqlCache
 from raystore.data.query.calls import Hidden
@@ -23,7 +24,7 @@ from raystore.data.query.rewrite import Place, Relation, replace_table, utc
 from raystore.data.query.row_table import Positions, RowTable
 from raystore.data.query.rows import Moment, PlaceRows, Values
 from raystore.data.query.vector_runs import matrix_of
-from raystore.data.tables.table import SourceTable, open_table
+from raystore.data.tables.table import SourceTable, open_table, table_at
 from raystore.errors import ItemNotFound, SqlRefused
 from raystore.vectors import Matrix
 
@@ -121,20 +122,35 @@ class Relations:
         return Moment(version, relation.time or self._as_of)
 
     def source(self, relation: Relation) -> SourceTable:
-        """A source table as of the version or time the query says, else as of that of the call."""
-        if relation.version is not None or relation.time is not None:
-            return open_table(self._catalog, relation.name, relation.version, relation.time)
-        version = self._versions.get(relation.name)
-        return open_table(self._catalog, relation.name, version, self._as_of if version is None else None)
+        """A source table at the version that the query or the call says, else as of its time or that of the call."""
+        if relation.version is not None:
+            return open_table(self._catalog, relation.name, relation.version)
+        time, version = relation.time or self._as_of, self._versions.get(relation.name)
+        if version is None:
+            return (
+                open_table(self._catalog, relation.name) if time is None else table_at(self._catalog, relation.name, time)
+            )
+        pinned = open_table(self._catalog, relation.name, version)
+        if relation.time is None or pinned.time is not None:
+            return pinned
+        return open_table(self._catalog, relation.name, as_of=relation.time)
+
+    def columns(self, relation: Relation) -> list[str]:
+        """The columns SQL sees."""
+        if self.is_collection(relation.name):
+            return self.collection(relation.name).visible
+        return list(self.source(relation).columns)
+
+    def until(self, relation: Relation) -> datetime | None:
+        """The time that events of a source table must not be later than."""
+        return relation.time or (self._as_of if relation.version is None else None)
 
     def show_source(self, connection: duckdb.DuckDBPyConnection, view: str, place: Place) -> None:
         source = self.source(place.relation)
         listed = ", ".join(_name(c) for c in source.columns)
         conditions = [source.filter()]
-        until = place.relation.time or (self._as_of if place.relation.version is None else None)
-        if (
-            until is not None and source.time is not None
-        ):  # an event that was registered later may be older, and one of then younger
+        until = self.until(place.relation)
+        if until is not None and source.time is not None:
             conditions.append(f"{_name(source.time)} <= TIMESTAMPTZ '{until.isoformat(sep=' ')}'")
         _view(connection, view, source.dataset(), listed, conditions)
         replace_table(place.table, view)

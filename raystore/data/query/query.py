@@ -18,6 +18,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from raystore.data.collection import CollectionTable
+from raystore.data.query.advice import advice_on
 from raystore.data.query.calls import Constant, Expressions, Hidden, read_calls
 from raystore.data.query.compute import NamedEncoder, encode_terms, neighbours, products
 from raystore.data.query.knn import KnnLabels, codes_by_position, labels_by_id
@@ -26,8 +27,8 @@ from raystore.data.query.rewrite import Place, Relation, label_tables, place_of,
 from raystore.data.query.row_table import Positions
 from raystore.data.query.rows import NoValues, ScoreValues, Values
 from raystore.data.query.top import Top, best_positions, top_of
-from raystore.data.query.vectors import Given, ItemOf, Linear, Reader, Term
-from raystore.errors import PassportMismatch, SqlRefused
+from raystore.data.query.vectors import Given, ItemOf, Linear, Reader, RowOf, Term
+from raystore.errors import EncoderNotFound, PassportMismatch, SqlRefused, listed
 from raystore.layout import vector_column
 from raystore.vectors import Vectors
 
@@ -63,7 +64,14 @@ class Query:
         params: Any,
     ) -> None:
         self._query, self._places, self._relations, self._params = query, standing, relations, params
-        self._encoder, self._nearest_callable = cache(encoder), nearest
+        self.encoders: dict[str, str] = {}  # the fingerprint of each that is called, by its name
+
+        def called(name: str) -> NamedEncoder:
+            found = encoder(name)
+            self.encoders[name] = found.fingerprint
+            return found
+
+        self._encoder, self._nearest_callable = cache(called), nearest
         self._wanted = None if looks_up_ids(query) else wanted_columns(query, standing)
         self._hidden = {place: Hidden() for place in standing}
         self._computed = False
@@ -87,8 +95,9 @@ class Query:
     def _read_nearest(self, place: Place) -> _Nearest:
         assert place.nearest is not None
         encoder, asked, k = place.nearest
-        reader = Reader("nearest", self._params, self._resolve, encoder.name, place)
-        return _Nearest(place, encoder.name, reader.asked(asked), whole_number(k, self._params, "nearest"))
+        name = encoder.name.lower()
+        reader = Reader("nearest", self._params, self._resolve, name, place)
+        return _Nearest(place, name, reader.asked(asked), whole_number(k, self._params, "nearest"))
 
     def _read_labels(self) -> list[tuple[exp.Expression, Place, str, str, str, int]]:
         found = []
@@ -98,7 +107,7 @@ class Query:
             k = whole_number(node.expressions[2], self._params, "knn_label") if len(node.expressions) == 3 else KNN_DEFAULT
             if self._relations.is_collection(table):
                 raise SqlRefused(reason=f"knn_label() takes labels from a source table, '{table}' is a collection")
-            found.append((node, place, encoder.name, table, column, k))
+            found.append((node, place, encoder.name.lower(), table, column, k))
         return found
 
     def _read_tops(self) -> list[Top]:
@@ -122,6 +131,9 @@ class Query:
     def _check_call(self, function: str, terms: Sequence[Term], first: tuple[str, Place] | None = None) -> None:
         if first is not None:
             self._check_place(*first)
+        for term in terms if first is not None else terms[1:]:
+            if isinstance(term, RowOf):
+                self._check_named(function, term.encoder)
         names = [*([first[0]] if first else []), *(term.encoder for term in terms)]
         for term in terms:
             if not isinstance(term, Given):
@@ -135,6 +147,16 @@ class Query:
                     found=other.label,
                     advice="Vectors of one encoder can be compared, of two they cannot.",
                 )
+
+    def _check_named(self, function: str, name: str) -> None:
+        """A name where a text may stand is often one that lacks its quotes."""
+        try:
+            self._encoder(name)
+        except EncoderNotFound as error:
+            raise SqlRefused(
+                reason=f"{function}() names '{name}', which is no encoder of the store ({listed(error.existing)})",
+                advice=f"A text stands in single quotes: {function}(..., 'some text').",
+            ) from None
 
     def _check_place(self, name: str, place: Place) -> None:
         encoder = self._encoder(name)
@@ -217,6 +239,21 @@ class Query:
         bound = {k: v for k, v in params.items() if k in left} if isinstance(params, Mapping) else params
         return self._query.sql("duckdb"), bound or None
 
+    def advice(self, said: str) -> str:
+        """What to do about words of DuckDB that speak of this query; nothing where they say enough."""
+
+        def columns() -> dict[str, list[str]]:
+            return {p.relation.name: self._relations.columns(p.relation) for p in self._places}
+
+        return advice_on(said, columns, self._is_encoder)
+
+    def _is_encoder(self, name: str) -> bool:
+        try:
+            self._encoder(name)
+        except EncoderNotFound:
+            return False
+        return True
+
     def notes(self) -> list[str]:
         """What is computed before DuckDB runs, in words."""
         texts = sum(isinstance(term, Given) for term in self._constants)
@@ -281,8 +318,8 @@ class Query:
         )
 
     def _knn(self, place: Place, encoder: str, table: str, column: str, k: int) -> Values:
-        source = self._relations.source(Relation(table, None))
-        ids, codes, names = labels_by_id(source, column)
+        relation = Relation(table, None)
+        ids, codes, names = labels_by_id(self._relations.source(relation), column, self._relations.until(relation))
         if not self._computed:
             return NoValues(names.type)
         opened, vectors = self._relations.collection(place.relation.name), self._column(encoder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,10 +11,19 @@ from typing import Any
 import pyarrow as pa
 
 from raystore.errors import ExtraNotInstalled, InvalidArguments, SqlRefused
+from raystore.markup import cells_html
 
 _SHOWN_ROWS = 50
 _COUNTED_ROWS = 1_000_000
 _COUNTED_BYTES = 64 << 20
+_KIND = re.compile(r"\A(?:Invalid: )?([A-Z][A-Za-z ]{2,30} Error): ")
+_OF_THE_QUERY = re.compile(
+    r"\A(?:Invalid: )?(?:(?:Binder|Catalog|Parser|Syntax|Permission|Out of Memory) Error: "
+    r"|Invalid Input Error: (?:Values were not provided for|Parameter argument/count mismatch|More than one row returned by)"
+    r"|Not implemented Error: Unable to transform python value of type)"
+)
+_OF_A_VALUE = re.compile(r"(?:Conversion|Out of Range|Invalid Input|Mismatch Type) Error")
+_FIND = "TRY_CAST and try() make NULL of values that do not fit: WHERE TRY_CAST(...) IS NULL finds their rows."
 
 
 class SqlResult:
@@ -100,9 +110,9 @@ class SqlResult:
             shown = self._table.slice(0, _SHOWN_ROWS)
         else:
             shown = pa.Table.from_batches(self._ahead, self.schema).slice(0, _SHOWN_ROWS)
-        table: str = shown.to_pandas().to_html(index=False)
         more = f", the first {len(shown)} shown" if not counted.startswith(f"{len(shown):,} row") else ""
-        return f"{table}<p>{counted}{more}</p>"
+        cells = zip(*(column.to_pylist() for column in shown.columns), strict=True)
+        return cells_html(self.columns, cells, note=f"{counted}{more}")
 
     def _counted(self) -> str:
         """How many rows there are; a large result is looked into so far, not taken into memory whole."""
@@ -147,8 +157,20 @@ class SqlResult:
             self._close()
 
 
-def refused(error: Exception) -> SqlRefused:
-    """The first line of what DuckDB says."""
-    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    advice = "SQL reads the store alone: register files with register_table." if "disabled by config" in reason else ""
-    return SqlRefused(reason=f"DuckDB says: {reason}", advice=advice)
+def refused(error: Exception, advise: Callable[[str], str] | None = None) -> SqlRefused:
+    """What DuckDB says where it speaks of the query; elsewhere it may quote a row, so only its kind is said, and what to do.
+
+    Args:
+        advise: what to do about words of DuckDB that speak of the query.
+    """
+    text = str(error)
+    kind = found[1] if (found := _KIND.match(text)) else type(error).__name__
+    if _OF_THE_QUERY.search(text):
+        reason = f"DuckDB says: {text[text.index(kind) :].splitlines()[0].rstrip('.! ').replace('Values list ', '')}"
+        advice = advise(reason) if advise is not None else ""
+        if "disabled by config" in reason:
+            advice = "SQL reads the store alone: register files with register_table."
+        return SqlRefused(reason=reason, advice=advice)
+    if _OF_A_VALUE.fullmatch(kind):
+        return SqlRefused(reason=f"DuckDB stopped at a value ({kind})", advice=_FIND)
+    return SqlRefused(reason=f"DuckDB stopped ({kind})")

@@ -14,6 +14,7 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
+from raystore.data.query.dialect import statements
 from raystore.errors import SqlRefused
 
 NEAREST_FORM = "FROM nearest(collection, encoder, 'text', 10)"
@@ -55,13 +56,15 @@ def parse_query(sql: str) -> exp.Query:
 
 def parse_statement(sql: str) -> tuple[exp.Query, bool]:
     """The query, and whether EXPLAIN stands before it."""
+    if not isinstance(sql, str):
+        raise SqlRefused(reason=f"it is a {type(sql).__name__}, expected a SELECT as a string")
     try:
-        statements = [s for s in sqlglot.parse(sql, dialect="duckdb") if s is not None]
+        found = statements(sql)
     except sqlglot.errors.SqlglotError as error:
         raise SqlRefused(reason=f"it does not parse{_place(error)}") from None
-    if len(statements) != 1:
-        raise SqlRefused(reason=f"it holds {len(statements)} statements, expected one query")
-    statement = statements[0]
+    if len(found) != 1:
+        raise SqlRefused(reason=f"it holds {len(found)} statements, expected one query")
+    statement = found[0]
     if isinstance(statement, exp.Command) and str(statement.this).upper() == "EXPLAIN":
         explained = str(statement.expression.this)
         if explained.split(maxsplit=1)[:1] and explained.split(maxsplit=1)[0].upper() == "ANALYZE":
@@ -103,6 +106,9 @@ def _place(error: Exception) -> str:
 def places(query: exp.Query, known: Callable[[str], bool]) -> list[Place]:
     """Where the store's relations stand in the query's FROM clauses. Names of CTEs and of other functions are left alone.
 
+    Args:
+        known: whether the store has a relation of this name, in small letters as all its names are; SQL may write it in others.
+
     Raises:
         SqlRefused: a part of the query is named like a relation, so that its name would mean two things; nearest() was
             called otherwise than it is defined.
@@ -115,8 +121,9 @@ def places(query: exp.Query, known: Callable[[str], bool]) -> list[Place]:
             )
     found = []
     for table in query.find_all(exp.Table):
-        if isinstance(table.this, exp.Identifier) and not table.db and known(table.name):
-            found.append(Place(table, Relation(table.name, *_moment(table, table.name))))
+        if isinstance(table.this, exp.Identifier) and not table.db and known(table.name.lower()):
+            name = table.name.lower()
+            found.append(Place(table, Relation(name, *_moment(table, name))))
         elif _is_call(table.this, "nearest"):
             name, *asked = _nearest_arguments(table.this)
             if known(name):
@@ -131,7 +138,7 @@ def _nearest_arguments(call: exp.Anonymous) -> tuple[str, exp.Expression, exp.Ex
             reason="nearest() was called otherwise than it is defined",
             advice=f"Write {NEAREST_FORM}; a name with '-' in it stands in double quotes.",
         )
-    return given[0].name, given[1], given[2], given[3]
+    return given[0].name.lower(), given[1], given[2], given[3]
 
 
 def label_tables(query: exp.Expression) -> list[tuple[exp.Anonymous, str, str]]:
@@ -150,7 +157,7 @@ def label_tables(query: exp.Expression) -> list[tuple[exp.Anonymous, str, str]]:
                 reason="knn_label() was called otherwise than it is defined",
                 advice=f"Write {KNN_FORM}; an encoder with '-' in its name stands in double quotes.",
             )
-        found.append((node, table, column))
+        found.append((node, table.lower(), column))
     return found
 
 
@@ -167,10 +174,10 @@ def relations(query: exp.Query, known: Callable[[str], bool]) -> dict[Relation, 
 
 
 def unknown_names(query: exp.Query, known: Callable[[str], bool]) -> list[str]:
-    """Plain relation names that are neither the store's nor the query's own."""
-    ctes = {cte.alias_or_name for cte in query.find_all(exp.CTE)}
+    """Plain relation names, in small letters, that are neither the store's nor the query's own."""
+    ctes = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
     tables = list(query.find_all(exp.Table))
-    named = {t.name for t in tables if isinstance(t.this, exp.Identifier) and not t.db and t.name not in ctes}
+    named = {t.name.lower() for t in tables if isinstance(t.this, exp.Identifier) and not t.db} - ctes
     named |= {_nearest_arguments(t.this)[0] for t in tables if _is_call(t.this, "nearest")}
     named |= {table for _, table, _ in label_tables(query)}
     return sorted(name for name in named if not known(name) and "." not in name)
@@ -223,7 +230,7 @@ def place_of(
         by_select.setdefault(id(place.table.find_ancestor(exp.Select)), []).append(place)
     for select in enclosing(node):
         here = [p for p in by_select.get(id(select), []) if is_collection(p.relation.name)]
-        here = [p for p in here if not qualifier or p.alias == qualifier]
+        here = [p for p in here if not qualifier or p.alias.lower() == qualifier.lower()]
         if len(here) > 1:
             raise SqlRefused(
                 reason=f"{function}() could rank over more than one collection here",
@@ -231,16 +238,25 @@ def place_of(
             )
         if here:
             return here[0]
-        if qualifier and any(s.alias_or_name == qualifier for s in _sources(select)):
+        if qualifier and any(s.alias_or_name.lower() == qualifier.lower() for s in _sources(select)):
             break
     named = f"'{qualifier}' is no collection of this query" if qualifier else "no collection stands in its FROM"
-    raise SqlRefused(
-        reason=f"{function}() has nothing to rank: {named}", advice="Put the collection of its vectors into FROM."
-    )
+    advice = "Put the collection of its vectors into FROM."
+    if any(_is_derived(source) for select in enclosing(node) for source in _sources(select)):
+        advice = f"Rows of a subquery or of WITH have no vectors: put {function}() into its SELECT, and name it there."
+    raise SqlRefused(reason=f"{function}() has nothing to rank: {named}", advice=advice)
 
 
 def _sources(select: exp.Select) -> list[exp.Expression]:
     return [s for s in select.find_all(exp.Table, exp.Subquery) if s.find_ancestor(exp.Select) is select]
+
+
+def _is_derived(source: exp.Expression) -> bool:
+    """Whether a source of a select is a query of its own, in FROM or WITH."""
+    if isinstance(source, exp.Subquery):
+        return isinstance(source.parent, exp.From | exp.Join)
+    ctes = {cte.alias_or_name.lower() for cte in source.root().find_all(exp.CTE)}
+    return isinstance(source.this, exp.Identifier) and source.name.lower() in ctes
 
 
 def parameter(node: exp.Expression, params: Any, function: str) -> Any:

@@ -110,7 +110,7 @@ class Reader:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return float(value)
         if isinstance(node, exp.Column) and isinstance(node.this, exp.Identifier):
-            return {RowOf(node.name, self.place_of(node, self.function, node.table)): 1.0}
+            return {RowOf(node.name.lower(), self.place_of(node, self.function, node.table)): 1.0}
         if isinstance(node, exp.Anonymous) and str(node.this).lower() == "vector_of":
             return self._vector_of(node)
         raise self._refused("holds something that is no vector")
@@ -125,7 +125,7 @@ class Reader:
         return {self._term(given[-1], named): 1.0}
 
     def _term(self, node: exp.Expression, named: exp.Column | None) -> Term:
-        encoder = named.name if named is not None else self.encoder or ""
+        encoder = named.name.lower() if named is not None else self.encoder or ""
         node = _bare(node)
         inner = node.expressions[0] if _is_item(node) else node
         if not isinstance(inner, exp.Literal | exp.Placeholder):
@@ -157,7 +157,7 @@ def named_encoder(node: exp.Expression) -> str | None:
     """The encoder that the arguments of a call name first."""
     for column in node.find_all(exp.Column):
         if isinstance(column.this, exp.Identifier):
-            return str(column.name)
+            return str(column.name).lower()
     return None
 
 

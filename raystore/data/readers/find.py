@@ -42,7 +42,7 @@ def find_files(paths: str | Path | Sequence[str | Path], call: str, kinds: Mappi
     """
     patterns = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found: list[str] = []
-    problems = [] if patterns else ["no file was named"]
+    problems = [] if patterns else ["the list is empty, it names no file"]
     for pattern in patterns:
         if isinstance(pattern, str) and holds_password(pattern):
             problems.append("a URL holds a password, which the job's records would keep: put it into the environment")

@@ -1,4 +1,4 @@
-"""The process that runs one query that came over HTTP, answers, and ends. Started by `sandbox.py`, and by nobody else.
+"""The process that runs one query that came over HTTP, answers, and ends. Started by `process.py`, and by nobody else.
 
     service                                    process
                                           ──▶  "ready", when the libraries are loaded

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from raystore.catalog import Catalog
-from raystore.data.collection import CollectionTable, is_hidden
+from raystore.data.collection import CollectionTable
+from raystore.data.columns import is_hidden
 from raystore.data.keyed import ADDED
 from raystore.data.tables.table import open_table
 from raystore.errors import NotFound, QueryRefused

@@ -15,7 +15,8 @@ CAP_SALT = "raystore-cap-1"
 
 
 def leave_out_small(m: Making, minimum: int) -> None:
-    """Leave out the classes with fewer rows; which and how many rows each is learned as `too_small`."""
+    """Leave out the classes with fewer rows, then those with none on train; which and how many rows each is learned as
+    `too_small` and `not_in_train`."""
     if m.known is None:
         counted = f"GROUP BY label HAVING count(*) < {minimum} ORDER BY label"
         small: dict[str, int] = dict(m.work.all(f"SELECT label, count(*) FROM rows WHERE out IS NULL {counted}"))
@@ -24,6 +25,14 @@ def leave_out_small(m: Making, minimum: int) -> None:
     m.learned["too_small"] = small
     with _classes(m, small, pa.int64()):
         m.leave_out(f"their class has fewer than {minimum} rows", "label IN (SELECT label FROM classes)")
+    if m.known is None:
+        counted = "GROUP BY label HAVING count(*) FILTER (side = 'train') = 0 ORDER BY label"
+        absent: dict[str, int] = dict(m.work.all(f"SELECT label, count(*) FROM rows WHERE out IS NULL {counted}"))
+    else:
+        absent = dict(m.known["not_in_train"])
+    m.learned["not_in_train"] = absent
+    with _classes(m, absent, pa.int64()):
+        m.leave_out("their class has no row on train", "label IN (SELECT label FROM classes)")
 
 
 def leave_out_beyond(m: Making, cap: int) -> None:

@@ -4,12 +4,17 @@
 
 from __future__ import annotations
 
+import logging
+from datetime import UTC, datetime, timedelta
+
 import pyarrow as pa
 
-from raystore.data.snapshots.event_label import event_label_sql, event_where, feature_sql
+from raystore.data.snapshots.event_label import EventRule, event_label_sql, event_where, feature_sql
 from raystore.data.snapshots.made import Making
 from raystore.data.snapshots.plan import Events, open_events
 from raystore.data.snapshots.work import quoted, stamp, utc
+
+log = logging.getLogger("raystore")
 
 
 def label_by_events(m: Making) -> None:
@@ -23,7 +28,9 @@ def label_by_events(m: Making) -> None:
         f"SELECT {quoted(events.key)} AS key, {quoted(events.time)} AS time FROM {quoted(events.name)} {where}",
         versions=m.plan.versions,
     )
-    complete_to = stamp(m.plan.complete_to or m.plan.as_of)
+    until = m.plan.complete_to or m.plan.as_of
+    complete_to = stamp(until)
+    _look_for_stale_events(m, events, rule, until)
     m.work.take(
         "events",
         f"""SELECT CAST(key AS VARCHAR) AS key, {utc("time")} AS time FROM incoming
@@ -35,6 +42,24 @@ def label_by_events(m: Making) -> None:
     m.leave_out("they have no time", "time IS NULL")
     m.leave_out("they have no subject", f"{events.joins} IS NULL")
     m.leave_out("the window had not closed", "open")
+
+
+def _look_for_stale_events(m: Making, events: Events, rule: EventRule, until: datetime) -> None:
+    """Note in the spec, and warn, where the newest event is older than a whole window: it may be the data that ends there."""
+    result = m.engine.run(
+        f"SELECT max({quoted(events.time)}) AS newest FROM {quoted(events.name)} WHERE {quoted(events.time)} <= $until",
+        {"until": until},
+        versions=m.plan.versions,
+    )
+    newest = result.to_arrow().column("newest")[0].as_py()
+    newest = newest.replace(tzinfo=UTC) if newest is not None and newest.tzinfo is None else newest
+    if newest is None or until - newest > timedelta(seconds=rule.window_s):
+        last = "no event" if newest is None else f"no event since {newest:%Y-%m-%d %H:%M}"
+        m.learned["stale_events"] = (
+            f"'{rule.events}' holds {last}, and counts as complete until {until:%Y-%m-%d %H:%M} UTC; "
+            "if its data ends earlier, rows since are negative by mistake: give as_of="
+        )
+        log.warning("snapshot '%s': %s", m.plan.name, m.learned["stale_events"])
 
 
 def join_features(m: Making) -> None:

@@ -23,6 +23,7 @@ from sqlglot import exp
 
 from raystore.catalog import Catalog
 from raystore.data.snapshots.event_label import EventRule, parse_event_rule
+from raystore.data.snapshots.repeatable import unrepeatable
 from raystore.errors import InvalidArguments, listed
 from raystore.layout import check_name, numbers
 
@@ -30,12 +31,11 @@ KIND = "label_rule"
 PLAIN = ("first", "last", "majority", "any")
 _NAMED = re.compile(r"([a-z][a-z0-9_]*)(?:@(\d{1,9}))?")
 _EXPECTED = "expected first, last, majority, any, 'any:VALUE', 'sql: EXPRESSION' or 'EVENTS within 30 days of t.time'"
-_CLOCK = (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime, exp.Localtimestamp, exp.Localtime)
-_CLOCK_NAMES = {
-    "now", "today", "get_current_timestamp", "get_current_time", "transaction_timestamp", "current_localtimestamp",
-    "current_localtime", "clock_timestamp", "statement_timestamp",
-}  # fmt: skip
-_CHANCE_NAMES = {"random", "setseed", "uuid", "uuidv4", "uuidv7", "gen_random_uuid"}
+
+
+# Aggregates that give one of the values they are given, and what may stand around them and around their argument.
+_CHOOSE = (exp.ArgMax, exp.ArgMin, exp.Max, exp.Min, exp.First, exp.Last, exp.AnyValue, exp.Mode)
+_AROUND = (exp.Filter, exp.IgnoreNulls, exp.Paren, exp.Cast)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,18 @@ class LabelRule:
             tree = sqlglot.parse_one(self.value, dialect="duckdb", into=exp.Condition)
             return list(dict.fromkeys(column.name for column in tree.find_all(exp.Column)))
         return ["label", "at"] if self.kind in ("first", "last") else ["label"]
+
+    @property
+    def chooses(self) -> str | None:
+        """The SQL of what it chooses among the rows of an id, by which they differ; None where that cannot be told."""
+        if self.kind != "sql":
+            return "label"
+        tree = sqlglot.parse_one(self.value, dialect="duckdb", into=exp.Condition)
+        while isinstance(tree, (*_AROUND, *_CHOOSE)):
+            if isinstance(tree, _CHOOSE) and tree.this.find(exp.AggFunc) is None:
+                return str(_bare(tree.this).sql("duckdb", identify=True))
+            tree = tree.this
+        return "label" if "label" in self.reads else None
 
     @property
     def gathers(self) -> bool:
@@ -138,20 +150,8 @@ def rule_names(catalog: Catalog) -> list[str]:
     return catalog.alias_names(KIND)
 
 
-def unrepeatable(query: exp.Expression) -> list[str]:
-    """Why a query or expression would give other rows when it is run again, as parts of sentences: clock and chance."""
-    names = {n.sql_name().lower() if not isinstance(n, exp.Anonymous) else n.name.lower() for n in query.find_all(exp.Func)}
-    clock = sorted(names & _CLOCK_NAMES) or [n.sql("duckdb").lower() for n in query.find_all(*_CLOCK)]
-    chance = sorted(names & _CHANCE_NAMES) or [n.sql("duckdb").lower() for n in query.find_all(exp.Rand, exp.Uuid)]
-    problems = []
-    if clock:
-        problems.append(
-            f"asks the clock ({clock[0]}), so it gives other rows tomorrow; write $as_of, the snapshot's moment"
-        )
-    if chance or query.find(exp.TableSample):
-        what = chance[0] if chance else "USING SAMPLE"
-        problems.append(f"draws at random ({what}), so it cannot be made again; choose rows by hash(id)")
-    return problems
+def _bare(argument: exp.Expression) -> exp.Expression:
+    return argument.this if isinstance(argument, exp.Order) else argument
 
 
 def _expression_problems(expression: str) -> list[str]:
@@ -160,7 +160,7 @@ def _expression_problems(expression: str) -> list[str]:
         tree = sqlglot.parse_one(expression, dialect="duckdb", into=exp.Condition)
     except sqlglot.errors.SqlglotError:
         return ["the expression of the label rule does not parse as one SQL expression"]
-    problems = [f"the label rule {problem}" for problem in unrepeatable(tree)]
+    problems = [f"the label rule {problem}" for problem in unrepeatable(tree, sets=True)]
     if tree.find(exp.Query, exp.Window, exp.Placeholder, exp.Parameter):
         problems.append(
             "the label rule holds a query, a window or a parameter, expected an aggregate over the rows of an id"

@@ -104,14 +104,16 @@ def rule_problems(rule: LabelRule, kind: pa.DataType | None, at: pa.DataType | N
 
 
 def gather(work: Work, rule: LabelRule, at: pa.DataType | None, others: list[str]) -> list[str]:
-    """Make table `labelled` of `sampled`: one row an id with its label, whether its labels `differ`, and the other columns.
+    """Make table `labelled` of `sampled`: one row an id with its label, whether its labels `differ` (null where that
+    cannot be told), and the other columns.
 
     Returns what is wrong, as sentences: the expression of the rule fails, or an id has several values in another column.
     """
     order = '"at"'
     if at is not None and is_time(at):
         order = f"epoch_us({utc(order)})"
-    differ = "min(label) IS DISTINCT FROM max(label)" if "label" in rule.reads else "false"
+    chosen = rule.chooses
+    differ = "CAST(NULL AS BOOLEAN)" if chosen is None else f"min({chosen}) IS DISTINCT FROM max({chosen})"
     each = [(quoted(c), quoted(f"{c}_differs")) for c in others]
     kept = "".join(f", min({c}) AS {c}, min({c}) IS DISTINCT FROM max({c}) AS {differs}" for c, differs in each)
     if rule.kind == "majority":

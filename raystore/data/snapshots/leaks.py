@@ -21,6 +21,7 @@ from raystore.data.snapshots.snapshot import SnapshotRecord
 from raystore.data.snapshots.split import SIDES
 from raystore.data.tabular import html_table, text_table
 from raystore.errors import InvalidArguments
+from raystore.progress import Progress
 from raystore.vectors import Matrix
 
 PAIRS = tuple(combinations(SIDES, 2))
@@ -96,17 +97,22 @@ class LeakReport:
     def _words(self) -> list[str]:
         compared = ", ".join(f"{n:,} {side}" for side, n in self.rows.items())
         lines = [
-            f"{self.snapshot}: {self.n_entities:,} entities and {self.n_ids:,} ids on two sides, "
-            f"{sum(self.n_pairs.values()):,} pairs of near-duplicates (cosine >= {self.threshold:g}) across sides."
+            f"{self.snapshot}: {_counted(self.n_entities, 'entity', 'entities')} and {_counted(self.n_ids, 'id', 'ids')} on two "
+            f"sides, {_counted(sum(self.n_pairs.values()), 'pair', 'pairs')} of near-duplicates "
+            f"(cosine >= {self.threshold:g}) across sides."
         ]
         lines += [
-            f"{self.touched[sides]:,} of {self.rows[sides[1]]:,} {sides[1]} rows have a near-duplicate in {sides[0]}."
+            f"{self.touched[sides]:,} of {self.rows[sides[1]]:,} {sides[1]} rows "
+            f"{'has' if self.touched[sides] == 1 else 'have'} a near-duplicate in {sides[0]}."
             for sides in PAIRS
             if self.touched[sides]
         ]
-        left = [(self.erased, "were erased"), (self.without_vector, "have no vector of this encoder")]
-        skipped = "".join(f"; {n:,} rows {why} and were skipped" for n, why in left if n)
-        return [*lines, f"Compared: {compared}{skipped}."]
+        gone, bare = self.erased, self.without_vector
+        skipped = [
+            f"; {_counted(gone, 'row was', 'rows were')} erased" if gone else "",
+            f"; {_counted(bare, 'row has', 'rows have')} no vector of this encoder" if bare else "",
+        ]
+        return [*lines, f"Compared: {compared}{''.join(skipped)}."]
 
     def _tables(self) -> list[tuple[str, tuple[list[str], list[list[Any]]]]]:
         sides = [(n, [[name, *(by.get(s, 0) for s in SIDES)] for name, by in found]) for n, found in self._groups()]
@@ -119,8 +125,18 @@ class LeakReport:
         return [("entities", self.entities), ("ids", self.ids)]
 
 
+def _counted(n: int, one: str, several: str) -> str:
+    return f"{n:,} {one if n == 1 else several}"
+
+
 def leak_check(
-    snapshot: SnapshotRecord, table: CollectionTable, fingerprint: str, *, threshold: float = 0.98, limit: int = 100
+    snapshot: SnapshotRecord,
+    table: CollectionTable,
+    fingerprint: str,
+    *,
+    threshold: float = 0.98,
+    limit: int = 100,
+    progress: Progress | None = None,
 ) -> LeakReport:
     """What stands on two sides of the snapshot's split, counted in full and listed up to `limit` of each kind.
 
@@ -128,6 +144,7 @@ def leak_check(
         table: the snapshot's collection.
         fingerprint: the encoder whose vectors say which rows are near-duplicates.
         threshold: rows of different sides with this cosine or more are near-duplicates, 0 < threshold <= 1.
+        progress: called with rows of the collection that went past, and how many will in all.
 
     Raises:
         InvalidArguments: another collection's table, a threshold or limit that cannot be.
@@ -151,6 +168,7 @@ def leak_check(
         sides=np.array([SIDES.index(side) for side in rows.column("split").to_pylist()], np.int8),
         threshold=threshold,
         limit=limit,
+        progress=progress,
     )
     search.run(table, fingerprint)
     labels = rows.column("label").to_pylist()
@@ -203,7 +221,9 @@ class _Pair(NamedTuple):
 class _Search:
     """One pass, or a few, of the collection's vectors past those of val and test."""
 
-    def __init__(self, ids: list[str], sides: npt.NDArray[np.int8], threshold: float, limit: int) -> None:
+    def __init__(
+        self, ids: list[str], sides: npt.NDArray[np.int8], threshold: float, limit: int, progress: Progress | None
+    ) -> None:
         self.sides = sides
         self.seen = np.zeros(len(ids), np.bool_)
         self.n_pairs = dict.fromkeys(PAIRS, 0)
@@ -212,10 +232,14 @@ class _Search:
         self._threshold = threshold
         self._limit = limit
         self.nearest: list[_Pair] = []
+        self._progress: Progress = progress or (lambda *_: None)
+        self._past = self._total = 0
 
     def run(self, table: CollectionTable, fingerprint: str) -> None:
         later = np.flatnonzero(self.sides > 0)
-        for start in range(0, max(len(later), 1), _HELD):
+        starts = range(0, max(len(later), 1), _HELD)
+        self._total = 2 * len(starts) * table.count()
+        for start in starts:
             held = later[start : start + _HELD]
             vectors = np.empty((len(held), table.dim(fingerprint)), np.float32)
             present = np.zeros(len(held), np.bool_)
@@ -229,6 +253,7 @@ class _Search:
             if len(held):
                 for places, batch in self._batches(table, fingerprint):
                     self._compare(places, batch, held, vectors)
+        self._progress(self._total, self._total)  # rows without a vector went past unseen
 
     def _batches(self, table: CollectionTable, fingerprint: str) -> Iterator[tuple[npt.NDArray[np.int64], Matrix]]:
         """The snapshot's rows among the collection's: their places and vectors, some thousand at a time."""
@@ -237,6 +262,8 @@ class _Search:
             mine = places >= 0
             if mine.any():
                 yield places[mine], batch.vectors[mine]
+            self._past += len(batch.ids)
+            self._progress(self._past, self._total)
 
     def _compare(self, places: npt.NDArray[np.int64], batch: Matrix, held: npt.NDArray[np.int64], vectors: Matrix) -> None:
         """Count the batch's rows of an earlier side against the held ones of a later side, block by block."""

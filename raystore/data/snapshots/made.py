@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from raystore.catalog import Catalog
 from raystore.data.query.engine import SqlEngine
 from raystore.data.snapshots.plan import Plan
@@ -18,9 +20,10 @@ from raystore.errors import SnapshotRefused
 class Making:
     """What every step is handed; each works on table `rows` of `work`, whose column `out` says why a row is left out.
 
-    `known` is the spec of the snapshot that is made again: what a step learned from its rows as a whole (cuts of time,
-    caps, weights of classes) is taken from it, so that a row erased since moves no other. Otherwise it is None, and what a
-    step learns goes to `learned`, or `split`.
+    `known` is the spec of the snapshot that is made again, `frozen` are its rows: what a step learned from the rows as a whole
+    (cuts of time, caps, weights of classes, sides of entities) is taken from these, so that a row erased since moves no other.
+    Otherwise they are None, and what a step learns goes to `learned`, or `split`. `unseen` counts rows of the collection that
+    a given moment hides, by the reason; `conflicts` is None where the label rule does not say what it chooses from.
     """
 
     catalog: Catalog
@@ -28,13 +31,16 @@ class Making:
     work: Work
     plan: Plan
     known: Mapping[str, Any] | None = None
+    frozen: pa.Table | None = None
     split: SplitRule | None = None
+    encoders: dict[str, str] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
     hash: str = ""
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
     by_class: dict[str, dict[str, int]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
-    conflicts: int = 0
+    conflicts: int | None = 0
+    unseen: dict[str, int] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -51,7 +57,7 @@ class Making:
 
     def record(self) -> dict[str, Any]:
         """The spec: the plan, what was learned, and how the rows are spread."""
-        record = {**self.plan.record(), **self.learned}
+        record = {**self.plan.record(), "encoders": self.encoders, **self.learned}
         if self.split is not None:
             record["split"] = self.split.record()
         return {

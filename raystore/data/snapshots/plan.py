@@ -15,10 +15,11 @@ from sqlglot import exp
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable, collection_names
-from raystore.data.query.rewrite import parse_query, relations
-from raystore.data.snapshots.label_rule import LabelRule, parse_rule, resolve_rule, unrepeatable
+from raystore.data.query.rewrite import parse_query, relations, unknown_names
+from raystore.data.snapshots.label_rule import LabelRule, parse_rule, resolve_rule
+from raystore.data.snapshots.repeatable import unrepeatable
 from raystore.data.snapshots.split import SplitRule, iso, moment, parse_split
-from raystore.data.tables.table import open_table, table_names
+from raystore.data.tables.table import open_table, table_at, table_names
 from raystore.errors import InvalidArguments, SnapshotRefused, TableNotFound, listed
 
 TASKS = ("classes", "labels", "number")
@@ -98,7 +99,7 @@ class Plan:
         return cls(
             name=name,
             collection=spec["collection"],
-            names=frozenset(node.alias_or_name for nodes in found.values() for node in nodes),
+            names=frozenset(node.alias_or_name.lower() for nodes in found.values() for node in nodes),
             sql=spec["sql"],
             params=spec["params"],
             versions=spec["versions"],
@@ -145,13 +146,13 @@ def make_plan(
     problems += _feature_problems(features or {})
     if problems:
         raise InvalidArguments(call=f"snapshot('{name}')", problems=problems)
-    collection, names, versions = _sampled(catalog, name, sql, None if as_of is None else at)
+    collection, names, versions = _sampled(catalog, name, sql, task, None if as_of is None else at)
     for table in [*([rule.event.events] if rule.event else []), *(f.partition(".")[0] for f in (features or {}).values())]:
         if table not in versions:
             versions[table] = _version(catalog, name, table, None if as_of is None else at)
     complete_to = None
     if rule.event:
-        complete_to = at if as_of is not None else min(at, _published(catalog, rule.event.events, versions) or at)
+        complete_to = min(at, _known_until(catalog, name, rule.event.events, versions))
     return Plan(
         name=name,
         collection=collection,
@@ -262,19 +263,23 @@ def _asks(sql: str, parameter: str) -> bool:
     return any(node.name == parameter for node in parse_query(sql).find_all(exp.Placeholder))
 
 
-def _sampled(catalog: Catalog, name: str, sql: str, as_of: datetime | None) -> tuple[str, frozenset[str], dict[str, int]]:
+def _sampled(
+    catalog: Catalog, name: str, sql: str, task: str, as_of: datetime | None
+) -> tuple[str, frozenset[str], dict[str, int]]:
     """The collection the SQL samples, the names it gives it, and the version of everything it reads."""
     collections, tables = collection_names(catalog.layout), table_names(catalog)
-    query = parse_query(sql)
-    places = relations(query, {*collections, *tables}.__contains__)
+    query, known = parse_query(sql), {*collections, *tables}
+    if unknown := unknown_names(query, known.__contains__):
+        raise TableNotFound(name=unknown[0], where=f"store '{catalog.layout.root}'", existing=sorted(known))
+    places = relations(query, known.__contains__)
     found = {r.name for r in places}
     sampled = sorted(found & set(collections))
-    problems = [f"its SQL {problem}" for problem in unrepeatable(query)]
+    problems = [f"its SQL {problem}" for problem in unrepeatable(query, sets=task == "labels")]
     if len(sampled) != 1:
         problems.append(f"its SQL reads {len(sampled)} collections ({listed(sampled)}), expected exactly one")
     if problems:
         raise SnapshotRefused(name=name, problems=problems)
-    names = frozenset(n.alias_or_name for r, nodes in places.items() if r.name == sampled[0] for n in nodes)
+    names = frozenset(n.alias_or_name.lower() for r, nodes in places.items() if r.name == sampled[0] for n in nodes)
     versions = {}
     for table in [sampled[0], *sorted(found & set(tables))]:
         said = {r for r in places if r.name == table}
@@ -289,19 +294,16 @@ def _sampled(catalog: Catalog, name: str, sql: str, as_of: datetime | None) -> t
 def _version(catalog: Catalog, name: str, table: str, as_of: datetime | None) -> int:
     """The newest version, or the one that was the newest then.
 
-    A collection has one stream of rows, each with its time; so has a table of events, which is read at its newest version
-    where it was first registered later.
+    A collection has one stream of rows, each with its time; so has a table of events, which is read at its newest version.
     """
     if table in collection_names(catalog.layout):
         return CollectionTable.open(catalog.layout, table).version
     if as_of is None:
         return open_table(catalog, table).version
     try:
-        return open_table(catalog, table, as_of=as_of).version
+        return table_at(catalog, table, as_of).version
     except TableNotFound:
-        newest = open_table(catalog, table)
-        if newest.time is not None:
-            return newest.version
+        open_table(catalog, table)  # raises where it is not there at all
         problem = (
             f"table '{table}' was not there on {iso(as_of)}, and its rows have no time; "
             "register it with time=, or take a later as_of"
@@ -309,8 +311,13 @@ def _version(catalog: Catalog, name: str, table: str, as_of: datetime | None) ->
         raise SnapshotRefused(name=name, problems=[problem]) from None
 
 
-def _published(catalog: Catalog, table: str, versions: Mapping[str, int]) -> datetime | None:
-    """When that version of a source table was registered; None for a collection."""
-    if table in collection_names(catalog.layout):
-        return None
-    return moment(open_table(catalog, table, versions[table]).published_at)
+def _known_until(catalog: Catalog, name: str, table: str, versions: Mapping[str, int]) -> datetime:
+    """When the events of that version were last read: a source table registered or found the same, a collection written to."""
+    if table not in collection_names(catalog.layout):
+        return moment(open_table(catalog, table, versions[table]).known_until)
+    commits = CollectionTable.open(catalog.layout, table).rows.dataset().versions()
+    times: list[datetime] = [c["timestamp"] for c in commits if c["version"] == versions[table]]
+    if not times:
+        problem = f"when version {versions[table]} of collection '{table}' was written is no longer known"
+        raise SnapshotRefused(name=name, problems=[problem])
+    return times[0].astimezone(UTC)  # Lance gives the local time, without its zone

@@ -30,18 +30,24 @@ _CLASSES_SAID = 5
 
 
 def make_rows(
-    catalog: Catalog, engine: SqlEngine, plan: Plan, file: Path, known: Mapping[str, Any] | None = None
+    catalog: Catalog,
+    engine: SqlEngine,
+    plan: Plan,
+    file: Path,
+    known: Mapping[str, Any] | None = None,
+    frozen: pa.Table | None = None,
 ) -> Making:
     """Write the plan's rows to a Parquet file, sorted by the bytes of their ids; what came of them.
 
     Args:
-        known: a spec, whose cuts, caps and weights are used instead of learning them from these rows.
+        known: a spec, whose cuts, caps, weights and encoders are used instead of learning them from these rows.
+        frozen: the rows of that snapshot, as far as it still names them.
 
     Raises:
         SnapshotRefused: the rows are no training set; every reason that one look finds.
     """
     with working(catalog.layout.tmp) as work:
-        m = Making(catalog, engine, work, plan, known)
+        m = Making(catalog, engine, work, plan, known, frozen)
         given = sample(m)
         label_by_events(m)
         join_features(m)
@@ -59,7 +65,8 @@ def make_rows(
 
 def _count(m: Making) -> None:
     """Rows by side, by class and by the reason they are left out. Refused: no row, no class, one class, none of one in train."""
-    m.left_out = dict(m.work.all("SELECT out, count(*) FROM rows WHERE out IS NOT NULL GROUP BY out ORDER BY out"))
+    out = dict(m.work.all("SELECT out, count(*) FROM rows WHERE out IS NOT NULL GROUP BY out"))
+    m.left_out = dict(sorted({**out, **m.unseen}.items()))
     m.counts |= dict(m.work.all("SELECT side, count(*) FROM rows WHERE out IS NULL GROUP BY side"))
     if m.plan.task != "number":
         label = "label" if m.plan.task == "classes" else "unnest(label)"
@@ -81,7 +88,7 @@ def _class_problems(by_class: Mapping[str, Mapping[str, int]], task: str) -> lis
     absent = [label for label, sides in by_class.items() if not sides["train"]]
     problems = []
     if absent:
-        out = "leave them out (or minimum=)" if task == "classes" else "leave them out"
+        out = "leave them out (minimum=1 does)" if task == "classes" else "leave them out"
         said = few(len(absent), absent[:_CLASSES_SAID])
         problems.append(
             f"{len(absent):,} classes have no row in train ({said}); give them more entities, {out}, or raise train"

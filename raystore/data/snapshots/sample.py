@@ -26,6 +26,9 @@ from raystore.data.snapshots.plan import Plan
 from raystore.data.snapshots.split import SIDES
 from raystore.data.snapshots.work import few, quoted, stamp, utc
 
+_LATE = "their time is after the snapshot's moment"
+_TIMELESS = "they have no time, so they cannot be seen as of a moment"
+
 
 @dataclass(frozen=True)
 class _Reference:
@@ -48,7 +51,10 @@ def sample(m: Making) -> bool:
     """
     plan, work, rule = m.plan, m.work, m.plan.label
     as_of = plan.as_of if plan.as_of_given else None
-    result = m.engine.run(plan.sql, plan.query_params, versions=plan.versions, as_of=as_of)
+    m.unseen = _unseen(m) if plan.as_of_given else {}
+    pinned = m.known["encoders"] if m.known is not None else None
+    m.encoders = m.engine.encoders(plan.sql, plan.query_params, versions=plan.versions, as_of=as_of, encoders=pinned)
+    result = m.engine.run(plan.sql, plan.query_params, versions=plan.versions, as_of=as_of, encoders=m.encoders)
     names = list(result.schema.names)
     problems = _column_problems(plan, names)
     if problems:
@@ -65,7 +71,8 @@ def sample(m: Making) -> bool:
     _check_sampled(m)
     if rule.gathers:
         m.refuse(gather(work, rule, at, others))
-        m.conflicts = int(work.value("SELECT count(*) FROM labelled WHERE differ"))
+        counted = rule.chooses is not None and plan.task != "labels"
+        m.conflicts = None if not counted else int(work.value("SELECT count(*) FROM labelled WHERE differ"))
         m.refuse(label_kind_problems(work, work.kind("labelled", "label"), plan.task, "labelled"))
         m.refuse(label_value_problems(work, plan.task, "labelled"))
     else:
@@ -73,6 +80,17 @@ def sample(m: Making) -> bool:
     _join(m, references, others)
     _check_joined(m)
     return "split" in others
+
+
+def _unseen(m: Making) -> dict[str, int]:
+    """How many rows of the collection the SQL is not shown as of the snapshot's moment, by the reason."""
+    result = m.engine.run(
+        f"""SELECT count(*) FILTER (time > TIMESTAMPTZ '{m.plan.as_of.isoformat(sep=" ")}') AS late,
+                   count(*) FILTER (time IS NULL) AS timeless FROM {quoted(m.plan.collection)}""",
+        versions=m.plan.versions,
+    )
+    found = result.to_dicts()[0]
+    return {reason: n for reason, n in ((_LATE, found["late"]), (_TIMELESS, found["timeless"])) if n}
 
 
 def _references(m: Making, schema: pa.Schema) -> tuple[_Reference | None, ...]:
@@ -84,9 +102,9 @@ def _references(m: Making, schema: pa.Schema) -> tuple[_Reference | None, ...]:
 
     def found(name: str, what: str, *, is_a_time: bool) -> _Reference | None:
         alias, _, column = name.rpartition(".")
-        if column in schema.names and alias not in plan.names:
+        if column in schema.names and alias.lower() not in plan.names:
             reference = _Reference("sampled", column, schema.field(column).type)
-        elif column in collection.visible and (not alias or alias in plan.names):
+        elif column in collection.visible and (not alias or alias.lower() in plan.names):
             reference = _Reference("held", column, fields.field(column).type)
         else:
             where = f"its SQL gives no column '{column}', and neither has collection '{plan.collection}'"
@@ -139,7 +157,12 @@ def _check_sampled(m: Making) -> None:
     work, rule = m.work, m.plan.label
     problems: list[str] = []
     if m.known is None and int(work.value("SELECT count(*) FROM sampled")) == 0:
-        m.refuse(["its SQL gives no rows"])
+        m.refuse(
+            [
+                "its SQL gives no rows"
+                + "".join(f"; of the collection it did not see {n:,}: {r}" for r, n in m.unseen.items())
+            ]
+        )
     if rule.kind == "column":
         m.refuse(label_kind_problems(work, work.kind("sampled", "label"), m.plan.task, "sampled"))
     without = int(work.value("SELECT count(*) FROM sampled WHERE id IS NULL"))
@@ -149,7 +172,7 @@ def _check_sampled(m: Making) -> None:
         repeated = "FROM (SELECT id FROM sampled WHERE id IS NOT NULL GROUP BY id HAVING count(*) > 1)"
         n, shown = work.some("id", repeated)
         if n:
-            how = "choose one row each, with GROUP BY or DISTINCT ON"
+            how = "make one row each: GROUP BY id with min(), max() or arg_max(), or DISTINCT ON (id) with ORDER BY a unique key"
             if rule.kind == "column":
                 how = "say which label an id gets, with label='last', 'majority' or another rule"
             problems.append(f"{n:,} ids stand more than once ({few(n, shown)}); {how}")
@@ -176,7 +199,8 @@ def _join(m: Making, references: Sequence[_Reference | None], others: Sequence[s
     time, split_time, group = ("NULL" if r is None else r.sql() for r in references)
     entity = "CAST(labelled.entity AS VARCHAR), " if "entity" in others else ""
     label = "CAST(NULL AS VARCHAR)" if plan.label.kind == "event" else label_sql(plan.task, "labelled.label")
-    late = f"CASE WHEN {utc('held.time')} > {stamp(plan.as_of)} THEN 'their time is after the snapshot''s moment' END"
+    said = _LATE.replace("'", "''")
+    late = f"CASE WHEN {utc('held.time')} > {stamp(plan.as_of)} THEN '{said}' END"
     work.connection.execute(
         f"""CREATE TABLE rows AS
             SELECT labelled.id, {label} AS label, coalesce({entity}held.subject, labelled.id) AS entity, held.subject,

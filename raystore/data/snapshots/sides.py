@@ -11,6 +11,8 @@ from raystore.data.snapshots.made import Making
 from raystore.data.snapshots.split import SplitRule, side_sql
 from raystore.data.snapshots.work import few
 
+_EARLIER = "their entity stands on an earlier side"
+
 
 def put_on_sides(m: Making, given: bool) -> None:
     """Add the column `side` by the plan's split rule.
@@ -49,18 +51,27 @@ def _by_group(m: Making, rule: SplitRule) -> None:
 
 
 def _by_time(m: Making, rule: SplitRule) -> None:
-    """An entity stands where its first row does; rows of it that fall on a later side are left out."""
+    """An entity stands where its first row does; rows of it that fall on a later side are left out.
+
+    Made again, it stands where it stood, since its first row may be erased; and where none of its rows is left, but rows were
+    left out as later than their entity's first, its rows are among these.
+    """
     m.leave_out("they have no time to split by", "split_time IS NULL")
     if rule.fractions is not None and m.known is None:
         rule = m.split = _with_cuts(m, rule, rule.fractions)
+    first = f"SELECT entity, {rule.time_side_sql('min(split_time)')} AS side FROM rows WHERE out IS NULL GROUP BY entity"
+    if m.frozen is not None and m.known is not None:
+        m.work.connection.register("frozen", m.frozen.select(["entity", "split"]))
+        m.work.connection.execute("CREATE TABLE stood AS SELECT entity, min(split) AS side FROM frozen GROUP BY entity")
+        m.work.connection.unregister("frozen")
+        learned = "" if _EARLIER in m.known["left_out"] else f"UNION ALL FROM ({first}) ANTI JOIN stood USING (entity)"
+        first = f"FROM stood {learned}"
     m.work.step(
         "rows",
-        f"""SELECT r.*, f.side, {rule.time_side_sql("r.split_time")} <> f.side AS later
-            FROM rows r LEFT JOIN (
-                SELECT entity, {rule.time_side_sql("min(split_time)")} AS side FROM rows WHERE out IS NULL GROUP BY entity
-            ) f ON f.entity = r.entity""",
+        f"""SELECT r.*, f.side, {rule.time_side_sql("r.split_time")} IS DISTINCT FROM f.side AS later
+            FROM rows r LEFT JOIN ({first}) f ON f.entity = r.entity""",
     )
-    m.leave_out("their entity stands on an earlier side", "later")
+    m.leave_out(_EARLIER, "later")
 
 
 def _with_cuts(m: Making, rule: SplitRule, fractions: Mapping[str, float]) -> SplitRule:

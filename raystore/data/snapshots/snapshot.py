@@ -22,12 +22,13 @@ from raystore.catalog import Catalog
 from raystore.data.query.engine import SqlEngine
 from raystore.data.snapshots.content_hash import content_hash
 from raystore.data.snapshots.plan import Plan, make_plan
-from raystore.data.snapshots.report import html_report, text_report
+from raystore.data.snapshots.report import Ranges, html_report, ranges, text_report
 from raystore.data.snapshots.rows import make_rows
 from raystore.data.snapshots.split import DEFAULT_SPLIT, SIDES, SplitRule
 from raystore.data.snapshots.work import working
 from raystore.errors import SnapshotNotFound
 from raystore.layout import check_name, disk_full_is_said, names, numbers, publish, read_json, staging, write_json
+from raystore.markup import facts_html
 
 __all__ = [
     "DEFAULT_SPLIT",
@@ -92,13 +93,19 @@ class SnapshotRecord:
         """The pinned version of everything it read."""
         return dict(self.spec["versions"])
 
+    @property
+    def encoders(self) -> dict[str, str]:
+        """The fingerprint of each encoder that its SQL calls, by the name it is called by there."""
+        return dict(self.spec["encoders"])
+
     def rows(self) -> pa.Table:
         """id, entity, label, split, weight and the features; sorted by id."""
         return pq.read_table(self.folder / "rows.parquet")
 
     def report(self) -> str:
-        """Class by side with shares, what was left out and why, and conflicts, as text."""
-        return text_report(self.label, self.spec)
+        """Class by side with shares (of numbers, smallest, median and largest by side), what was left out and why, and conflicts,
+        as text."""
+        return text_report(self.label, self.spec, self._ranges())
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.spec['counts'][s]:,} {s}" for s in SIDES)
@@ -106,7 +113,10 @@ class SnapshotRecord:
         return f"<snapshot {self.label}: {counts}; {what}; hash {self.hash[:12]}>"
 
     def _repr_html_(self) -> str:
-        return html_report(self.label, self.spec)
+        return html_report(self.label, self.spec, self._ranges())
+
+    def _ranges(self) -> Ranges | None:
+        return ranges(self.rows()) if self.task == "number" else None
 
 
 def open_snapshot(catalog: Catalog, reference: str) -> SnapshotRecord:
@@ -117,7 +127,8 @@ def open_snapshot(catalog: Catalog, reference: str) -> SnapshotRecord:
     wanted = int(number) if number.isdecimal() else (published[-1] if published and not number else 0)
     if wanted not in published:
         where = f"store '{catalog.layout.root}'"
-        raise SnapshotNotFound(name=reference, where=where, existing=snapshot_names(catalog))
+        existing = [f"{name}@{n}" for n in reversed(published)] or snapshot_names(catalog)
+        raise SnapshotNotFound(name=reference, where=where, existing=existing)
     return SnapshotRecord(name, wanted, read_json(folder / str(wanted) / "spec.json"), folder / str(wanted))
 
 
@@ -147,7 +158,8 @@ def freeze(
     Args:
         sql: a query over one collection giving `id`, and `label` unless events make it; optionally `entity` (else the row's
             subject, else its id), `weight`, `split` (train, val, test; null leaves it to the hash), and columns that
-            rules name. $as_of is the snapshot's moment. What asks the clock or draws at random is refused.
+            rules name. $as_of is the snapshot's moment. What asks the clock, draws at random, or hangs on the
+            order of rows is refused (repeatable.py).
         label: how the rows of an id become its label: None (one row each), "first", "last" (by column `at`), "majority", "any",
             "any:VALUE", "sql: EXPRESSION", "EVENTS within 30 days of t.time where ...", or the name of a defined rule
             (label_rule.py, event_label.py).
@@ -156,10 +168,11 @@ def freeze(
             {"by": "group", "column": c, fractions}, or "given". An entity never stands on two sides.
         features: {"plan": "accounts.plan"}: columns of event tables as they stood at the item's time.
         cap: at most so many rows of a class on train, chosen by the hash of their ids; val and test stay as they are.
-        minimum: classes with fewer rows are left out.
+        minimum: classes with fewer rows, or with none on train, are left out; minimum=1 is about the latter alone.
         weights: "balanced": on train, n / (classes * rows of the class) times the column weight.
-        as_of: the moment of the snapshot, by default now: source tables at their version then, no row or event after it is seen.
-            Given, it also says that all events until then are known; else they are known until their table was registered.
+        as_of: the moment of the snapshot, by default now: no row or event after it is seen, nor a row of the collection without
+            a time; tables without a time at their version then. Events are known until their table was last registered or
+            refreshed (a collection: last written to), or until this moment, whichever is earlier.
         notes: kept in the spec.
 
     Raises:
@@ -197,8 +210,10 @@ def freeze(
     return open_snapshot(catalog, f"{name}@{number}")
 
 
-def refresh(catalog: Catalog, engine: SqlEngine, snapshot: SnapshotRecord) -> SnapshotRecord:
-    """The same SQL and rules on today's data, as of now, under the next number; the same rows again make none.
+def refresh(
+    catalog: Catalog, engine: SqlEngine, snapshot: SnapshotRecord, *, as_of: str | datetime | None = None
+) -> SnapshotRecord:
+    """The same SQL and rules on today's data, as of now or a given moment, under the next number; the same rows again make none.
 
     A label rule that was taken by name keeps its number. Raises as `freeze`.
     """
@@ -219,6 +234,7 @@ def refresh(catalog: Catalog, engine: SqlEngine, snapshot: SnapshotRecord) -> Sn
         cap=spec["cap"],
         minimum=spec["minimum"],
         weights=spec["weights"],
+        as_of=as_of,
         notes=spec["notes"],
     )
 
@@ -241,6 +257,10 @@ class Rebuilt:
         less = f" less {self.n_erased:,} that were erased" if self.n_erased else ""
         return f"<rebuilt: {'the same rows' if self.same else 'other rows'}{less}; hash {self.hash[:12]}>"
 
+    def _repr_html_(self) -> str:
+        facts = {"same rows": self.same, "rows": len(self.rows), "erased since": self.n_erased, "hash": self.hash[:12]}
+        return facts_html("Rebuilt", facts)
+
 
 def rebuild(engine: SqlEngine, snapshot: SnapshotRecord) -> Rebuilt:
     """Make the snapshot's rows again as of its versions, by what it learned of them then; nothing is published.
@@ -250,9 +270,9 @@ def rebuild(engine: SqlEngine, snapshot: SnapshotRecord) -> Rebuilt:
     catalog, spec = engine.catalog, snapshot.spec
     plan = Plan.of_spec(snapshot.name, spec)
     with staging(catalog.layout.tmp) as stage:
-        made = make_rows(catalog, engine, plan, stage / "rows.parquet", known=spec)
-        rows = pq.read_table(stage / "rows.parquet")
         frozen = snapshot.rows()
+        made = make_rows(catalog, engine, plan, stage / "rows.parquet", known=spec, frozen=frozen)
+        rows = pq.read_table(stage / "rows.parquet")
         erased = _erased(catalog, engine, plan, frozen)
     left = frozen.filter(pc.invert(pc.is_in(frozen.column("id"), erased))) if len(erased) else frozen
     n_erased = sum(spec["counts"].values()) - len(left)
@@ -271,6 +291,9 @@ def _erased(catalog: Catalog, engine: SqlEngine, plan: Plan, frozen: pa.Table) -
 
 
 def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two specs ask for the same and got the same; when they were made, and at which versions, is no difference."""
+    """Whether two specs ask for the same and got the same; when they were made, and at which versions, is no difference, but a
+    moment that the caller gave is."""
     rules = [(s["label"]["rule"], SplitRule.of_record(s["split"]).asked) for s in (one, other)]
+    if other["as_of_given"] and not (one["as_of_given"] and one["as_of"] == other["as_of"]):
+        return False
     return rules[0] == rules[1] and all(one[key] == other[key] for key in _SAME) and other["notes"] in ("", one["notes"])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raystore.data.collection import column_twins
+from raystore.data.columns import column_twins
 from raystore.data.rows import as_time
 from raystore.errors import InvalidArguments
 
@@ -100,11 +100,9 @@ def kept_rows(rows: Rows, keys: Keys, columns: Sequence[str] | None, types: Mapp
             are none, by count and row.
     """
     has = ", ".join(rows.names)
-    wrong = [f"there is no column '{c}' (columns=); there are: {has}" for c in columns or () if c not in rows.names]
-    if wrong:
-        raise InvalidArguments(call=call, problems=wrong)
-    chosen = [c for c in rows.names if columns is None or c in {*keys.names(), *columns}]
     problems = [f"there is no column '{key}'; there are: {has}" for key in keys.names() if key not in rows.names]
+    problems += [f"there is no column '{c}' (columns=); there are: {has}" for c in columns or () if c not in rows.names]
+    chosen = [c for c in rows.names if columns is None or c in {*keys.names(), *columns}]
     problems += name_problems(chosen)
     if len(set(rows.names)) < len(rows.names):  # which of the two a name means cannot be said, chosen or not
         twins = [name for name in dict.fromkeys(rows.names) if rows.names.count(name) > 1 and name not in chosen]

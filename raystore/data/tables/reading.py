@@ -134,7 +134,10 @@ def _dict_rows(rows: Sequence[Mapping[Any, Any]], source: dict[str, Any], call: 
 
 
 def _pandas_rows(frame: Any, source: dict[str, Any], call: str) -> Rows:
-    """A pandas frame's columns, converted one by one: an error of all of them would not say which."""
+    """A pandas frame's columns, an index that has a name among them, converted one by one: an error of all would not say which."""
+    named = [place for place, name in enumerate(frame.index.names) if name is not None and name not in frame.columns]
+    if named:
+        frame = frame.reset_index(level=named)
     names = [name if isinstance(name, str) else str(name) for name in frame.columns]
     wrong = [type(name).__name__ for name in frame.columns if not isinstance(name, str)]
     if wrong:

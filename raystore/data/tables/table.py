@@ -26,7 +26,8 @@ from raystore.errors import AlreadyExists, InvalidArguments, TableNotFound
 from raystore.layout import check_name, disk_full_is_said
 
 KIND = "table"
-SOURCE = "table_source"  # where a version's data was registered from since: the same data makes no new version
+# Where a version's data was registered from since, and when it was last found the same, which makes no new version.
+SOURCE = "table_source"
 
 Mode = Literal["replace", "append"]
 
@@ -36,7 +37,8 @@ class SourceTable:
     """One version of a source table, by name and number.
 
     `time` is its event-time column, or None; `source` where it can be read again from; `published_at` ISO 8601 in UTC. It holds
-    the rows that versions `since` to `version` added.
+    the rows that versions `since` to `version` added. `known_until`, ISO 8601 in UTC, is when its data was last read: when it
+    was published, or when a later call found the same.
     """
 
     catalog: Catalog
@@ -50,6 +52,7 @@ class SourceTable:
     source: dict[str, Any] | None
     published_at: str
     since: int
+    known_until: str
 
     def dataset(self) -> lance.LanceDataset:
         return lance.dataset(str(self.catalog.layout.table(self.name)))
@@ -120,6 +123,16 @@ def open_table(catalog: Catalog, name: str, version: int | None = None, as_of: d
     return _opened(catalog, name, number, record)
 
 
+def table_at(catalog: Catalog, name: str, moment: datetime) -> SourceTable:
+    """The version that tells what was so at a moment: of a table of events the newest, whose rows later than the moment the
+    reader leaves out, since what happened is often registered only afterwards; of another one the version published then.
+
+    Raises as `open_table`.
+    """
+    newest = open_table(catalog, name)
+    return newest if newest.time is not None else open_table(catalog, name, as_of=moment)
+
+
 def table_versions(catalog: Catalog, name: str) -> list[dict[str, Any]]:
     """A table's versions, the first one first.
 
@@ -183,7 +196,8 @@ def register_table(
     """
     call = f"register_table('{name}')"
     if mode not in ("replace", "append"):
-        raise InvalidArguments(call=call, problems=["mode is 'replace' or 'append'"])
+        also = _problems(catalog, name, data, Keys(id, subject, time), columns, query, call)
+        raise InvalidArguments(call=call, problems=["mode is 'replace' or 'append'", *also])
     return _register(catalog, name, data, Keys(id, subject, time), columns, query, mode, call)
 
 
@@ -224,6 +238,19 @@ def refresh_table(catalog: Catalog, name: str, *, connection: Any = None) -> Sou
     return _register(catalog, name, data, keys, record["chosen"], source.get("query"), "replace", call)
 
 
+def _problems(
+    catalog: Catalog, name: str, data: Any, keys: Keys, columns: Sequence[str] | None, query: str | None, call: str
+) -> Sequence[str]:
+    """What else is wrong with a call that is refused anyway; no row is read."""
+    check_name("a table", name)
+    try:
+        with open_rows(data, query, {}, catalog.layout.tmp, call) as rows:
+            kept_rows(rows, keys, columns, {}, call)
+    except InvalidArguments as error:
+        return error.problems
+    return []
+
+
 def _register(
     catalog: Catalog,
     name: str,
@@ -235,6 +262,7 @@ def _register(
     call: str,
 ) -> SourceTable:
     check_name("a table", name)
+    begun = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     layout = catalog.layout
     if layout.rows(name).exists():
         raise AlreadyExists(noun="collection", name=name, advice="Collections and tables share one SQL namespace.")
@@ -259,7 +287,7 @@ def _register(
             record = next_record(before, number, keys, columns, mode, stream.schema, written.added, written.digest)
             if before is not None and is_same(before, number, record):
                 drop_rows(layout.table(name), written)
-                _note_source(catalog, name, number, before, rows.source)
+                catalog.set_alias(SOURCE, name, {"version": number, "source": rows.source, "known_until": begun})
                 return open_table(catalog, name)
             commit = commit_rows(layout.table(name), written, lease)
             with lease.committing(number + 1):  # whoever took over has cleared these rows: they must not be announced
@@ -268,19 +296,10 @@ def _register(
     return open_table(catalog, name)
 
 
-def _note_source(catalog: Catalog, name: str, number: int, record: Record, source: dict[str, Any]) -> None:
-    """Where the newest version's data was found now, which is where a refresh is to look."""
-    if _source_of(catalog, name, number, record) != source:
-        catalog.set_alias(SOURCE, name, {"version": number, "source": source})
-
-
-def _source_of(catalog: Catalog, name: str, number: int, record: Record) -> dict[str, Any]:
-    later = catalog.alias(SOURCE, name)
-    found: dict[str, Any] = later["source"] if later and later["version"] == number else record["source"]
-    return found
-
-
 def _opened(catalog: Catalog, name: str, number: int, record: Record) -> SourceTable:
+    later = catalog.alias(SOURCE, name)
+    again = later if later and later["version"] == number else None
+    published = record["published_at"]
     return SourceTable(
         catalog,
         name,
@@ -290,9 +309,10 @@ def _opened(catalog: Catalog, name: str, number: int, record: Record) -> SourceT
         record["id"],
         record["subject"],
         record["time"],
-        _source_of(catalog, name, number, record),
-        record["published_at"],
+        (again or record)["source"],
+        published,
         record["since"],
+        max(published, again["known_until"], key=datetime.fromisoformat) if again else published,
     )
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
 from lance.optimize import Compaction
 
-from raystore.data.collection import column_twins
+from raystore.data.columns import column_twins
 from raystore.data.fence import Lease
 from raystore.data.keyed import lost_lease_is_said
 from raystore.data.tables.columns import Stream

@@ -97,6 +97,7 @@ class Comparison(BaseModel):
     snapshot: str
     rows: int
     entities: int
+    repeated: int  # entities with more than one row
     differences: dict[str, Difference]
     mcnemar: McNemar | None = None
     per_class: tuple[ClassChange, ...] = ()
@@ -166,6 +167,7 @@ def compare(
         "snapshot": snapshot,
         "rows": n,
         "entities": n_entities(entities, np.ones(n, dtype=np.bool_)),
+        "repeated": 0 if entities is None else int((np.unique(entities, return_counts=True)[1] > 1).sum()),
     }
     names = list(ids) if ids is not None else [str(i) for i in range(n)]
     if task == "number":

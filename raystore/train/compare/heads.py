@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,24 @@ from raystore.train.source import Targets, VectorSource
 
 
 def compare_heads(
-    a: Head, b: Head, source_a: VectorSource, source_b: VectorSource, *, split: str | None = None
+    a: Head,
+    b: Head,
+    source_a: VectorSource,
+    source_b: VectorSource,
+    *,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    snapshot: str | None = None,
+    seen: Collection[str] = (),
 ) -> Comparison:
-    """What head `b` gains over `a` on the rows that a's report stands on.
+    """What head `b` gains over `a` on the rows of one side that neither was fitted on.
 
     Args:
-        source_a, source_b: each head's snapshot with its encoder's vectors. The encoders may differ.
+        source_a, source_b: the rows, each with the vectors of one head's encoder. The encoders may differ.
         split: the side to compare on; without it that of a's report.
+        classes: label i of both sources is `classes[i]`; without it, of each head's own.
+        snapshot: what the rows are called; without it a's.
+        seen: ids that a head was fitted on or calibrated with; they are left out.
 
     Raises:
         InvalidArguments: the heads have different tasks, the side has no rows, or the rows or labels of the two differ.
@@ -29,47 +40,55 @@ def compare_heads(
     problems = []
     if a.record.task != b.record.task:
         problems.append(f"head '{a.label}' predicts {a.record.task}, head '{b.label}' predicts {b.record.task}")
-    elif not (ids := source_a.ids(split)):
+    elif not source_a.ids(split):
         problems.append(f"the {split} split has no rows")
-    elif not _same_rows(a, b, source_a, source_b, split):
+    elif not _same_rows(a, b, source_a, source_b, split, classes):
         where = [f"'{h.label}' {h.snapshot.get('name')}@{h.snapshot.get('number')}" for h in (a, b)]
         problems.append(
-            f"the heads' {split} rows or labels differ ({where[0]}, {where[1]}); train both on one snapshot to compare them"
+            f"the heads' {split} rows or labels differ ({where[0]}, {where[1]}); name the snapshot to compare both on: on="
         )
+    else:
+        ids = np.array(source_a.ids(split), dtype=object)
+        kept = np.flatnonzero([id_ not in seen for id_ in ids])
+        if not len(kept):
+            problems.append(f"all {len(ids):,} rows of {split} are rows that a head was fitted on")
     if problems:
         raise InvalidArguments(call="compare", problems=problems)
-    classes = sorted({*a.classes, *b.classes})
+    places = sorted({*a.classes, *b.classes, *(classes or ())})
     return compare(
         a.label,
         b.label,
-        _recoded(source_a.labels(split), a, classes),
-        _predicted(a, source_a, split, classes),
-        _predicted(b, source_b, split, classes),
-        classes,
+        _recoded(source_a.labels(split), a, classes, places)[kept],
+        _predicted(a, source_a, split, places)[kept],
+        _predicted(b, source_b, split, places)[kept],
+        places,
         task=a.record.task,
-        ids=ids,
-        entities=source_a.entities(split),
+        ids=list(ids[kept]),
+        entities=source_a.entities(split)[kept],
         split=split,
-        snapshot=f"{a.snapshot.get('name')}@{a.snapshot.get('number')}",
+        snapshot=snapshot or f"{a.snapshot.get('name')}@{a.snapshot.get('number')}",
     )
 
 
-def _same_rows(a: Head, b: Head, source_a: VectorSource, source_b: VectorSource, split: str) -> bool:
+def _same_rows(
+    a: Head, b: Head, source_a: VectorSource, source_b: VectorSource, split: str, classes: Sequence[str] | None
+) -> bool:
     if source_a.ids(split) != source_b.ids(split):
         return False
-    classes = sorted({*a.classes, *b.classes})
-    return bool(np.array_equal(_recoded(source_a.labels(split), a, classes), _recoded(source_b.labels(split), b, classes)))
+    places = sorted({*a.classes, *b.classes, *(classes or ())})
+    mine, theirs = (_recoded(s.labels(split), h, classes, places) for h, s in ((a, source_a), (b, source_b)))
+    return bool(np.array_equal(mine, theirs))
 
 
-def _recoded(labels: Targets, head: Head, classes: Sequence[str]) -> Targets:
-    """A head's targets, in the places of `classes`."""
+def _recoded(labels: Targets, head: Head, classes: Sequence[str] | None, places: Sequence[str]) -> Targets:
+    """Targets coded by `classes`, or by the head's own, in the places of `places`."""
     if head.record.task == "number":
         return labels
-    places = {label: i for i, label in enumerate(classes)}
-    place = np.array([places[label] for label in head.classes], dtype=np.int64)
+    number = {label: i for i, label in enumerate(places)}
+    place = np.array([number[label] for label in (head.classes if classes is None else classes)], dtype=np.int64)
     if head.record.task == "classes":
         return place[labels]
-    wide = np.zeros((len(labels), len(classes)), dtype=labels.dtype)
+    wide = np.zeros((len(labels), len(places)), dtype=labels.dtype)
     wide[:, place] = labels
     return wide
 

@@ -47,7 +47,8 @@ def mcnemar_said(c: Comparison) -> str:
     m, how = c.mcnemar, "exact" if c.mcnemar.exact else "chi-square"
     rows = f"{m.only_b:,} rows are right in {c.b} alone, {m.only_a:,} in {c.a} alone (McNemar, {how}: {p_said(m.p)})"
     if c.entities < c.rows:
-        return f"{rows}. The test takes rows as independent; here {c.entities:,} entities have several, so trust the intervals."
+        several = "1 entity has" if c.repeated == 1 else f"{c.repeated:,} entities have"
+        return f"{rows}. The test takes rows as independent; here {several} several, so trust the intervals."
     return f"{rows}."
 
 

@@ -20,6 +20,7 @@ Correct = npt.NDArray[np.bool_]
 
 POINTS = 50
 WANTED = (0.90, 0.95, 0.99)
+ENOUGH = 20  # how many a threshold has to keep before its precision is believed
 
 
 class ReliabilityBin(BaseModel):
@@ -50,8 +51,8 @@ class CurvePoint(BaseModel):
 class Cut(BaseModel):
     """One threshold in numbers: how many it keeps (`rows`; for "labels" given labels), and the 95% interval of precision.
 
-    `wanted` is the precision it was sought for, None for the threshold in force; `threshold` is None where no threshold
-    reaches what is wanted.
+    `wanted` is the precision it was sought for, of the threshold in force on val; `threshold` is None where no threshold reaches
+    what is wanted on 20 rows or more, surely above the majority class; `no_better` where that class alone does reach it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,6 +64,7 @@ class Cut(BaseModel):
     rows: int = 0
     low: float = 0.0
     high: float = 0.0
+    no_better: bool = False
 
 
 class Ranked(NamedTuple):
@@ -112,15 +114,18 @@ def coverage_curve(ranked: Ranked, *, whole: int | None = None, points: int = PO
     return tuple(_point(ranked, int(i), whole) for i in np.unique(at)[::-1])
 
 
-def threshold_for(ranked: Ranked, wanted: float) -> float | None:
-    """The threshold that keeps most while the share of the kept that is right is at least `wanted`; None: none does."""
-    enough = np.flatnonzero(ranked.right >= wanted * ranked.kept)
+def threshold_for(ranked: Ranked, wanted: float, least: int = 1) -> float | None:
+    """The threshold that keeps most while the share of the kept that is right is at least `wanted`; None: none does that keeps
+    `least` or more."""
+    enough = np.flatnonzero((ranked.right >= wanted * ranked.kept) & (ranked.kept >= least))
     return float(ranked.threshold[enough[-1]]) if len(enough) else None
 
 
-def thresholds_for(ranked: Ranked, wanted: Sequence[float] = WANTED) -> list[tuple[float, float | None]]:
-    """(wanted precision, threshold) for each that is wanted."""
-    return [(each, threshold_for(ranked, each)) for each in wanted]
+def thresholds_for(
+    ranked: Ranked, wanted: Sequence[float] = WANTED, least: int = ENOUGH
+) -> list[tuple[float, float | None]]:
+    """(wanted precision, threshold) for each that is wanted; None where none reaches it on `least` or more."""
+    return [(each, threshold_for(ranked, each, least)) for each in wanted]
 
 
 def cut_at(ranked: Ranked, threshold: float, *, wanted: float | None = None, whole: int | None = None) -> Cut:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raystore.train.report import plots, words
+from raystore.train.report.alarms import wilson
 from raystore.train.report.measuring import ClassReport
 from raystore.train.report.plots import BLUE, ORANGE, Axis, Series, percent
 
@@ -46,7 +47,7 @@ table { border-collapse: collapse; margin: 10px 0; font-variant-numeric: tabular
 td, th { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap }
 th { font-weight: 600; font-size: 13px; color: var(--soft) }
 td:first-child, th:first-child { text-align: left }
-.classes td:first-child { white-space: normal; overflow-wrap: anywhere }
+.classes td:first-child { white-space: normal; overflow-wrap: normal; word-break: keep-all; hyphens: none }
 .facts td { text-align: left; white-space: normal }
 li { margin: 3px 0 }
 summary { cursor: pointer; color: var(--soft) }
@@ -96,7 +97,7 @@ def baseline_plot(report: Report) -> str:
     """The headline score as a bar beside those of its baselines."""
     name, score = report.headline
     values = [score, report.baselines.knn10, report.baselines.majority]
-    simplest = {"classes": "most frequent class", "labels": "most frequent labels", "number": "training median"}[
+    simplest = {"classes": "most frequent class", "labels": "most frequent labels", "number": "the training median"}[
         report.task
     ]
     interval = report.intervals.get(name)
@@ -122,7 +123,7 @@ def reliability_plot(report: Report, width: int = 460) -> str:
         return ""
     bins = report.reliability
     most = max(b.rows for b in bins)
-    bounds = [_wilson(b.accuracy, b.rows) for b in bins]
+    bounds = [wilson(b.accuracy, b.rows) for b in bins]
     said = "label is there" if report.task == "labels" else "is right"
     return plots.line_plot(
         [
@@ -148,12 +149,16 @@ def reliability_plot(report: Report, width: int = 460) -> str:
 
 def threshold_plots(report: Report, width: int = 460) -> list[str]:
     """Over all thresholds, how much of what is answered is right, and how much is answered."""
-    points = report.coverage
+    points, labels = report.coverage, report.task == "labels"
     if not points:
         return []
     at, right = [p.threshold for p in points], [p.precision for p in points]
     x = Axis("answer from this confidence on", min(at), max(*at, min(at) + 1e-6), "{:.2g}".format)
-    marks = [(cut.threshold, f"{cut.wanted:.0%}") for cut in report.cuts if cut.threshold is not None and cut.coverage < 1]
+    marks = [
+        (cut.threshold, f"{cut.wanted:.0%}")
+        for cut in report.cuts
+        if cut.threshold is not None and (labels or cut.coverage < 1)
+    ]
     if report.threshold is not None and report.threshold.threshold is not None:
         marks = [(report.threshold.threshold, "in force")]
     marks = [(min(max(v, x.low), x.high), said) for v, said in marks]
@@ -248,7 +253,30 @@ def _threshold(report: Report) -> str:
     )
     told = _paragraphs([words.threshold_state(report), words.threshold_advice(report)]) + table + note
     drawn = "".join(f"<figure>{plot}</figure>" for plot in threshold_plots(report))
-    return f"<h2>Where to set the threshold?</h2>{told}<div class='pair'>{drawn}</div>"
+    return f"<h2>Where to set the threshold?</h2>{told}<div class='pair'>{drawn}</div>{_alarms(report)}"
+
+
+def _alarms(report: Report) -> str:
+    """Of two classes: a table for the rarer one, and precision over recall of both."""
+    if not report.alarms:
+        return ""
+    table = _rows(words.alarm_columns(report), [words.alarm_cells(cut) for cut in report.alarms[0].cuts])
+    told = (
+        "<p class='soft'>A threshold on the probability of this class alone: to be right on so many of its alarms, raise one from "
+        "there on. Found: the share of its rows that raises one. Intervals over rows (Wilson).</p>"
+    )
+    lines = [
+        Series(each.label, [p.coverage for p in each.curve], [p.precision for p in each.curve], "line", color)
+        for each, color in zip(report.alarms, (ORANGE, BLUE), strict=True)
+    ]
+    drawn = plots.line_plot(
+        lines,
+        title="Precision and recall of each class over its probability",
+        x=Axis("share of its rows that is found", 0, 1, percent),
+        y=Axis("alarms that are right", 0, 1, percent),
+        height=280,
+    )
+    return f"<h3>{escape(words.alarm_title(report))}</h3>{_pair(table + told, drawn)}"
 
 
 def _confused(report: Report) -> str:
@@ -257,7 +285,7 @@ def _confused(report: Report) -> str:
         return "<h2>What does it confuse?</h2><p>Nothing on these rows.</p>"
     drawn, left_out = confusion_map(report)
     listed = "".join(f"<li>{escape(each)}</li>" for each in said)
-    if len(report.confusions) > len(said):
+    if report.task != "labels" and len(report.confusions) > len(said):
         left_out = (
             f"{left_out} The list holds the {len(said)} most frequent of {_at_least(len(report.confusions))} pairs.".strip()
         )
@@ -274,6 +302,7 @@ def _classes(report: Report) -> str:
     shown = ordered if len(ordered) <= TABLE_CLASSES else ordered[:TABLE_CLASSES]
     headers = ["label" if labels else "class", "F1", "", "95% interval", "precision", "recall", "rows", "given"]
     headers += ["average precision", "threshold"] if labels else []
+    headers += ["answered", "kept"] if report.threshold else []
     body = "".join("<tr>" + "".join(_class_cells(c, labels)) + "</tr>" for c in shown)
     head = "".join(f"<th>{escape(h)}</th>" for h in headers)
     table = f"<div class='wide'><table class='classes'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -292,7 +321,9 @@ def _class_cells(c: ClassReport, labels: bool) -> list[str]:
     cells = [escape(c.label), f"{c.f1:.1%}" if c.support else "no rows", _bar(c), sure]
     cells += [f"{c.precision:.1%}", f"{c.recall:.1%}", f"{c.support:,}", f"{c.predicted:,}"]
     if labels:
-        cells += [f"{c.average_precision or 0:.1%}", f"{c.threshold or 0:.2f}"]
+        cells += [f"{c.average_precision or 0:.1%}", words.confidence(c.threshold or 0)]
+    if c.kept is not None:
+        cells += [f"{c.answered:,}", f"{c.kept:,} of {c.predicted:,}"]
     return [f"<td>{cell}</td>" for cell in cells]
 
 
@@ -356,15 +387,8 @@ def _paragraphs(sentences: Iterable[str]) -> str:
 def _rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = f"<thead><tr>{''.join(f'<th>{escape(h)}</th>' for h in headers)}</tr></thead>" if headers else ""
     body = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row) + "</tr>" for row in rows)
-    return f"<table>{head}<tbody>{body}</tbody></table>"
+    return f"<div class='wide' style='overflow-x:auto'><table>{head}<tbody>{body}</tbody></table></div>"
 
 
 def _at_least(n: int) -> str:
     return "500 or more" if n == 500 else f"{n:,}"
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a share of n rows (Wilson 1927), which also holds near 0 and 1."""
-    z2 = 1.96**2
-    middle, half = share + z2 / (2 * n), 1.96 * ((share * (1 - share) + z2 / (4 * n)) / n) ** 0.5
-    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))

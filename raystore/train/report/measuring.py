@@ -40,6 +40,8 @@ class ClassReport(BaseModel):
     f1_interval: Interval | None = None  # up to 200 classes
     average_precision: float | None = None  # "labels" alone
     threshold: float | None = None  # "labels" alone: the probability from which it is given
+    answered: int | None = None  # where a threshold is in force: rows of the class that are answered
+    kept: int | None = None  # and those of its predictions that are kept
 
 
 class NumberReport(BaseModel):
@@ -97,7 +99,12 @@ def n_entities(entities: Labels | None, of: npt.NDArray[np.bool_]) -> int:
 
 
 def score_classes(
-    labels: Labels, probabilities: Matrix, classes: Sequence[str], threshold: float | None, entities: Labels | None
+    labels: Labels,
+    probabilities: Matrix,
+    classes: Sequence[str],
+    threshold: float | None,
+    entities: Labels | None,
+    wanted: float | None = None,
 ) -> Scored:
     c, n = len(classes), len(labels)
     predicted = probabilities.argmax(axis=1).astype(np.int64) if n else np.empty(0, np.int64)
@@ -115,7 +122,7 @@ def score_classes(
         kept = confidence >= cut
         return [kept.astype(np.float64), (kept & correct).astype(np.float64)]
 
-    kept = _kept(ranked, threshold, keep)
+    kept = _kept(ranked, threshold, keep, wanted=wanted)
     statistics = _stack(_one_hot(labels, c, correct), _one_hot(predicted, c), _one_hot(labels, c), *kept.columns)
 
     def accuracy(counts: ClassCounts) -> metrics.Shares:
@@ -125,8 +132,8 @@ def score_classes(
     return Scored(
         scores=scores,
         intervals=_intervals(drawn, ["accuracy", "macro_f1"], scores, n_entities(entities, np.ones(n, bool))),
-        **_cuts(kept, drawn, threshold, entities),
-        per_class=_per_class(classes, counts, drawn),
+        **_cuts(kept, drawn, threshold, entities, float(counts.support.max() / n) if n else 0.0),
+        per_class=_answered(_per_class(classes, counts, drawn), labels, predicted, confidence, threshold),
         confusions=most_confused(labels, predicted, classes),
         confidence=confidence,
         correct=correct,
@@ -252,19 +259,26 @@ def _named(cells: Labels, times: Labels, classes: Sequence[str]) -> tuple[Confus
 
 
 def _kept(
-    ranked: Ranked, threshold: float | None, keep: Callable[[float], list[npt.NDArray[np.number]]], whole: int | None = None
+    ranked: Ranked,
+    threshold: float | None,
+    keep: Callable[[float], list[npt.NDArray[np.number]]],
+    whole: int | None = None,
+    wanted: float | None = None,
 ) -> _Kept:
     """The cuts of the wanted precisions that are reached, and last the threshold in force."""
-    found = [cut_at(ranked, at, wanted=wanted, whole=whole) for wanted, at in thresholds_for(ranked) if at is not None]
+    found = [cut_at(ranked, at, wanted=each, whole=whole) for each, at in thresholds_for(ranked) if at is not None]
     if threshold is not None:
-        found.append(cut_at(ranked, threshold, whole=whole))
+        found.append(cut_at(ranked, threshold, wanted=wanted, whole=whole))
     return _Kept(tuple(found), [column for cut in found for column in keep(cut.threshold or 0.0)])
 
 
-def _cuts(kept: _Kept, drawn: Floats | None, threshold: float | None, entities: Labels | None) -> dict[str, Any]:
+def _cuts(
+    kept: _Kept, drawn: Floats | None, threshold: float | None, entities: Labels | None, majority: float = 0.0
+) -> dict[str, Any]:
+    """The wanted cuts, without a threshold where the lower bound is below the majority's share, and the one in force."""
     sure = kept.cuts if drawn is None or not kept.cuts else kept.sure(drawn[:, -len(kept.cuts) :], entities)
-    reached = {cut.wanted: cut for cut in sure if cut.wanted is not None}
-    wanted = tuple(reached.get(each, Cut(wanted=each)) for each in WANTED)
+    reached = {cut.wanted: cut for cut in (sure if threshold is None else sure[:-1]) if cut.low >= majority}
+    wanted = tuple(reached.get(each, Cut(wanted=each, no_better=each <= majority)) for each in WANTED)
     return {"cuts": wanted, "threshold": None if threshold is None else sure[-1]}
 
 
@@ -332,6 +346,17 @@ def _per_class(
         )
         for i, label in enumerate(classes)
     )
+
+
+def _answered(
+    reports: tuple[ClassReport, ...], labels: Labels, predicted: Labels, confidence: Confidence, threshold: float | None
+) -> tuple[ClassReport, ...]:
+    """With what is left of each class where a threshold is in force."""
+    if threshold is None:
+        return reports
+    sure = confidence >= threshold
+    left = [np.bincount(codes[sure], minlength=len(reports)).tolist() for codes in (labels, predicted)]
+    return tuple(c.model_copy(update={"answered": a, "kept": k}) for c, a, k in zip(reports, left[0], left[1], strict=True))
 
 
 def _quantiles(values: Floats) -> dict[str, float]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from raystore.train import metrics
 from raystore.train.calibration import BINS
+from raystore.train.report.alarms import Alarms, alarms
 from raystore.train.report.bootstrap import Interval
 from raystore.train.report.curves import CurvePoint, Cut, ReliabilityBin, coverage_curve, reliability
 from raystore.train.report.html import page, summary
@@ -59,7 +60,8 @@ class Report(BaseModel):
     "classes"; micro_f1, macro_f1, subset_accuracy, mean_average_precision and more for "labels"; mae, rmse, r2 for "number".
     `confusion` is (c, c): row = label, column = prediction, in the order of `per_class`; () for more than 200 classes and
     for other tasks. `confusions` are its pairs (label, taken for, how often), the most frequent first, 500 at most.
-    `cuts` say which threshold reaches a precision of 90, 95 and 99%; `threshold` is the one in force, if any.
+    `cuts` say which threshold reaches a precision of 90, 95 and 99% on 20 rows or more; `threshold` is the one in force,
+    if any, and its `wanted` the precision it was chosen for on val. `alarms` are of two classes each alone, the rarer first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,6 +83,7 @@ class Report(BaseModel):
     coverage: tuple[CurvePoint, ...] = ()
     cuts: tuple[Cut, ...] = ()
     threshold: Cut | None = None
+    alarms: tuple[Alarms, ...] = ()
     number: NumberReport | None = None
     seconds: float = 0.0
     cost_us: float | None = None
@@ -155,6 +158,7 @@ def measure(
     n: dict[str, int],
     temperature: float,
     threshold: float | None = None,
+    precision: float | None = None,
     thresholds: Sequence[float] | None = None,
     baselines: Baselines,
     seconds: float,
@@ -171,6 +175,7 @@ def measure(
         probabilities: (m, c) float32, calibrated; for "number" the (m,) or (m, 1) predicted numbers.
         n: rows of each split.
         threshold: the confidence below which a head of "classes" abstains; None where it never does.
+        precision: what that threshold was chosen for, on val.
         thresholds: for "labels", the probability from which each label is given; 0.5 each where absent.
         entities: (m,) int64, equal for equal entities; each row its own where absent.
         cost_us: microseconds per prediction, of the head alone.
@@ -200,7 +205,8 @@ def measure(
         scored, whole = score_labels(labels, probabilities, classes, thresholds, entities), int(np.count_nonzero(labels))
     else:
         truth = labels.astype(np.int64, copy=False)
-        scored, whole = score_classes(truth, probabilities, classes, threshold, entities), None
+        scored, whole = score_classes(truth, probabilities, classes, threshold, entities, precision), None
+        shared["alarms"] = alarms(truth, probabilities, classes)
         if len(classes) <= MATRIX_CLASSES:
             predicted = probabilities.argmax(axis=1).astype(np.int64)
             shared["confusion"] = metrics.confusion_matrix(truth, predicted, len(classes)).tolist()

@@ -26,6 +26,8 @@ def text(report: Report) -> str:
     console.print(f"Head {report.head}, on {report.rows:,} rows{entities} of {report.split}")
     if said := words.caveat(report):
         console.print(said)
+    for said in words.verdicts(report):
+        console.print(said)
     console.print(_facts([*words.facts(report), *words.origin(report)]))
     if report.intervals:
         console.print("In brackets: 95% intervals, by bootstrap over entities")
@@ -33,6 +35,8 @@ def text(report: Report) -> str:
         console.print(_residuals(report))
         return _stripped(out)
     console.print(_thresholds(report))
+    if report.alarms:
+        console.print(_alarms(report))
     if report.reliability:
         console.print(f"Confidence and truth: {reliability_line(report)}")
     console.print(_classes(report))
@@ -79,6 +83,21 @@ def _thresholds(report: Report) -> Any:
     return Group("", table, "")
 
 
+def _alarms(report: Report) -> Any:
+    """Of the rarer of two classes: from which probability on its alarms are how often right."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(words.alarm_title(report))
+    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False)
+    for i, column in enumerate(words.alarm_columns(report)):
+        table.add_column(Text(column), justify="right" if i else "left")
+    for cut in report.alarms[0].cuts:
+        table.add_row(*words.alarm_cells(cut))
+    return Group(table, "")
+
+
 def _residuals(report: Report) -> Any:
     from rich.console import Group
     from rich.table import Table
@@ -109,13 +128,19 @@ def _classes(report: Report) -> Any:
     table.add_column(noun[:-1] if noun == "labels" else "class", overflow="ellipsis", no_wrap=True, max_width=42)
     for column in ("precision", "recall", "F1", "interval", "rows"):
         table.add_column(column, justify="right")
+    limited = report.threshold is not None
+    for column in ("answered", "kept") if limited else ():
+        table.add_column(column, justify="right")
     for c in shown:
         sure = "" if c.f1_interval is None else f"{c.f1_interval[0]:.0%} to {c.f1_interval[1]:.0%}"
-        table.add_row(Text(c.label), f"{c.precision:.1%}", f"{c.recall:.1%}", f"{c.f1:.1%}", sure, f"{c.support:,}")
-    lines = [
-        Text(f"  {times:,} x {label} taken for {taken}", no_wrap=True, overflow="ellipsis")
-        for label, taken, times in report.confusions[:_SHOWN_CONFUSIONS]
-    ]
+        left = (f"{c.answered:,}", f"{c.kept:,} of {c.predicted:,}") if limited else ()
+        table.add_row(Text(c.label), f"{c.precision:.1%}", f"{c.recall:.1%}", f"{c.f1:.1%}", sure, f"{c.support:,}", *left)
+    if report.task == "labels":
+        title, said = "Most often missed or wrongly given", words.confusion_sentences(report, _SHOWN_CONFUSIONS)
+    else:
+        title = "Most often confused"
+        said = [f"{times:,} x {label} taken for {taken}" for label, taken, times in report.confusions[:_SHOWN_CONFUSIONS]]
+    lines = [Text(f"  {each}", no_wrap=True, overflow="ellipsis") for each in said]
     if lines:
-        lines = [Text(""), Text("Most often confused"), *lines]
+        lines = [Text(""), Text(title), *lines]
     return Group("", table, *lines)
