@@ -14,7 +14,7 @@ from raystore.data.snapshots.snapshot import freeze, rebuild
 from raystore.errors import ColumnNotFound, SqlRefused
 from raystore.index.build import build_shard
 from raystore.layout import Layout, filled_column, vector_column
-from tests.data.toy import OtherEncoder, ToyEncoder, make_log, some_rows, some_values
+from tests.data.toy import OtherEncoder, ToyEncoder, make_log, named, some_rows, some_values
 
 LATE, STAMP = vector_column(OtherEncoder.fingerprint), filled_column(OtherEncoder.fingerprint)
 N = 40
@@ -33,7 +33,7 @@ def table(tickets: CollectionTable) -> CollectionTable:
 
 @pytest.fixture
 def engine(layout: Layout) -> SqlEngine:
-    return SqlEngine(Catalog(layout), {"toy": ToyEncoder(), "other": OtherEncoder()}.__getitem__)
+    return SqlEngine(Catalog(layout), named(toy=ToyEncoder(), other=OtherEncoder()))
 
 
 def fill(table: CollectionTable, ids: list[str]) -> int:
@@ -127,7 +127,7 @@ def test_a_snapshot_frozen_before_or_amid_a_fill_is_rebuilt_to_the_same_hash_aft
         fill(table, half)
         snapshots.append(freeze(Catalog(layout), engine, "scored", BY_LATE_SCORE, split=split))
     assert [snapshot.spec["classes"]["late"] for snapshot in snapshots] == [1, N // 2 + 1, N + 1]
-    fresh = SqlEngine(Catalog(layout), {"other": OtherEncoder()}.__getitem__)
+    fresh = SqlEngine(Catalog(layout), named(other=OtherEncoder()))
     for snapshot in snapshots:
         for runner in (engine, fresh):
             assert rebuild(runner, snapshot).hash == snapshot.hash

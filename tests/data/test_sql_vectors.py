@@ -18,7 +18,7 @@ from raystore.data.tables.table import register_table
 from raystore.errors import ItemNotFound, PassportMismatch, SqlRefused, TableNotFound
 from raystore.layout import Layout
 from raystore.vectors import Vectors
-from tests.data.toy import OtherEncoder, make_store
+from tests.data.toy import OtherEncoder, make_store, named
 from tests.data.wide import DIM, WideEncoder, add_things, make_engine, make_things, unit
 
 RNG = np.random.default_rng(5)
@@ -128,7 +128,7 @@ def test_an_image_is_given_as_bytes_or_as_a_path(engine: SqlEngine, tmp_path: Pa
 
 def test_every_text_is_encoded_once_and_all_of_an_encoder_in_one_call(things: CollectionTable) -> None:
     wide = WideEncoder()
-    engine = SqlEngine(Catalog(things.layout), {"wide": wide, "also": wide}.__getitem__)
+    engine = SqlEngine(Catalog(things.layout), named(wide=wide, also=wide))
     sql = """SELECT similarity(wide, 'a') + similarity(also, 'a') AS s, cosine(wide, vector_of('a') - vector_of('b')) AS c
              FROM things WHERE similarity(wide, 'c') > -1
              UNION ALL SELECT score, 1 FROM nearest(things, also, 'c', 3)"""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array
 from raystore.data.log import RowLog
 from raystore.encoders.items import Encoded
+from raystore.errors import EncoderNotFound
 from raystore.layout import Layout, vector_column
 from raystore.vectors import Vectors, mark
 
@@ -84,3 +86,15 @@ def some_values(ids: Sequence[str], column: str, payload: bytes = b"p" * 32, val
     """Values of a vector column of three numbers, as `KeyedTable.fill` takes them."""
     vectors = vector_array(np.full((len(ids), 3), value, np.float32))
     return pa.table({"id": list(ids), "_payload": pa.array([payload] * len(ids), pa.binary(32)), column: vectors})
+
+
+def named(**encoders: Any) -> Callable[[str], Any]:
+    """What a store's own look-up does: an encoder by its name or its fingerprint."""
+    known = {**encoders, **{each.fingerprint: each for each in encoders.values()}}
+
+    def find(name: str) -> Any:
+        if name not in known:
+            raise EncoderNotFound(name=name, where="the test", existing=sorted(encoders))
+        return known[name]
+
+    return find
