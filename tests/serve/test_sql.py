@@ -26,6 +26,8 @@ from raystore.serve.loading import Rooms
 from raystore.serve.spec import AppSpec
 from tests.serve.sql_service import CANARY, LIMITS, SqlService, make_sql_store, serving
 
+pytestmark = pytest.mark.model  # a service and its processes: seconds, not milliseconds
+
 ARROW = "application/vnd.apache.arrow.stream"
 
 

@@ -13,6 +13,8 @@ import pytest
 from raystore.data.sandbox.functions import FUNCTIONS, OF_VECTORS, TABLE_FUNCTIONS
 from tests.serve.sql_service import CANARY, LIMITS, SqlService, make_sql_store, serving
 
+pytestmark = pytest.mark.model  # a service and its processes: seconds, not milliseconds
+
 FUNCTION = "which SQL over HTTP does not have"
 NOT_SERVED = "it reads from what is not served here"
 ANOTHER = "it is another statement"

@@ -19,7 +19,10 @@ from raystore.data.sandbox.process import SandboxLimits, SqlSandbox
 from raystore.layout import Layout
 from tests.serve.sql_service import CANARY, make_sql_store
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the jail is the Linux kernel's")
+pytestmark = [
+    pytest.mark.model,  # whole processes: seconds, not milliseconds
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the jail is the Linux kernel's"),
+]
 
 _JAILED = """
 import json, socket, subprocess, sys, time
