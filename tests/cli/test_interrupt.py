@@ -19,7 +19,7 @@ from raystore.store import Store
 from tests.cli.conftest import Made
 
 RAYSTORE = [str(Path(sys.executable).with_name("raystore"))]
-ROWS = 6_000
+ROWS = 30_000  # some seconds of a tiny encoder: an interrupt after the first commit finds it at work
 
 
 @pytest.fixture
