@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=ROWS, help="arXiv titles to fit on")
     parser.add_argument("--memory", nargs=2, metavar=("VECTORS", "LABELS"), help="one fit, measured (used inside)")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     asked = parser.parse_args()
     torch.set_num_threads(THREADS)
     if asked.memory:
@@ -49,15 +50,20 @@ def main() -> None:
         return
     X, labels = arxiv_titles(asked.rows)
     figures = {
-        **against_scikit_learn(X, labels),
+        **against_scikit_learn(X, labels, asked.repeats),
         "what": f"seconds of scikit-learn over seconds of raystore, linear head, {len(X):,} x 384, {labels.max() + 1} classes",
         "memory": memory(X, labels),
-        "banking77": against_scikit_learn(*banking()),
+        "banking77": against_scikit_learn(*banking(), asked.repeats),
         "accuracy": {"banking77": banking_accuracy(), "clinc150_in_scope": clinc_accuracy()},
         "threads": THREADS,
     }
     if asked.rows == ROWS:
-        write_result("head", figures, ["numpy", "scipy", "scikit-learn", "torch"], "python benchmarks/head.py")
+        write_result(
+            "head",
+            figures,
+            ["numpy", "scipy", "scikit-learn", "torch"],
+            f"python benchmarks/head.py --repeats {asked.repeats}",
+        )
     else:
         print(figures)
 
@@ -74,7 +80,7 @@ def banking() -> tuple[np.ndarray, np.ndarray]:
     return minilm_vectors(path), np.unique(read_texts(path)[1], return_inverse=True)[1].astype(np.int64)
 
 
-def against_scikit_learn(X: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def against_scikit_learn(X: np.ndarray, labels: np.ndarray, repeats: int) -> dict[str, Any]:
     n, c = len(X), int(labels.max()) + 1
     steps = [0]
 
@@ -85,7 +91,7 @@ def against_scikit_learn(X: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     def peer() -> LogisticRegression:
         return LogisticRegression(C=C, max_iter=MAX_ITER).fit(X, labels)
 
-    ratio = interleaved(ours, peer, REPEATS)
+    ratio = interleaved(ours, peer, repeats)
     W, b = ours()
     fitted = peer()
     pass_s = 4 * n * X.shape[1] * c / product_speed()
