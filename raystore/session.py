@@ -74,8 +74,8 @@ def has_ray() -> bool:
 def interrupt_waits() -> Iterator[None]:
     """Hold a Ctrl-C back until the block is left, and let it take effect there.
 
-    An interrupt that arrives while Ray is imported or started is often swallowed (20 of 45 moments of `import ray, ray.data`
-    let it through), and one left a lock of `logging` held, on which every later job hung.
+    An interrupt that arrives while Ray is imported or started is often swallowed (docs/LOG.md), and a job that was to be
+    interrupted then was seen to hang on a lock of `logging`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # interrupts arrive in the main thread only
