@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --durations=25
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow lint check bench clean
+.PHONY: help demo test test-fast test-slow lint check bench bench-peers clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -44,5 +44,9 @@ check: lint test-fast  ## before every commit: lint, the fast tests, the import 
 bench: $(VENV)/.dev  ## every benchmark: a peer and raystore on the same work, ratios to benchmarks/results/
 	for file in benchmarks/[a-z]*.py; do case $$file in */common.py) ;; *) echo "== $$file"; $(BIN)/python $$file || exit 1 ;; esac; done
 
+bench-peers:  ## the peers of the benchmarks, each in an environment of its own under .bench-peers/
+	for file in benchmarks/peers/*.txt; do env=.bench-peers/$$(basename $$file .txt); \
+	test -x $$env/bin/python || $(PYTHON) -m venv $$env; $$env/bin/pip install --quiet -r $$file || exit 1; done
+
 clean:  ## remove the environment and what the demo made
-	rm -rf $(VENV) raystore-demo* .bench-cache
+	rm -rf $(VENV) raystore-demo* .bench-cache .bench-peers

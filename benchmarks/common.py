@@ -12,6 +12,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+import raystore
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CACHE = ROOT / ".bench-cache"
+CHUNK = 10_250  # abstracts whose vectors are kept in one file
 
 
 def dataset(*parts: str) -> Path:
@@ -34,6 +38,14 @@ def dataset(*parts: str) -> Path:
     if not root or not path.is_file():
         sys.exit(f"{'/'.join(parts)} not found: set RAYSTORE_DATASETS to the folder that holds it (now '{root}').")
     return path
+
+
+def peer_python(name: str) -> str:
+    """The interpreter of a peer's own environment, which `make bench-peers` makes from benchmarks/peers/<name>.txt."""
+    path = ROOT / ".bench-peers" / name / "bin" / "python"
+    if not path.is_file():
+        sys.exit(f"the peer environment '{name}' is not there: run make bench-peers.")
+    return str(path)
 
 
 def read_texts(path: Path, text: str = "text", label: str = "label") -> tuple[list[str], list[str]]:
@@ -58,6 +70,32 @@ def minilm_vectors(path: Path, text: str = "text") -> np.ndarray:
         np.save(part, vectors.astype(np.float32))
         part.rename(kept)
     return np.load(kept)
+
+
+def abstract_vectors(split: str) -> np.ndarray:
+    """(n, 384) float32 unit rows of the arXiv abstracts of "train" or "test", in the order of the file, by raystore's own encoder
+    (112,750 in all, some 20 minutes); kept 10,250 rows a file, so that an interrupted run goes on."""
+    path = dataset("arxiv100k", f"{split}.parquet")
+    rows, encoder = pq.read_metadata(path).num_rows, None
+    parts = []
+    for number, start in enumerate(range(0, rows, CHUNK)):
+        kept = CACHE / f"abstracts-{split}-{number:03d}.npy"
+        if not kept.is_file():
+            if encoder is None:
+                texts = pq.read_table(path, columns=["text"]).column("text").to_pylist()
+                with tempfile.TemporaryDirectory() as folder:
+                    encoder = raystore.open(folder).encoders.register("minilm", model="minilm").load()
+            CACHE.mkdir(exist_ok=True)
+            part = kept.with_suffix(f".{os.getpid()}.npy")
+            np.save(part, np.asarray(encoder.encode(texts[start : start + CHUNK]), dtype=np.float32))
+            part.rename(kept)
+        parts.append(np.load(kept))
+    vectors = np.concatenate(parts)
+    if len(vectors) != rows:
+        sys.exit(
+            f"{CACHE} holds vectors of {len(vectors):,} abstracts of {split}, the file has {rows:,}: remove abstracts-{split}-*"
+        )
+    return vectors
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,10 @@ from raystore.data.manifest import read_jobs
 from raystore.data.set_aside import set_aside_rows
 from raystore.encoders.registry import Encoder
 from raystore.errors import HeadNotFound, InvalidArguments, ItemNotFound
-from raystore.index.build import build_index
-from raystore.index.manifest import IndexManifest, latest, newest_number
-from raystore.index.result import SearchResult
-from raystore.index.search import IndexSearcher
+from raystore.index.manifest import newest_number
 from raystore.markup import facts_html
 from raystore.progress import Progress, shown
-from raystore.session import INLINE_BELOW, choose_workers
+from raystore.searching import Searching
 from raystore.train.predicting import predictions_of
 
 if TYPE_CHECKING:
@@ -64,55 +61,15 @@ class JobArguments(TypedDict, total=False):
     progress: Progress | None
 
 
-class Collection:
+class Collection(Searching):
     """One collection of a store; get it from `store.collection(name)` or `store.create_collection(name, ...)`.
 
     Every call reads the newest version. `len(collection)` is its number of rows.
     """
 
     def __init__(self, store: Store, table: CollectionTable) -> None:
-        self._store = store
-        self._table = table
-        self._encoders: dict[str, Encoder] = {}
+        super().__init__(store, table)
         self._logs: dict[tuple[str, ...], RowLog] = {}
-        self._searchers: dict[str, IndexSearcher] = {}
-
-    @property
-    def name(self) -> str:
-        return self._table.name
-
-    @property
-    def table(self) -> CollectionTable:
-        """The rows themselves, for the rooms."""
-        return self._table
-
-    @property
-    def version(self) -> int:
-        """Grows with every commit."""
-        return self._table.version
-
-    @property
-    def keeps_source(self) -> bool:
-        """Whether its raw content is kept beside the vectors: see `source`."""
-        return self._table.keeps_source
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The kept columns and their types, beside id, subject, tenant and time."""
-        return self._table.columns
-
-    @property
-    def encoders(self) -> list[Encoder]:
-        """The encoders whose vectors it holds, the first one first."""
-        return [self._encoder_of(fingerprint) for fingerprint in self._table.fingerprints]
-
-    def _encoder_of(self, fingerprint: str) -> Encoder:
-        if fingerprint not in self._encoders:
-            self._encoders[fingerprint] = self._store.encoder(fingerprint)
-        return self._encoders[fingerprint]
-
-    def __len__(self) -> int:
-        return self._table.count()
 
     def __repr__(self) -> str:
         encoders = ", ".join(e.label for e in self.encoders)
@@ -317,112 +274,6 @@ class Collection:
             raise ItemNotFound(name=str(missing), where=f"collection '{self.name}'")
         return [found[i] for i in wanted]
 
-    def build_index(
-        self,
-        *,
-        shards: int = 1,
-        kind: str = "exact",
-        workers: int | None = None,
-        served: str | None = None,
-        encoder: str | None = None,
-        progress: Progress | None = None,
-    ) -> IndexManifest:
-        """The new index over the collection's vectors; searches use it from now on.
-
-        Args:
-            shards: parts it is cut into; each may live on another node.
-            kind: "exact", or "ivf" (approximate, faster: probes are chosen for a recall of 0.95 at 10).
-            workers: 0 builds in this process, more on so many Ray workers; by default inline below 1,000,000 rows.
-            served: "inline" (in the searching process) or "actors" (one Ray actor a shard); by default actors where
-                Ray workers built it.
-
-        Raises:
-            InvalidArguments: no rows, or arguments that cannot be.
-        """
-        chosen = choose_workers(workers, len(self), INLINE_BELOW.index_rows, f"index over '{self.name}'")
-        with shown(progress, f"indexing {self.name}") as advance:
-            _, manifest = build_index(
-                self._table,
-                self._store.layout,
-                self.name,
-                self.encoder(encoder).fingerprint,
-                shards=shards,
-                kind=kind,
-                workers=chosen,
-                served=served or ("actors" if chosen else "inline"),
-                progress=advance,
-            )
-        return manifest
-
-    def index(self, encoder: str | None = None) -> IndexManifest | None:
-        """The index searches use, or None where they read the collection itself."""
-        found = latest(self._store.layout, self.name, self.encoder(encoder).fingerprint)
-        return found[1] if found else None
-
-    def search(
-        self,
-        text: str | Sequence[str] | None = None,
-        *,
-        image: bytes | Path | None = None,
-        item: str | None = None,
-        vector: object = None,
-        k: int = 10,
-        where: str | None = None,
-        columns: Sequence[str] = (),
-        probes: int | None = None,
-        encoder: str | None = None,
-    ) -> SearchResult:
-        """The k rows nearest to a text (or several), an image, an item of the collection, or a vector, by cosine.
-
-        Args:
-            image: an image file's path or bytes; with CLIP it finds texts, and a text finds images.
-            where: only rows that this predicate selects, e.g. "product = 'card'".
-            columns: kept columns to return with each hit.
-            probes: lists of an ivf index to visit.
-
-        Raises:
-            InvalidArguments: none or several of text, image, item and vector; k below 1.
-            ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused, ShardsMissing.
-        """
-        asked = self.encoder(encoder)
-        wrong: object = text
-        if isinstance(wrong, (bytes, Path)):
-            problem = f"text= is {type(wrong).__name__}, expected a string or several: an image goes to image="
-            raise InvalidArguments(call=f"search in '{self.name}'", problems=[problem])
-        queries = {"text": text, "image": image, "item": item, "vector": vector}
-        given = [name for name, value in queries.items() if value is not None]
-        if len(given) != 1:
-            problem = f"expected exactly one of text, image, item and vector, found {' and '.join(given) or 'none'}"
-            raise InvalidArguments(call=f"search in '{self.name}'", problems=[problem])
-        query: object = vector
-        if text is not None:
-            query = asked.encode([text] if isinstance(text, str) else list(text))
-        elif image is not None:
-            query = asked.encode([image])
-        elif item is not None:
-            query = self._table.vectors_of([item], asked.fingerprint)
-        if asked.fingerprint not in self._searchers:
-            self._searchers[asked.fingerprint] = IndexSearcher(
-                self._table, self._store.layout, self.name, asked.fingerprint
-            )
-        return self._searchers[asked.fingerprint].search(query, k, where=where, columns=columns, probes=probes)
-
-    def encoder(self, name: str | None = None) -> Encoder:
-        """The named encoder, or the collection's first; PassportMismatch if it holds no vectors of it."""
-        if name is None:
-            return self._encoder_of(self._table.fingerprints[0])
-        encoder = self._store.encoder(name)
-        self._table.check_encoder(encoder.fingerprint, encoder.label)
-        return encoder
-
-    def the_encoder(self, asked: str | Encoder | None, call: str) -> Encoder:
-        """The encoder that is named; the only one where none is. InvalidArguments where there are several to choose from."""
-        if asked is None and len(self.encoders) > 1:
-            labels = ", ".join(e.label for e in self.encoders)
-            problem = f"collection '{self.name}' holds vectors of several encoders ({labels}): choose one with encoder="
-            raise InvalidArguments(call=call, problems=[problem])
-        return self.encoder(asked.fingerprint if isinstance(asked, Encoder) else asked)
-
     def publish(
         self,
         uri: str | Path,
@@ -516,9 +367,3 @@ class Collection:
 
         asked = self.the_encoder(encoder, f"drift of '{self.name}'")
         return collection_drift(self._table, asked.fingerprint, since, label=label, seed=seed)
-
-    def close(self) -> None:
-        """Let go of the vectors and shards this object holds in memory."""
-        for searcher in self._searchers.values():
-            searcher.close(stop_actors=True)
-        self._searchers.clear()

@@ -20,9 +20,9 @@ from raystore import __version__
 from raystore.data.collection import CollectionTable
 from raystore.data.set_aside import set_aside_rows
 from raystore.data.snapshots.snapshot import content_hash
-from raystore.errors import RaystoreError, ShardCorrupt, StoreNotFound, StoreUnusable
+from raystore.errors import RaystoreError, StoreNotFound, StoreUnusable
 from raystore.index.manifest import index_folder, newest_number, read_manifest
-from raystore.index.shard import digest
+from raystore.index.verify import verify_shard
 from raystore.layout import FP12, names, numbers
 from raystore.serve.spec import DeploymentRecord
 from raystore.session import start_ray
@@ -165,10 +165,7 @@ def _index(store: Store, name: str, fp12: str) -> str:
     manifest = read_manifest(store.layout, name, fingerprint, number)
     folder = index_folder(store.layout, name, fingerprint, number)
     for shard in manifest.shards:
-        for file, expected in shard.files.items():
-            path = folder / file
-            if not path.is_file() or digest(path) != expected:
-                raise ShardCorrupt(path=str(path), found="it is missing" if not path.is_file() else "its digest differs")
+        verify_shard(folder, shard)
     return f"digests hold; {manifest.kind}, {len(manifest.shards)} shards, {manifest.rows:,} rows"
 
 

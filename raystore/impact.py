@@ -175,6 +175,10 @@ class _Down:
         snapshots: dict[str, tuple[SnapshotRecord, list[str]]] = {}
         loose = []
         for name, record in own.items():
+            if record.voters is not None:
+                if record.voters.collection not in collection_names(self._layout):
+                    loose.append(name)
+                continue
             try:
                 found = open_snapshot(self._catalog, f"{record.snapshot['name']}@{record.snapshot['number']}")
             except SnapshotNotFound:
@@ -249,6 +253,7 @@ class _Down:
                 self.snapshot(record, calls=True) if _label(record) in calling else self.snapshot(record, names)
                 for record, names in trained
             ),
+            *(self.head(name) for name, record in self._records.items() if _asks(record, table.name, fingerprint)),
         ]
         return Dependent("collection", table.name, about, below)
 
@@ -271,8 +276,13 @@ def _label(record: SnapshotRecord) -> str:
     return f"{record.name}@{record.number}"
 
 
+def _asks(head: HeadRecord, collection: str, fingerprint: str) -> bool:
+    """Whether the head counts the votes of that collection's rows."""
+    return head.fingerprint == fingerprint and head.voters is not None and head.voters.collection == collection
+
+
 def _is_of(head: HeadRecord, snapshot: SnapshotRecord) -> bool:
-    return (head.snapshot["name"], head.snapshot["number"]) == (snapshot.name, snapshot.number)
+    return (head.snapshot.get("name"), head.snapshot.get("number")) == (snapshot.name, snapshot.number)
 
 
 def _deployment_of(record: DeploymentRecord) -> Dependent:

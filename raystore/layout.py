@@ -133,6 +133,13 @@ class Layout:
     def indexes(self, collection: str, fingerprint: str) -> Path:
         return self.root / "indexes" / collection / fingerprint[:FP12]
 
+    def graphs(self, collection: str, fingerprint: str) -> Path:
+        return self.root / "graphs" / collection / fingerprint[:FP12]
+
+    def tunings(self, collection: str | None = None) -> Path:
+        folder = self.root / "tunings"
+        return folder if collection is None else folder / collection
+
     def deployment(self, name: str) -> Path:
         return self.deployments / name
 
@@ -200,21 +207,23 @@ def staging(tmp: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def publish(stage: Path, parent: Path) -> int:
+def publish(stage: Path, parent: Path, *, only: int | None = None) -> int:
     """The number n under which the finished folder `stage` now stands as `parent/n`.
 
     Files are synced first. Racing publishers get different numbers: a rename onto a folder that is
-    there and not empty fails, and the next number is tried.
+    there and not empty fails, and the next number is tried. With `only`, that number or FileExistsError.
     """
     parent.mkdir(parents=True, exist_ok=True)
     sync_tree(stage)
-    number = (numbers(parent) or [0])[-1] + 1
+    number = only or (numbers(parent) or [0])[-1] + 1
     while True:
         try:
             os.rename(stage, parent / str(number))
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+            if only is not None:
+                raise FileExistsError(str(parent / str(number))) from None
             number += 1
             continue
         sync(parent)

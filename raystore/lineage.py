@@ -14,6 +14,7 @@ from raystore.errors import DeploymentNotFound, InvalidArguments
 from raystore.layout import FP12
 from raystore.markup import rows_html
 from raystore.serve.spec import deployment_records
+from raystore.train.classify.voters import Voters
 from raystore.train.heads import Head
 from raystore.train.registry import Heads
 
@@ -100,13 +101,23 @@ def _deployment(catalog: Catalog, name: str, answer: Mapping[str, Any] | None) -
 
 def _head(catalog: Catalog, head: Head) -> list[dict[str, Any]]:
     score, value = head.report.headline
-    link = {"noun": "head", "name": head.label, "kind": head.kind, score: round(value, 4)}
+    link = {"noun": "head", "name": head.label, "kind": head.kind}
+    if head.report.rows:
+        link[score] = round(value, 4)
     if aliases := Heads(catalog).aliases_of(head.label):
         link["aliases"] = ", ".join(aliases)
-    snapshot = open_snapshot(catalog, f"{head.snapshot['name']}@{head.snapshot['number']}")
     passport = Encoders(catalog).resolve(head.fingerprint)
     encoder = {"noun": "encoder", "name": head.encoder, "fingerprint": head.fingerprint, "model": passport.architecture}
+    if head.voters is not None:
+        return [link, _voters(head.voters), encoder]
+    snapshot = open_snapshot(catalog, f"{head.snapshot['name']}@{head.snapshot['number']}")
     return [link, *_snapshot(snapshot), encoder]
+
+
+def _voters(voters: Voters) -> dict[str, Any]:
+    """The collection whose rows are asked, as they are now."""
+    told = {"labels": voters.labels, "descriptions": len(voters.described) or None, "neighbours": voters.k}
+    return {"noun": "collection", "name": voters.collection} | {name: fact for name, fact in told.items() if fact}
 
 
 def _snapshot(record: SnapshotRecord) -> list[dict[str, Any]]:

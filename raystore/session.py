@@ -34,6 +34,7 @@ class InlineBelow:
     embed_rows: int = 2_000
     head_rows: int = 200_000
     index_rows: int = 1_000_000
+    pairs_rows: int = 200_000
 
 
 INLINE_BELOW = InlineBelow()

@@ -349,6 +349,33 @@ class Store:
                 self.layout, **training, settings=settings, workers=chosen, seed=seed, precision=precision, progress=advance
             )
 
+    def register_classifier(
+        self,
+        name: str,
+        collection: str,
+        *,
+        labels: str | Mapping[str, str],
+        labelled: str | None = None,
+        k: int = 20,
+        probes: int | None = None,
+        threshold: float | None = None,
+        encoder: str | None = None,
+    ) -> Head:
+        """`collection.classify` as head `name@n`: named, reported on, deployed and rolled back like any other.
+
+        It holds no weights, so its predictions follow the collection and its labels; its report is about labelled rows, each
+        classified without itself.
+
+        Args:
+            labels, labelled, k, probes, threshold: as of `Collection.classify`.
+
+        Raises:
+            CollectionNotFound, TableNotFound, ColumnNotFound, InvalidName, InvalidArguments.
+        """
+        return self.collection(collection).classifier_head(
+            name, labels=labels, labelled=labelled, k=k, probes=probes, threshold=threshold, encoder=encoder
+        )
+
     def compare_heads(self, a: Head | str, b: Head | str, *, on: Reference | None = None) -> Comparison:
         """What head `b` gains and loses against `a`: paired tests, classes, rows that changed sides. Their encoders may differ.
 
@@ -398,6 +425,9 @@ class Store:
         )
 
     def _source_of(self, head: Head) -> SnapshotSource:
+        if head.voters is not None:
+            problem = f"head '{head.label}' has no snapshot whose sides are known: it asks {head.voters}, as they are now"
+            raise InvalidArguments(call="compare", problems=[problem])
         return self._source(self.snapshots[f"{head.snapshot['name']}@{head.snapshot['number']}"], head.fingerprint)
 
     def deploy(

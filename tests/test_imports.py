@@ -17,7 +17,7 @@ PACKAGE = Path(raystore.__file__).parent
 ORDER = [
     "errors settings layout secret vectors session markup progress",
     "catalog", "access", "encoders", "data", "index", "train", "serve",
-    "lineage impact collection snapshots store", "doctor", "demo", "cli",
+    "lineage impact opened indexed searching collection snapshots store", "doctor", "demo", "cli",
 ]  # fmt: skip
 # The demo draws through the command line's output, and the command line starts the demo; both are outermost.
 ALLOWED = {("demo", "cli")}

@@ -113,7 +113,7 @@ def _about(found: Head) -> dict[str, str]:
         "kind": found.kind,
         "settings": settings_said(record.settings),
         "encoder": found.encoder,
-        "snapshot": f"{found.snapshot['name']}@{found.snapshot['number']}",
+        "snapshot" if found.record.voters is None else "asks": found.origin,
         "score": f"{report.headline_text} on {report.rows:,} rows of {report.split}",
         "abstains": f"below a confidence of {found.threshold:.3f}" if found.threshold is not None else "",
     }

@@ -167,6 +167,7 @@ def head_facts(found: Head) -> dict[str, Any]:
         "encoder": found.encoder,
         "fingerprint": found.fingerprint,
         "snapshot": found.snapshot,
+        "voters": found.record.voters.model_dump(mode="json") if found.record.voters else None,
         "temperature": found.temperature,
         "threshold": found.threshold,
         "report": found.report.model_dump(mode="json"),

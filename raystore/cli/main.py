@@ -11,13 +11,16 @@ import typer
 
 from raystore import __version__
 from raystore.cli import (
+    classify,
     collections,
     embed,
     encoders,
     head_registry,
     heads,
+    index_tune,
     indexes,
     lineage,
+    pairs,
     plan,
     serving,
     snapshots,
@@ -62,6 +65,7 @@ def options(
 
 
 app.add_typer(encoders.encoder, name="encoder")
+collections.collection.add_typer(pairs.pairs)
 app.add_typer(collections.collection, name="collection")
 app.command("embed")(embed.embed)
 app.add_typer(plan.plan, name="plan")
@@ -71,8 +75,11 @@ app.command("sql")(sql.sql)
 app.add_typer(snapshots.snapshot, name="snapshot")
 heads.head.add_typer(head_registry.registry)
 app.add_typer(heads.head, name="head")
+indexes.index.add_typer(index_tune.tuning)
 app.add_typer(indexes.index, name="index")
 app.command("search")(indexes.search)
+app.command("recommend")(indexes.recommend)
+app.command("classify")(classify.classify)
 app.command("lineage")(lineage.lineage)
 app.command("impact")(lineage.impact)
 app.command("serve")(serving.serve)

@@ -1,4 +1,4 @@
-"""plan: what a job will take, from a small one of its kind that is really run, in a scratch store, and thrown away."""
+"""plan: what a job will take, from a small one that is really run and thrown away; what an index will, from what was tuned."""
 
 from __future__ import annotations
 
@@ -19,14 +19,75 @@ from raystore.session import INLINE_BELOW, choose_workers
 
 if TYPE_CHECKING:
     from raystore.encoders.registry import Encoder
+    from raystore.index.tune.table import Tuning
     from raystore.store import Store
 
-plan = typer.Typer(help="Plans: hours, money and disk before a job is run.", no_args_is_help=True, rich_markup_mode=None)
+_INDEX = "plan"
+
+plan = typer.Typer(
+    help="Plans: hours, money, machines and disk before a job is run. `plan --rows N` is of an index, `plan embed` of a job.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
 
 
 @plan.callback()
-def group() -> None:
-    """Keeps `plan embed` a verb of two words while it is the only one."""
+def plan_index_verb(
+    context: typer.Context,
+    rows: Annotated[str | None, typer.Option(help="Of the collection to be; 1e9 is a billion.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Numbers in a vector; by default those of the tuning.")] = None,
+    recall: Annotated[float, typer.Option(help="Of the k nearest, to be found.")] = 0.95,
+    qps: Annotated[float, typer.Option(help="Queries a second, one at a time.")] = 10.0,
+    p95_ms: Annotated[float, typer.Option(help="Within which a query is to be answered.")] = 100.0,
+    replicas: Annotated[int, typer.Option(help="At least so many of each shard.")] = 1,
+    memory_per_node: Annotated[str | None, typer.Option(help="64GiB; by default this machine's.")] = None,
+    cores_per_node: Annotated[int | None, typer.Option(help="By default those of the machine that measured.")] = None,
+    collection: Annotated[str | None, typer.Option(help="Reckon from its tuning; by default the newest that fits.")] = None,
+    price: Prices = [],  # noqa: B006
+) -> None:
+    """Shards, nodes, memory, disk, build hours and money of an index, from what `index tune` measured, with the arithmetic."""
+    if context.invoked_subcommand is not None:
+        if rows is not None or collection is not None:
+            problem = f"--rows and --collection are of an index, without '{context.invoked_subcommand}'"
+            raise InvalidArguments(call=_INDEX, problems=[problem])
+        return
+    if rows is None:
+        raise InvalidArguments(
+            call=_INDEX, problems=["--rows is needed, as in `raystore plan --rows 1e9`, or a verb: `plan embed`"]
+        )
+    from raystore.data.query.cache import machine_memory, parse_bytes
+    from raystore.index.sizing import Nodes, plan_index
+
+    wanted = _number(rows, "--rows", _INDEX)
+    prices = parse_prices(price, _INDEX)
+    memory = machine_memory() if memory_per_node is None else parse_bytes(memory_per_node, f"{_INDEX} --memory-per-node")
+    tuning = _tuning(STATE.open(), collection, dim)
+    nodes = Nodes(memory, cores_per_node or tuning.cores, tuning.cores, prices.get("cpu"))
+    report = plan_index(
+        wanted, tuning.trials, nodes, qps=qps, dim=dim, recall=recall, p95_ms=p95_ms, replicas=replicas, k=tuning.k
+    )
+
+    def draw() -> None:
+        STATE.out.table([asdict(line) for line in report.lines], title=report.title)
+        if report.others:
+            STATE.out.table([each.row for each in report.others], title="The other kinds, each at its cheapest")
+        STATE.out.say(f"\nfrom tuning {tuning.number} of {tuning.collection}: {tuning.rows:,} rows, {tuning.cores} cores")
+
+    STATE.out.emit({**report.facts, "tuning": f"{tuning.collection}@{tuning.number}"}, draw)
+
+
+def _tuning(store: Store, collection: str | None, dim: int | None) -> Tuning:
+    """The newest of the collection, or of the store, of vectors as long as asked where there is one."""
+    from raystore.index.tune.table import read_tunings
+
+    if collection is not None:
+        store.collection(collection)  # or it is said which there are
+    found = read_tunings(store.layout, collection)
+    if not found:
+        of = "the store" if collection is None else f"collection '{collection}'"
+        problem = f"{of} has no tuning to reckon from, run `raystore index tune {collection or 'COLLECTION'}` first"
+        raise InvalidArguments(call=_INDEX, problems=[problem])
+    return next((each for each in found if each.dim == dim), found[0])
 
 
 @plan.command("embed")
@@ -43,7 +104,7 @@ def plan_embed_verb(
     price: Prices = [],  # noqa: B006
 ) -> None:
     """Hours, money and disk of an embedding job, from a sample embedded here. Without --sample, one is generated."""
-    wanted = _number(items)
+    wanted = _number(items, "--items", CALL)
     prices = parse_prices(price, CALL)
     store = STATE.open()
     chosen = _encoder(store, encoder, kind)
@@ -61,13 +122,13 @@ def plan_embed_verb(
     STATE.out.emit(facts, lambda: STATE.out.say(f"{chosen.label}: {report}\n  {measured}"))
 
 
-def _number(text: str) -> int:
+def _number(text: str, option: str, call: str) -> int:
     try:
         found = float(text.replace("_", "").replace(",", ""))
     except ValueError:
         found = -1.0
     if not 0 <= found < 1e15 or found != int(found):
-        raise InvalidArguments(call=CALL, problems=[f"--items is '{text[:40]}', expected a whole number such as 3e7"])
+        raise InvalidArguments(call=call, problems=[f"{option} is '{text[:40]}', expected a whole number such as 3e7"])
     return int(found)
 
 

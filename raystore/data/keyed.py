@@ -53,6 +53,8 @@ _ROWS_SCANNED_A_KEY = 500
 # A look-up scans the keys its index has not seen, some 4 ms for as many.
 _UNINDEXED_ROWS = 32_768
 _VERSIONS_KEPT = timedelta(hours=1)  # readers that opened an older version have this long to finish
+# What a kept dataset may hold of Lance's own: its defaults are 6 GiB and 1 GiB.
+_CACHES = {"index_cache_size_bytes": 2**25, "metadata_cache_size_bytes": 2**25}
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,34 @@ def quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+Signs = tuple[int, int, int]  # inode, time of the last change and size of a file or folder
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A dataset that was the newest, and the signs by which it still is."""
+
+    dataset: lance.LanceDataset
+    version: int
+    manifest: Path
+    next_manifest: Path
+    signs: tuple[Signs | None, Signs | None]  # of the folder of manifests and of the manifest
+
+
 class KeyedTable:
     """A Lance table at `path` with a unique, non-null string column `key`.
 
-    Opening is cheap (0.4 ms), holds nothing open, and always reads the newest version.
+    Always reads the newest version. The last dataset is kept, and is the newest while three things hold: its version's
+    manifest is the file it was, there is none of the next version, and the folder of manifests has not changed. That costs
+    three looks at the file system (5 us), where opening costs 0.1 to 0.7 ms.
     """
 
     def __init__(self, path: Path, fence_folder: Path, key: str) -> None:
         self.path = path
         self.fence = Fence(fence_folder)
         self.key = key
+        self._versions = path / "_versions"
+        self._kept: _Kept | None = None
 
     @staticmethod
     def create(path: Path, tmp: Path, schema: pa.Schema, key: str) -> None:
@@ -119,14 +139,44 @@ class KeyedTable:
             sync(path.parent)
 
     def exists(self) -> bool:
-        return (self.path / "_versions").is_dir()
+        return self._versions.is_dir()
 
     def dataset(self, lease: Lease | None = None) -> lance.LanceDataset:
-        return lance.dataset(str(self.path), commit_lock=lease.committing if lease else None)
+        """The newest version, an object of the caller's own; to write with `lease`, opened anew."""
+        if lease is not None:
+            return lance.dataset(str(self.path), commit_lock=lease.committing)
+        kept = self._newest()
+        return kept.dataset.checkout_version(kept.version)
 
     @property
     def version(self) -> int:
-        return int(self.dataset().version)
+        return self._newest().version
+
+    def _newest(self) -> _Kept:
+        kept = self._kept
+        if kept is not None and self._is_newest(kept):
+            return kept
+        folder = _signs(self._versions)  # looked at first: what changes while the table is opened makes it opened again
+        dataset = lance.dataset(str(self.path), **_CACHES)
+        version = int(dataset.version)
+        manifest = self._manifest(version)
+        kept = _Kept(dataset, version, manifest, self._manifest(version + 1), (folder, _signs(manifest)))
+        self._kept = kept
+        return kept
+
+    def _is_newest(self, kept: _Kept) -> bool:
+        # The folder's time alone moves in steps of the kernel's clock (4 ms), in which two commits can fall; the next
+        # manifest alone can have been written and, an hour later, cleaned up. The manifest's own signs tell a table that was
+        # dropped and made again.
+        return (
+            kept.signs[1] is not None
+            and _signs(kept.next_manifest) is None
+            and (_signs(self._versions), _signs(kept.manifest)) == kept.signs
+        )
+
+    def _manifest(self, version: int) -> Path:
+        # Lance names the manifest of version v by 2^64-1-v, so that the newest sorts first.
+        return self._versions / f"{2**64 - 1 - version:020d}.manifest"
 
     def known(self, keys: Sequence[str], dataset: lance.LanceDataset | None = None) -> dict[str, Known]:
         """Which of the keys the table holds. Cost: about 2 ms and 20 us a key, at any table size, or one scan of the keys."""
@@ -345,9 +395,8 @@ class KeyedTable:
         sync(self.path / "data")
 
     def _sync_manifest(self, version: int) -> None:
-        # Lance names the manifest of version v by 2^64-1-v, so that the newest sorts first.
-        sync(self.path / "_versions" / f"{2**64 - 1 - version:020d}.manifest")
-        sync(self.path / "_versions")
+        sync(self._manifest(version))
+        sync(self._versions)
 
     def add_columns(self, fields: Sequence[pa.Field]) -> None:
         """Add nullable columns that are not there yet."""
@@ -357,6 +406,15 @@ class KeyedTable:
             if missing:
                 with lost_lease_is_said(lease):
                     dataset.add_columns(pa.schema(missing))
+
+
+def _signs(path: Path) -> Signs | None:
+    """By which a file or folder is known to be the same; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from raystore.index.exact import Scores
+from raystore.index.metric import Metric
 from raystore.layout import FP12
 from raystore.markup import rows_html
 
@@ -19,10 +20,12 @@ _SHOWN = 20
 class SearchResult:
     """The neighbours of each query, nearest first, and what the answer covers.
 
-    `ids[i]` and `scores[i]` (float32, cosine) are as long as query i has neighbours: k, or fewer where fewer rows are
-    allowed. `rows` holds the asked columns of every hit, with `query` and `rank` (both from 0), `id` and `score` before
-    them. `coverage` is the share of the rows that were searched; `missing` are the shards that did not answer.
-    `exact` is True where every row was compared.
+    `ids[i]` and `scores[i]` (float32, higher is nearer; what they mean is the `metric`) are as long as query i has
+    neighbours: k, or fewer where fewer rows are allowed. Under `diversity` they stand in the order they were chosen. `rows`
+    holds the asked columns of every hit, with `query` and `rank` (both from 0), `id` and `score` before them. `coverage` is
+    the share of the rows that were searched; `missing` are the shards that did not answer. `exact` is True where every row
+    was compared. `truncated` is True where `limit` ended the search before every row that was asked for was found. `cursor`
+    is given to the same search as `after` for the next page; None where this was the last, or not one query's.
     """
 
     ids: list[list[str]]
@@ -34,6 +37,9 @@ class SearchResult:
     index_version: int | None  # the index's number, None where the collection itself was searched
     collection_version: int
     exact: bool
+    metric: Metric = "cosine"
+    truncated: bool = False
+    cursor: str | None = None
     columns: tuple[str, ...] = field(default=())
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -58,9 +64,11 @@ class SearchResult:
         index = "the collection itself" if self.index_version is None else f"index {self.index_version}"
         kind = "exact" if self.exact else "approximate"
         missing = f", missing shards {self.missing}" if self.missing else ""
+        cut = ", cut by the limit" if self.truncated else ""
+        scored = "" if self.metric == "cosine" else f", scored by {self.metric}"
         return (
             f"{len(self.ids)} {'query' if len(self.ids) == 1 else 'queries'} against {index}, {kind}, coverage "
-            f"{self.coverage:.4g}{missing}, encoder {self.fingerprint[:FP12]}, version {self.collection_version}"
+            f"{self.coverage:.4g}{missing}{cut}{scored}, encoder {self.fingerprint[:FP12]}, version {self.collection_version}"
         )
 
     def __repr__(self) -> str:

@@ -1,109 +1,150 @@
-"""One shard: some rows of one vector column in a FAISS index. Knows row ids, vectors and two files; no Ray, no collection.
+"""One shard: rows, their vectors, and what nominates the near ones. Knows row ids, vectors and files; no Ray, no collection.
 
-Kinds: "exact" (IndexFlatIP) and "ivf" (IVF over flat vectors, inner product). Both answer with the canonical scores
-of exact.py, so a row scores the same through either kind, any shard, and the rows that are in no shard yet.
+A shard is three files (shard_build.py writes them): the row ids and ids, mapped; the vectors in that order, mapped and
+checked block by block when first read; and, for every kind but exact, an index that nominates positions. Whatever
+nominates, every answer carries the canonical scores of metric.py over the true vectors, so a row scores the same through
+any kind, any shard, and the rows that are in no shard yet.
 FAISS corrupts memory on files it did not write (faiss#5400, #4811), so a file's digest is checked before FAISS sees it.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import NamedTuple, Protocol
 
-import faiss as _faiss
 import numpy as np
 import pyarrow as pa
 
-from raystore.errors import ShardCorrupt
-from raystore.index.exact import OVERFETCH, Positions, Scores, best_first, flat_top_k, score_candidates
-from raystore.index.merge import Answer, merge
+from raystore.index.blocks import CACHE_BYTES, check_file
+from raystore.index.chosen import Chosen
+from raystore.index.exact import Positions, Scores, best_first, flat_top_k, longest, nothing
+from raystore.index.hnsw import Graph
+from raystore.index.ivf import IvfLists
+from raystore.index.lists import DiskLists
+from raystore.index.manifest import ShardRecord
+from raystore.index.merge import merge
+from raystore.index.metric import Metric
+from raystore.index.nominator import Nominator, faiss_name
+from raystore.index.refine import best_of
+from raystore.index.rows_file import joined_ids, read_rows_file, rows_name
+from raystore.index.shard_vectors import HeldVectors, ShardVectors
 from raystore.index.source import RowIds
-from raystore.layout import disk_full_is_said
+from raystore.index.threads import faiss_threads
+from raystore.index.vector_file import VectorFile
 from raystore.vectors import Matrix
 
-faiss: Any = _faiss  # its stubs know neither search parameters by keyword nor selectors over arrays
-
-Kind = Literal["exact", "ivf"]
-KINDS: tuple[str, ...] = get_args(Kind)
-
-TARGET_RECALL = 0.95
-_MEASURED_RECALL = 0.97  # what the sample must reach, so that other queries stay above the target
-_SAMPLE = 256
-_ROWS_PER_LIST = 39  # FAISS's own minimum of training points per centroid
-_SUBSET_ROWS = 10_000  # an IVF search for this few allowed rows is done exactly, whatever their share (15 ms at d = 384)
+_SUBSET_ROWS = (
+    10_000  # an approximate search for this few allowed rows is done exactly, whatever their share (15 ms at d = 384)
+)
 _BLOCK_ROWS = 65_536  # rows gathered at once for a subset: 100 MB at d = 384
 _BATCH = 20  # queries from which FAISS multiplies matrices (distance_compute_blas_threshold), unless a selector is given
+_FEW = 256  # rows left out, which an exact search rather fetches too and drops
 
 
-@contextmanager
-def faiss_threads(n: int | None) -> Iterator[None]:
-    """FAISS uses n threads inside; None leaves it alone. The setting belongs to the calling thread only."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(n or before)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+class Found(NamedTuple):
+    """k rows a query: `rows` (m, k) int64 row ids padded with -1, canonical `scores` (m, k) float32 padded with -inf, highest
+    first, equal scores with the lower row id first; `exact`: whether no row of the shard could have been overlooked."""
+
+    rows: RowIds
+    scores: Scores
+    exact: bool
 
 
-@dataclass(frozen=True)
-class Shard:
-    """n rows, searchable. `row_ids` (n,) int64 ascending; position i of the FAISS index is row_ids[i].
-
-    `nprobe` is how many of an IVF's `nlist` lists a search visits; `recall` is what a sample of the shard's own rows
-    reached with it, at 10 neighbours, against the exact answer.
-    """
-
-    kind: str
-    row_ids: RowIds
-    index: Any
-    ids: Any = None  # pa.ChunkedArray of n strings, so that an answer needs no look-up in the collection
-    nlist: int | None = None
-    nprobe: int | None = None
-    recall: float | None = None
-
-    @classmethod
-    def build(
-        cls, row_ids: RowIds, vectors: Matrix, kind: str = "exact", *, ids: Any = None, threads: int | None = None
-    ) -> Shard:
-        """The shard over unit rows `vectors` (n, d) float32, which it copies; `row_ids` must ascend.
-
-        Cost: exact one copy; ivf a k-means of 4*sqrt(n) lists, then an exact search for 256 rows to choose nprobe.
-        An ivf of fewer than 2 * 39 rows would have one list, and is one.
-        """
-        with faiss_threads(threads):
-            flat = faiss.IndexFlatIP(vectors.shape[1])
-            if kind == "exact":
-                flat.add(vectors)
-                return cls("exact", row_ids, flat, ids)
-            nlist = max(1, min(int(4 * np.sqrt(len(row_ids))), len(row_ids) // _ROWS_PER_LIST))
-            index = faiss.IndexIVFFlat(flat, vectors.shape[1], nlist, faiss.METRIC_INNER_PRODUCT)
-            index.cp.max_points_per_centroid = 128
-            index.cp.min_points_per_centroid = 1  # one list of a tiny shard is as right as FAISS's warning is loud
-            if len(row_ids):
-                index.train(vectors)
-                index.add(vectors)
-            index.make_direct_map()  # positions -> vectors, for canonical scores
-            shard = cls("ivf", row_ids, index, ids, nlist, nlist, 1.0)
-            nprobe, recall = _choose_nprobe(shard, vectors)
-            return cls("ivf", row_ids, index, ids, nlist, nprobe, recall)
+class IndexFacts(Protocol):
+    """What a shard needs of its index's manifest."""
 
     @property
-    def rows(self) -> int:
-        return len(self.row_ids)
+    def metric(self) -> Metric: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def cache_bytes(self) -> int: ...
 
-    def vectors_at(self, positions: Positions) -> Matrix:
-        """(c, d) float32, the bits that were added."""
-        if self.kind == "exact":
-            n, d = self.index.ntotal, self.index.d
-            stored: Matrix = faiss.rev_swig_ptr(self.index.get_xb(), n * d).reshape(n, d)  # a view, not a copy
-            return stored[positions]
-        found: Matrix = self.index.reconstruct_batch(positions)
-        return found
+
+class ShardFacts(NamedTuple):
+    """The same where there is no manifest yet."""
+
+    kind: str
+    metric: Metric
+    dim: int
+    cache_bytes: int = CACHE_BYTES
+
+
+class Shard:
+    """`rows` rows of `dim` numbers, searchable from any thread.
+
+    `row_ids` (n,) int64 ascending; position i is row_ids[i]. `nprobe` is how many of the `nlist` lists a search visits (of
+    hnsw, its ef), `refine` how many rows are nominated for each neighbour asked, and `recall` what a sample of the shard's
+    own rows reached with both at 10 neighbours. `memory_bytes` is private memory; mapped files are `disk_bytes`.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        metric: Metric,
+        row_ids: RowIds,
+        ids: pa.LargeStringArray,
+        vectors: ShardVectors,
+        dim: int,
+        nominator: Nominator | None = None,
+        *,
+        nprobe: int | None = None,
+        refine: int = 1,
+        recall: float | None = None,
+        memory_bytes: int = 0,
+        disk_bytes: int = 0,
+    ) -> None:
+        self.kind, self.metric, self.dim = kind, metric, dim
+        self.row_ids = row_ids
+        self.rows = len(row_ids)
+        self.nlist = None if nominator is None else nominator.nlist
+        self.nprobe, self.refine, self.recall = nprobe, refine, recall
+        self.memory_bytes = memory_bytes + (0 if nominator is None else nominator.memory_bytes)
+        self.disk_bytes = disk_bytes
+        self._ids = ids
+        self._vectors = vectors
+        self._nominator = nominator
+        self._longest: float | None = 1.0 + 1e-5 if metric == "cosine" else None
+        self._asked: tuple[RowIds | None, RowIds | None, Chosen] | None = None
+        self._dense = self.rows > 0 and int(row_ids[-1]) - int(row_ids[0]) == self.rows - 1
+
+    @classmethod
+    def load(cls, folder: Path, record: ShardRecord, index: IndexFacts) -> Shard:
+        """The shard that was written, its small files first compared with the digests in `record.files`.
+
+        Raises:
+            ShardCorrupt: a file is missing, cut short or changed. Nothing has read it.
+        """
+        number, files = record.number, record.files
+        kind = record.kind or index.kind
+        for name in (rows_name(number), faiss_name(number))[: 1 if kind == "exact" else 2]:
+            check_file(folder / name, files.get(name, ""))
+        row_ids, ids = read_rows_file(folder, number)
+        vectors = VectorFile.open(
+            folder, number, files, len(row_ids), index.dim, home=record.home, cache_bytes=index.cache_bytes
+        )
+        nominator: Nominator | None = None
+        if kind == "hnsw":
+            nominator = Graph.load(folder, number)
+        elif kind == "disk":
+            nominator = DiskLists.load(folder, record, index)
+        elif kind != "exact":
+            nominator = IvfLists.load(kind, folder, number)
+        return cls(
+            kind,
+            index.metric,
+            row_ids,
+            ids,
+            vectors,
+            index.dim,
+            nominator,
+            nprobe=record.nprobe,
+            refine=record.refine,
+            recall=record.recall,
+            disk_bytes=record.disk_bytes,
+        )
 
     def search(
         self,
@@ -113,191 +154,170 @@ class Shard:
         allowed: RowIds | None = None,
         without: RowIds | None = None,
         probes: int | None = None,
+        refine: int | None = None,
         threads: int | None = None,
-    ) -> Answer:
-        """The k rows nearest to each query, by cosine.
+    ) -> Found:
+        """The k rows nearest to each query.
 
         Args:
-            queries: (m, d) float32 unit rows.
+            queries: (m, d) float32 as metric.as_queries makes them.
             k: neighbours per query; more than there are rows is fine.
-            allowed: only these row ids, ascending; ids of other shards are ignored. None allows every row.
-            without: never these row ids (erased since the shard was built), ascending.
-            probes: lists an ivf visits, instead of its own nprobe.
+            allowed: only these row ids, ascending; ids of other shards are ignored. None allows every row. What follows from
+                the array is kept while the same array is asked again, so it must not be changed.
+            without: never these row ids (erased since the shard was built), ascending; kept likewise.
+            probes: lists to visit (of hnsw, ef), instead of the shard's own nprobe.
+            refine: rows to nominate for each neighbour, instead of the shard's own.
 
-        Returns:
-            row ids (m, k) int64 padded with -1, canonical scores (m, k) float32 padded with -inf, highest first,
-            equal scores with the lower row id first.
+        Raises:
+            ShardCorrupt: a block of the files, read for the first time, is not what was written.
 
-        Cost: exact n*d multiply-adds a query; ivf about nprobe/nlist of it. Where so few rows are allowed that the
-        visited lists could miss them, an ivf searches the allowed rows exactly.
+        Cost: exact n*d multiply-adds a query; a list kind about nprobe/nlist of its codes, and k*refine vectors of the file.
+        Where so few rows are allowed that the visited lists could miss them, the allowed rows are searched exactly.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32).view(np.ndarray)
+        chosen = self._chosen(allowed, without)
+        available = self.rows if chosen is None else chosen.count
+        if not available or not len(queries):
+            return Found(*nothing(len(queries), k), True)
         with faiss_threads(threads):
-            chosen = self._chosen(allowed, without)
-            positions, scores = self._search(queries, k, chosen, min(probes or self.nprobe or 1, self.nlist or 1))
-        rows = np.full(positions.shape, -1, dtype=np.int64)
-        rows[positions >= 0] = self.row_ids[positions[positions >= 0]]
-        return rows, scores
+            if self._nominator is None:
+                return self._named(*self._scan(queries, k, chosen), True)
+            each = self.refine if refine is None else refine
+            probes = min(probes or self.nprobe or 1, self.nlist or self.rows)
+            if self._scans(k * each, available, chosen, probes):
+                return self._named(*self._scan(queries, k, chosen), True)
+            return self._named(*self._probe(self._nominator, queries, k, k * each, chosen, probes), False)
 
-    def _chosen(self, allowed: RowIds | None, without: RowIds | None) -> Positions | None:
-        """The positions a search may answer with, ascending; None is all of them."""
-        if allowed is None and (without is None or not len(without)):
-            return None
-        chosen = np.arange(self.rows) if allowed is None else self.positions_of(allowed)
-        if without is not None and len(without):
-            chosen = np.setdiff1d(chosen, self.positions_of(without), assume_unique=True)
-        return None if len(chosen) == self.rows else chosen
+    def nearest(self, queries: Matrix, k: int) -> tuple[Positions, Scores]:
+        """The k <= n best positions for each query and their scores, by comparing every row."""
+        return self._scan(queries, k, None)
+
+    def nominate(self, queries: Matrix, fetch: int, probes: int) -> Positions:
+        """(m, fetch) int64 positions that an approximate kind names, nearest by its codes first; padded with -1."""
+        if self._nominator is None:
+            raise ValueError("an exact shard nominates nothing")
+        return self._nominator.nominate(queries, fetch, None, probes)
+
+    def vectors_at(self, positions: Positions) -> Matrix:
+        """(c, d) float32 copies."""
+        return self._vectors.rows(positions)
 
     def names_of(self, row_ids: RowIds) -> dict[int, str]:
         """The ids of those row ids that are in this shard."""
         wanted = np.unique(row_ids)
         at = self.positions_of(wanted)
-        return dict(zip(self.row_ids[at].tolist(), self.ids.take(at).to_pylist(), strict=True))
+        return dict(zip(self.row_ids[at].tolist(), self._ids.take(pa.array(at)).to_pylist(), strict=True))
 
     def positions_of(self, row_ids: RowIds) -> Positions:
         """Where those of the (ascending) row ids stand that are in this shard."""
         if not self.rows or not len(row_ids):
             return np.empty(0, dtype=np.int64)
-        mine = row_ids[np.searchsorted(row_ids, self.row_ids[0]) : np.searchsorted(row_ids, self.row_ids[-1], "right")]
+        first, last = self.row_ids[0], self.row_ids[-1]
+        mine = row_ids[np.searchsorted(row_ids, first) : np.searchsorted(row_ids, last, "right")]
+        if self._dense:
+            near: Positions = mine - first
+            return near
         at: Positions = np.searchsorted(self.row_ids, mine)
         present: Positions = at[self.row_ids[at] == mine]
         return present
 
-    def _search(self, queries: Matrix, k: int, chosen: Positions | None, probes: int) -> tuple[Positions, Scores]:
+    def _chosen(self, allowed: RowIds | None, without: RowIds | None) -> Chosen | None:
+        """The positions a search may answer with; None is all of them."""
+        if allowed is None and (without is None or not len(without)):
+            return None
+        asked = self._asked
+        if asked is None or asked[0] is not allowed or asked[1] is not without:
+            mask = np.full(self.rows, allowed is None)
+            if allowed is not None:
+                mask[self.positions_of(allowed)] = True
+            if without is not None:
+                mask[self.positions_of(without)] = False
+            self._asked = asked = (allowed, without, Chosen(mask))
+        return asked[2] if asked[2].left_out else None
+
+    def _named(self, positions: Positions, scores: Scores, exact: bool) -> Found:
+        rows = self.row_ids[positions]
+        none = positions < 0
+        if none.any():
+            rows[none] = -1
+        return Found(rows, scores, exact)
+
+    def _scans(self, fetch: int, available: int, chosen: Chosen | None, probes: int) -> bool:
+        """Whether comparing every row that may be answered costs no more than nominating, or is what was asked."""
+        if 4 * fetch >= available:
+            return True
         if chosen is None:
-            if self.kind == "exact":
-                return flat_top_k(self.index, self.vectors_at, queries, k)
-            return self._probe(queries, k, None, self.rows, probes)
-        if self.kind == "exact" and len(queries) < _BATCH:
-            params = faiss.SearchParameters(sel=self._selector(chosen))
-            return flat_top_k(self.index, self.vectors_at, queries, k, params=params, selected=len(chosen))
-        if self.kind == "exact" or len(chosen) <= max(_SUBSET_ROWS, self.rows * probes // (self.nlist or 1)):
-            return self._search_subset(queries, k, chosen)
-        return self._probe(queries, k, chosen, len(chosen), probes)
+            return False
+        return available <= max(_SUBSET_ROWS, self.rows * probes // (self.nlist or self.rows))
 
-    def _selector(self, chosen: Positions) -> Any:
-        bits = np.zeros(self.rows, dtype=bool)
-        bits[chosen] = True
-        return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
+    def _scan(self, queries: Matrix, k: int, chosen: Chosen | None) -> tuple[Positions, Scores]:
+        """Every row that may be answered, compared."""
+        if chosen is None or chosen.left_out <= _FEW:
+            fetch = min(k + (0 if chosen is None else chosen.left_out), self.rows)
+            positions, scores = self._scan_parts(queries, fetch, None)
+            if chosen is None and fetch == k:
+                return positions, scores
+            if chosen is not None:
+                gone = (positions >= 0) & ~chosen.mask[positions]
+                positions, scores = np.where(gone, -1, positions), np.where(gone, np.float32(-np.inf), scores)
+            return best_first(positions, scores, k)
+        if self._nominator is None and len(queries) < _BATCH and chosen.count > self.rows // 8:
+            return self._scan_parts(queries, k, chosen)
+        return self._scan_subset(queries, k, chosen.positions)
 
-    def _search_subset(self, queries: Matrix, k: int, chosen: Positions) -> tuple[Positions, Scores]:
-        """Exactly over the chosen rows, gathered block by block: for few rows, or for many queries at once, where
-        FAISS with a selector would compute pair by pair."""
-        parts = []
-        for start in range(0, len(chosen), _BLOCK_ROWS):
-            block = chosen[start : start + _BLOCK_ROWS]
-            vectors = self.vectors_at(block)
-            flat = faiss.IndexFlatIP(vectors.shape[1])
-            flat.add(vectors)
-            at, scores = flat_top_k(flat, vectors.__getitem__, queries, k)
-            parts.append((np.where(at >= 0, block[at], -1), scores))
-        return merge(parts, len(queries), k)
+    def _scan_parts(self, queries: Matrix, k: int, chosen: Chosen | None) -> tuple[Positions, Scores]:
+        """In place, as one part where the kind is exact."""
+        found = []
+        for start, part in self._vectors.parts(self.rows if self._nominator is None else _BLOCK_ROWS):
+            selector, selected = (None, 0) if chosen is None else (chosen.selector, chosen.count)
+            at, scores = flat_top_k(
+                part, queries, k, self.metric, longest_row=self._longest_row(), selector=selector, selected=selected
+            )
+            found.append((np.where(at >= 0, at + start, -1) if start else at, scores))
+        return found[0] if len(found) == 1 else merge(found, len(queries), k)
+
+    def _scan_subset(self, queries: Matrix, k: int, positions: Positions) -> tuple[Positions, Scores]:
+        """The rows at those positions, gathered block by block: for few rows, or for many queries at once, where FAISS with
+        a selector would compute pair by pair."""
+        found = []
+        for start in range(0, len(positions), _BLOCK_ROWS):
+            block = positions[start : start + _BLOCK_ROWS]
+            vectors = self._vectors.rows(block)
+            at, scores = flat_top_k(vectors, queries, k, self.metric, longest_row=self._longest or longest(vectors))
+            found.append((np.where(at >= 0, block[at], -1), scores))
+        return found[0] if len(found) == 1 else merge(found, len(queries), k)
+
+    def _longest_row(self) -> float:
+        if self._longest is None:
+            self._longest = max(longest(part) for _, part in self._vectors.parts(_BLOCK_ROWS))
+        return self._longest
 
     def _probe(
-        self, queries: Matrix, k: int, chosen: Positions | None, available: int, probes: int
+        self, nominator: Nominator, queries: Matrix, k: int, fetch: int, chosen: Chosen | None, probes: int
     ) -> tuple[Positions, Scores]:
-        """Through the lists; more of them where too few rows came back (a filter that fits few lists)."""
-        fetch = min(available, k + OVERFETCH)
-        if fetch == 0 or not len(queries):
-            return best_first(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
-        selector = self._selector(chosen) if chosen is not None else None
-        params = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
-        _, nominated = self.index.search(queries, fetch, params=params)
-        short = np.flatnonzero(nominated[:, min(k, available) - 1] < 0)
-        while len(short) and probes < (self.nlist or 1):
-            probes = min(2 * probes, self.nlist or 1)
-            params = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
-            nominated[short] = self.index.search(queries[short], fetch, params=params)[1]
-            short = short[nominated[short, min(k, available) - 1] < 0]
-        return best_first(nominated, score_candidates(queries, nominated, self.vectors_at), k)
-
-    def save(self, folder: Path, number: int) -> dict[str, str]:
-        """Write the shard's two files into `folder`; their sha256 digests by file name."""
-        index_name, rows_name = file_names(number)
-        with disk_full_is_said(folder, f"writing {index_name}"):
-            _write_index(self.index, folder / index_name)
-            _write_rows(folder / rows_name, self.row_ids, self.ids)
-        return {name: digest(folder / name) for name in (index_name, rows_name)}
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        number: int,
-        files: Mapping[str, str],
-        *,
-        kind: str,
-        nprobe: int | None = None,
-        recall: float | None = None,
-    ) -> Shard:
-        """The shard that was saved, its files first compared with the digests in `files`.
-
-        Raises:
-            ShardCorrupt: a file is missing, cut short or changed. FAISS has not read it.
-        """
-        index_name, rows_name = file_names(number)
-        for name in (index_name, rows_name):
-            _check(folder / name, files.get(name, ""))
-        index = faiss.read_index(str(folder / index_name))
-        row_ids, ids = _read_rows(folder / rows_name)
-        return cls(kind, row_ids, index, ids, index.nlist if kind == "ivf" else None, nprobe, recall)
+        """The best of what is nominated. Where the visited lists hold too few rows that may be answered, twice as many are
+        visited for those queries, and so on."""
+        nominated = nominator.nominate(queries, fetch, chosen, probes)
+        most = self.nlist or self.rows
+        short = _short(nominated, k)
+        while len(short) and probes < most:
+            probes = min(2 * probes, most)
+            nominated[short] = nominator.nominate(np.ascontiguousarray(queries[short]), fetch, chosen, probes)
+            short = short[_short(nominated[short], k)]
+        return best_of(queries, nominated, k, self._vectors, self.metric)
 
 
-def file_names(number: int) -> tuple[str, str]:
-    return f"shard-{number:04d}.faiss", f"shard-{number:04d}.rows.arrow"
+def memory_shard(row_ids: RowIds, vectors: Matrix, ids: pa.Array | pa.ChunkedArray, metric: Metric) -> Shard:
+    """An exact shard over arrays in memory, which it keeps: for rows that no file holds yet.
 
-
-def _write_index(index: Any, path: Path) -> None:
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS's word for every failed write; it repeats the system's
-        raise OSError(f"cannot write '{path}': {error}") from None
-
-
-def _write_rows(path: Path, row_ids: RowIds, ids: Any) -> None:
-    table = pa.table({"row_id": row_ids, "id": ids if ids is not None else pa.nulls(len(row_ids), pa.string())})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _read_rows(path: Path) -> tuple[RowIds, Any]:
-    with pa.OSFile(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
-    return table.column("row_id").to_numpy(), table.column("id")
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check(path: Path, expected: str) -> None:
-    try:
-        found = digest(path)
-    except FileNotFoundError:
-        raise ShardCorrupt(path=str(path), found="it is missing") from None
-    if found != expected:
-        size = path.stat().st_size
-        raise ShardCorrupt(
-            path=str(path),
-            found=f"its sha256 is {found[:12]} ({size} bytes), the manifest says {expected[:12] or 'nothing'}",
-        )
-
-
-def _choose_nprobe(shard: Shard, vectors: Matrix) -> tuple[int, float]:
-    """The fewest lists (in steps of a quarter) with which a sample of the rows finds its 10 neighbours, and how well.
-
-    A row's first neighbour is itself and free, so it is left out of the count.
+    `row_ids` (n,) must ascend, `vectors` (n, d) float32 C order, `ids` n strings.
     """
-    n, nlist = shard.rows, shard.nlist or 1
-    if nlist == 1:
-        return 1, 1.0
-    sample = np.ascontiguousarray(vectors[np.linspace(0, n - 1, min(_SAMPLE, n)).astype(np.int64)])
-    truth = faiss.knn(sample, vectors, min(11, n), metric=faiss.METRIC_INNER_PRODUCT)[1][:, 1:]
-    nprobe = max(1, nlist // 64)
-    while True:
-        found = shard.index.search(sample, min(11, n), params=faiss.SearchParametersIVF(nprobe=nprobe))[1][:, 1:]
-        recall = float(np.mean([len(np.intersect1d(t, f)) / truth.shape[1] for t, f in zip(truth, found, strict=True)]))
-        if recall >= _MEASURED_RECALL or nprobe == nlist:
-            return nprobe, round(recall, 4)
-        nprobe = min(nlist, nprobe + max(1, nprobe // 4))
+    chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
+    held = HeldVectors(np.ascontiguousarray(vectors, dtype=np.float32))
+    size = held.vectors.nbytes + 8 * len(row_ids)
+    return Shard("exact", metric, row_ids, joined_ids(chunks), held, held.vectors.shape[1], memory_bytes=size)
+
+
+def _short(nominated: Positions, k: int) -> Positions:
+    """The queries with fewer than k nominated rows: the padding stands at the end."""
+    return np.flatnonzero(nominated[:, k - 1] < 0)

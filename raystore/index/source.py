@@ -7,7 +7,7 @@ vectors: `open_source` opens the collection where the work is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raystore.data.collection import CollectionTable
+from raystore.data.pinned import Came
 from raystore.layout import Layout
 from raystore.vectors import Matrix, as_unit_rows
 
@@ -35,12 +36,32 @@ class Batch(Protocol):
     def vectors(self) -> Matrix: ...
 
 
-class VectorSource(Protocol):
-    """The collection as the index sees it. Row ids are stable: a row keeps its own until it is erased."""
+class Pinned(Protocol):
+    """One version of the collection, for the vectors of one encoder."""
 
     @property
-    def version(self) -> int:
-        """Moves with every commit, deletes too; read anew at each call."""
+    def version(self) -> int: ...
+
+    @property
+    def live(self) -> int:
+        """How many rows there are, with a vector or without; costs nothing."""
+
+    @property
+    def fragments(self) -> frozenset[int]:
+        """The parts the rows stand in, for `came_after` of a later version."""
+
+    def row_ids(self) -> RowIds:
+        """All rows, sorted."""
+
+    def came_after(self, version: int, known: Set[int] = frozenset()) -> Came:
+        """The rows that were added or got their vector after that version; `known` are parts that need no reading."""
+
+    def count_after(self, version: int) -> int:
+        """How many rows have a vector that came after that version."""
+
+
+class Scanned(Protocol):
+    """Rows with vectors, read once from one end to the other: all that a shard is built from."""
 
     def dim(self, fingerprint: str) -> int:
         """Numbers in a vector of that encoder; PassportMismatch where the collection holds none of its vectors."""
@@ -51,15 +72,31 @@ class VectorSource(Protocol):
         *,
         columns: Sequence[str] = ("id",),
         as_of: int | None = None,
+        since: int | None = None,
         row_ids: tuple[int, int] | None = None,
     ) -> Iterator[Batch]:
-        """Batches of the rows that have a vector of that encoder; `row_ids` is a half-open range."""
+        """Batches of the rows that have a vector of that encoder, which came after `since` and not after `as_of`; `row_ids`
+        is a half-open range. Order is that of the store, not of the row ids."""
+
+
+class VectorSource(Scanned, Protocol):
+    """The collection as the index sees it. Row ids are stable: a row keeps its own until it is erased."""
+
+    @property
+    def version(self) -> int:
+        """Moves with every commit, deletes too; read anew at each call."""
+
+    def pin(self, fingerprint: str) -> Pinned:
+        """The newest version, held still while it is looked at."""
 
     def row_ids(self, where: str | None = None, as_of: int | None = None) -> RowIds:
         """The rows a predicate selects, sorted."""
 
     def with_vector(self, fingerprint: str, row_ids: RowIds) -> RowIds:
         """Those of the (ascending) row ids whose row has a vector of that encoder."""
+
+    def vectors_at(self, fingerprint: str, row_ids: RowIds) -> tuple[npt.NDArray[np.bool_], Matrix]:
+        """(n,) which of the (different) row ids have a vector of that encoder, and the (m, d) vectors of those, in order."""
 
     def rows_by_row_id(self, row_ids: RowIds, columns: Sequence[str]) -> Any:
         """A pa.Table of the columns and `_rowid`, in no stated order; rows that are gone are left out."""
@@ -89,9 +126,10 @@ def read_rows(
     *,
     row_ids: tuple[int, int] = (0, ROW_ID_END),
     as_of: int | None = None,
+    since: int | None = None,
     rows_hint: int = 0,
 ) -> Rows:
-    """The rows of one half-open range of row ids that have a vector of that encoder.
+    """The rows of one half-open range of row ids whose vector of that encoder came after `since` and not after `as_of`.
 
     `rows_hint` is how many rows to expect: with it the block is filled in place, and memory peaks at one copy.
     """
@@ -99,7 +137,7 @@ def read_rows(
     ids: list[pa.Array] = []
     block = np.empty((rows_hint, source.dim(fingerprint)), dtype=np.float32)
     filled = 0
-    for batch in source.scan(fingerprint, columns=(), as_of=as_of, row_ids=row_ids):
+    for batch in source.scan(fingerprint, columns=(), as_of=as_of, since=since, row_ids=row_ids):
         unit = as_unit_rows(batch.vectors, block.shape[1], "index")
         needed = filled + len(unit)
         if needed > len(block):

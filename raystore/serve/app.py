@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 
 from raystore import __version__, access
 from raystore.errors import ItemsUnusable, RaystoreError
-from raystore.serve import openai_wire, sql_wire, wire
+from raystore.serve import openai_wire, search_wire, sql_wire, wire
 from raystore.serve.auth import Door
 from raystore.serve.content import read_items, read_rows
 from raystore.serve.middleware import LOOPBACK_NAMES, BodyLimit, HostCheck, KeyCheck, LastResort, request_id
@@ -113,11 +113,11 @@ def _routes(provider: Provider, limits: Limits, threads: _Threads) -> APIRouter:
 
     @router.post(
         "/collections/{collection}/search",
-        response_model=wire.SearchAnswer,
+        response_model=search_wire.SearchAnswer,
         summary="Find the nearest rows",
         description=wire.CONTENT,
     )
-    async def search(collection: Name, body: wire.SearchRequest, request: Request) -> Any:
+    async def search(collection: Name, body: search_wire.SearchRequest, request: Request) -> Any:
         ready, id_ = _ready(provider), request_id(request.scope)
 
         def answer() -> Any:
@@ -259,7 +259,7 @@ def _wire_fields() -> frozenset[str]:
         wire.PredictRequest,
         wire.LogRequest,
         wire.LogRow,
-        wire.SearchRequest,
+        search_wire.SearchRequest,
         openai_wire.EmbeddingsRequest,
         sql_wire.SqlRequest,
     )

@@ -7,9 +7,10 @@ an export, 3 to 6 s through torch); heads are small. Knows no HTTP and no Ray.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from raystore.access import ApiKeys, is_loopback
 from raystore.catalog import Catalog, open_root
@@ -20,6 +21,7 @@ from raystore.data.tables.table import table_names
 from raystore.encoders import Encoders, LoadedEncoder, open_encoder
 from raystore.encoders.records import KIND
 from raystore.errors import EncoderNotFound, KeyRequired, ModelUnusable
+from raystore.index.asked import SearchOptions
 from raystore.index.search import IndexSearcher
 from raystore.layout import Layout
 from raystore.secret import load_store_key
@@ -28,6 +30,8 @@ from raystore.serve.batching import BatchingEncoder
 from raystore.serve.orchestrator import Orchestrator
 from raystore.serve.served import Found, Known, Live
 from raystore.serve.spec import AppSpec, DeploymentRecord, deployment_records, record_deployment
+from raystore.train.classify.register import open_head
+from raystore.train.heads import Head
 from raystore.train.registry import Heads
 from raystore.vectors import Vectors
 
@@ -41,6 +45,7 @@ class Rooms:
         self.store_key = load_store_key(self.layout, about["key_id"])
         self.encoders = Encoders(self.catalog)
         self.heads = Heads(self.catalog)
+        self._opened: dict[str, OpenCollection] = {}
 
     def door(self, spec: AppSpec) -> Door:
         """Who may come in at the spec's address. KeyRequired where it is no loopback address and the store has no key."""
@@ -73,8 +78,19 @@ class Rooms:
         )
 
     def live(self, records: Mapping[str, DeploymentRecord]) -> dict[str, Live]:
-        """The records with their heads in memory."""
-        return {name: Live(record, self.heads.get(record.head)) for name, record in records.items()}
+        """The records with their heads in memory; those that ask a collection share what its searches keep."""
+        return {name: Live(record, self._asking(self.heads.get(record.head))) for name, record in records.items()}
+
+    def opened(self, name: str) -> OpenCollection:
+        """The collection, opened once."""
+        if name not in self._opened:  # two threads may make two, of which one is kept
+            self._opened.setdefault(name, OpenCollection(self.layout, name, self.store_key))
+        return self._opened[name]
+
+    def _asking(self, head: Head) -> Head:
+        if head.voters is None:
+            return head
+        return replace(head, asks=open_head(head, self.opened(head.voters.collection).searcher(head.fingerprint)))
 
     def orchestrator(self, spec: AppSpec, *, threads: int | None = None) -> Orchestrator:
         """An orchestrator over this store that serves nothing yet; `update` it. `threads` are the encoder's."""
@@ -86,7 +102,7 @@ class Rooms:
             load_encoder=load,
             resolve_encoder=lambda model: self.encoders.resolve(model).fingerprint,
             known_encoders=self.known,
-            open_collection=lambda name: OpenCollection(self.layout, name, self.store_key),
+            open_collection=self.opened,
             collection_names=lambda: [n for n in collection_names(self.layout) if spec.serves(n)],
             table_names=lambda: [n for n in table_names(self.catalog) if spec.serves_table(n)],
             sandbox=SqlSandbox(self.catalog, SandboxLimits(**spec.sql.model_dump())),
@@ -133,14 +149,20 @@ class OpenCollection:
             log = self._logs.setdefault(key, RowLog(self._table, encoders, self._store_key))
         return log.log(rows, fingerprint=fingerprint)
 
-    def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found:
-        fingerprint = query.fingerprint or ""
+    def searcher(self, fingerprint: str) -> IndexSearcher:
+        """Of the collection's vectors of that encoder, kept."""
         searcher = self._searchers.get(fingerprint)
         if searcher is None:
+            self._table.check_encoder(fingerprint)
             fresh = IndexSearcher(self._table, self._layout, self._table.name, fingerprint)
             searcher = self._searchers.setdefault(fingerprint, fresh)
-        result = searcher.search(query, k, where=where, columns=list(columns))
-        kept = result.rows.select(list(columns)).to_pylist() if result.rows is not None else [{} for _ in result.ids[0]]
+        return searcher
+
+    def search(self, query: object, *, fingerprint: str, without: Sequence[str], **options: Unpack[SearchOptions]) -> Found:
+        """See `IndexSearcher.search`; of one query."""
+        result = self.searcher(fingerprint).search(query, without=without, **options)
+        columns = list(result.columns)
+        kept = result.rows.select(columns).to_pylist() if result.rows is not None else [{} for _ in result.ids[0]]
         return Found(
             ids=list(result.ids[0]),
             scores=[float(score) for score in result.scores[0]],
@@ -148,5 +170,9 @@ class OpenCollection:
             coverage=result.coverage,
             missing=list(result.missing),
             exact=result.exact,
+            metric=result.metric,
             version=result.collection_version,
+            index_version=result.index_version,
+            truncated=result.truncated,
+            cursor=result.cursor,
         )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ import numpy.typing as npt
 from raystore.data.sandbox.process import Rows
 from raystore.encoders.items import Item
 from raystore.errors import CollectionNotFound, DeploymentNotFound, InvalidArguments, PassportMismatch
+from raystore.index.asked import SearchOptions
+from raystore.index.question import question
 from raystore.serve.batching import BatchingEncoder, ServedEncoder
 from raystore.serve.served import Known, Live, Predicted, ServedCollection, ServedHead, ServedSql
 from raystore.serve.spec import DeploymentRecord
@@ -218,38 +220,45 @@ class Orchestrator:
         item: Item | None = None,
         id: str | None = None,
         vector: Sequence[float] | None = None,
+        like: Sequence[str] = (),
+        unlike: Sequence[str] = (),
         fingerprint: str | None = None,
-        k: int = 10,
-        where: str | None = None,
-        columns: Sequence[str] = (),
         request_id: str,
+        **options: Unpack[SearchOptions],
     ) -> dict[str, Any]:
-        """The k rows nearest to a text or an image, to a row by its id (itself among them) or to a vector.
+        """The rows nearest to a text or an image, to a row by its id (itself among them) or to a vector, moved towards the liked rows
+        and away from the unliked ones; `options` as `IndexSearcher.search` takes them.
 
         Raises:
-            CollectionNotFound, ItemsUnusable, ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused (`where`),
-            ColumnNotFound, ShardsMissing.
+            CollectionNotFound, ItemsUnusable, ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, InvalidArguments,
+            SqlRefused (`where`), ColumnNotFound, ShardsMissing.
         """
         collection = self.collection(name)
         timer = Timer()
         chosen = self._encoder_of(name, collection, fingerprint)
         with timer.stage("encode"):
+            base = None
             if item is not None:
-                query = self.encoder(chosen).encode([item])
+                base = self.encoder(chosen).encode([item])
             elif id is not None:
-                query = collection.vectors_of([id], chosen)
-            else:
-                query = mark(as_unit_rows(vector, self.encoder(chosen).dim, "search"), chosen)
+                base = collection.vectors_of([id], chosen)
+            elif vector is not None:
+                base = mark(as_unit_rows(vector, self.encoder(chosen).dim, "search"), chosen)
+            query, without = question(collection, chosen, base, like, unlike, "search")
         with timer.stage("search"):
-            found = collection.search(query, k, where, columns)
+            found = collection.search(query, fingerprint=chosen, without=without, **options)
         return {
             "hits": [
                 {"id": i, "score": s, "columns": c} for i, s, c in zip(found.ids, found.scores, found.columns, strict=True)
             ],
+            "cursor": found.cursor,
+            "truncated": found.truncated,
             "coverage": found.coverage,
             "missing": found.missing,
             "exact": found.exact,
+            "metric": found.metric,
             "version": found.version,
+            "index_version": found.index_version,
             "fingerprint": chosen,
             "request_id": request_id,
             "timings_ms": timer.done(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ import numpy.typing as npt
 from raystore.data.log import LogResult
 from raystore.data.sandbox.process import Rows
 from raystore.encoders.passport import Modality
+from raystore.index.asked import SearchOptions
+from raystore.index.metric import Metric
 from raystore.serve.batching import BatchingEncoder
 from raystore.serve.spec import DeploymentRecord
 from raystore.train.source import Task
@@ -52,7 +54,11 @@ class Found:
     coverage: float
     missing: list[int]
     exact: bool
+    metric: Metric
     version: int
+    index_version: int | None
+    truncated: bool
+    cursor: str | None
 
 
 class ServedCollection(Protocol):
@@ -62,7 +68,9 @@ class ServedCollection(Protocol):
     def log(
         self, rows: Sequence[Mapping[str, Any]], encoders: Sequence[BatchingEncoder], fingerprint: str | None
     ) -> LogResult: ...
-    def search(self, query: Vectors, k: int, where: str | None, columns: Sequence[str]) -> Found: ...
+    def search(
+        self, query: object, *, fingerprint: str, without: Sequence[str], **options: Unpack[SearchOptions]
+    ) -> Found: ...
 
 
 class ServedSql(Protocol):
@@ -106,7 +114,8 @@ class Live:
             "deployment": record.name,
             "number": record.number,
             "head": record.head,
-            "snapshot": record.snapshot.model_dump(),
+            "snapshot": record.snapshot.model_dump() if record.snapshot else None,
+            "voters": record.voters.model_dump() if record.voters else None,
             "encoder": record.encoder,
             "fingerprint": record.fingerprint,
         }

@@ -18,6 +18,7 @@ from raystore.catalog import Catalog
 from raystore.encoders.images import LIMITS
 from raystore.errors import InvalidArguments, PassportMismatch
 from raystore.layout import check_name, names
+from raystore.train.classify.voters import Voters
 
 _HEAD = re.compile(r"[a-z][a-z0-9_-]{0,62}(@([1-9][0-9]{0,8}|[a-z][a-z0-9_-]{0,62}))?")
 
@@ -100,6 +101,13 @@ class SnapshotRef(_Strict):
     hash: str
 
 
+class VotersRef(_Strict):
+    """Whose votes a head of kind "neighbours" counts: the collection, and the place of its labels, if there is one."""
+
+    collection: str
+    labels: str | None
+
+
 class DeploymentRecord(_Strict):
     """What answers under a deployment's name: published as deployments/<name>/<number>.json, never edited."""
 
@@ -108,7 +116,8 @@ class DeploymentRecord(_Strict):
     head: str  # 'refunds@2'
     fingerprint: str
     encoder: str  # 'minilm@5f3c1a2b9d0e'
-    snapshot: SnapshotRef
+    snapshot: SnapshotRef | None  # None of a head that asks labelled rows instead, which `voters` names
+    voters: VotersRef | None = None
     log: str | None = None
 
 
@@ -125,6 +134,8 @@ class HeadLike(Protocol):
     def encoder(self) -> str: ...
     @property
     def snapshot(self) -> Mapping[str, Any]: ...
+    @property
+    def voters(self) -> Voters | None: ...
 
 
 def load_spec(path: str | Path) -> AppSpec:
@@ -228,13 +239,15 @@ def record_deployment(
             advice="Log to a collection of the head's encoder.",
         )
     folder = catalog.layout.deployment(name)
+    voters = head.voters
     record = DeploymentRecord(
         name=name,
         number=0,
         head=ref,
         fingerprint=head.fingerprint,
         encoder=head.encoder,
-        snapshot=SnapshotRef(**{k: head.snapshot[k] for k in ("name", "number", "hash")}),
+        snapshot=None if voters else SnapshotRef(**{k: head.snapshot[k] for k in ("name", "number", "hash")}),
+        voters=VotersRef(collection=voters.collection, labels=voters.labels) if voters else None,
         log=log[0] if log else None,
     )
     present = catalog.latest(folder)

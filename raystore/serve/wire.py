@@ -62,13 +62,19 @@ class SnapshotLineage(BaseModel):
     hash: str
 
 
+class VotersLineage(BaseModel):
+    collection: str
+    labels: str | None = Field(description="A kept column, or a table's column.")
+
+
 class Lineage(BaseModel):
-    """Where a prediction comes from: deployment, head, the snapshot it learned from, and the encoder."""
+    """Where a prediction comes from: deployment, head, the snapshot it learned from or the labelled rows it asks, the encoder."""
 
     deployment: str
     number: int
     head: str
-    snapshot: SnapshotLineage
+    snapshot: SnapshotLineage | None = None
+    voters: VotersLineage | None = Field(default=None, description="Of a head that asks labelled rows, which are followed.")
     encoder: str
     fingerprint: Fingerprint
 
@@ -109,6 +115,7 @@ _LINEAGE = {
     "number": 1,
     "head": "refunds@2",
     "snapshot": {"name": "refunds", "number": 1, "hash": "9a1c" + "0" * 60},
+    "voters": None,
     "encoder": "minilm@5f3c1a2b9d0e",
     "fingerprint": EXAMPLE_FINGERPRINT,
 }
@@ -191,64 +198,6 @@ class LogAnswer(BaseModel):
     added: int
     known: int = Field(description="Rows that were there already, with the same payload.")
     version: int
-    fingerprint: Fingerprint
-    request_id: str
-    timings_ms: dict[str, float]
-
-
-class SearchRequest(BaseModel):
-    """Exactly one of `text`, `id` and `vector`; a vector comes with the fingerprint of its encoder."""
-
-    model_config = with_example({"text": "card never arrived", "k": 3, "where": "product = 'card'", "columns": ["product"]})
-
-    text: Text | None = Field(default=None, description=CONTENT)
-    id: Annotated[str, StringConstraints(min_length=1)] | None = None
-    vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536)
-    fingerprint: Fingerprint | None = Field(
-        default=None, description="The encoder to search by; needed with a vector, else the collection's first."
-    )
-    k: int = Field(default=10, ge=1, le=1000)
-    where: Annotated[str, StringConstraints(max_length=4096)] | None = None
-    columns: list[ColumnName] = Field(default_factory=list, max_length=64)
-
-    @model_validator(mode="after")
-    def _has_one(self) -> SearchRequest:
-        if sum(query is not None for query in (self.text, self.id, self.vector)) != 1:
-            raise ValueError("expected exactly one of text, id and vector")
-        if self.vector is not None and self.fingerprint is None:
-            raise ValueError("expected fingerprint with vector, so that it is clear which encoder made it")
-        return self
-
-    @property
-    def contents(self) -> dict[str, str]:
-        return {"body.text": self.text} if self.text is not None else {}
-
-
-class Hit(BaseModel):
-    id: str
-    score: float = Field(description="Cosine, highest first.")
-    columns: dict[str, Any] = Field(default_factory=dict)
-
-
-class SearchAnswer(BaseModel):
-    model_config = with_example(
-        {
-            "hits": [{"id": "t-1", "score": 0.87, "columns": {"product": "card"}}],
-            "coverage": 1.0,
-            "missing": [],
-            "exact": True,
-            "version": 7,
-            "fingerprint": EXAMPLE_FINGERPRINT,
-            "request_id": EXAMPLE_REQUEST_ID,
-            "timings_ms": {"encode": 6.0, "search": 0.8, "total": 7.1},
-        }
-    )
-
-    hits: list[Hit]
-    coverage: float = Field(description="The part of the rows that was searched.")
-    missing: list[int] = Field(description="Shards that did not answer.")
-    exact: bool
-    version: int = Field(description="The version of the collection that was searched.")
     fingerprint: Fingerprint
     request_id: str
     timings_ms: dict[str, float]

@@ -110,6 +110,11 @@ def export_head(head: Head, target: str | Path, *, format: Format = "numpy") -> 
     if format not in get_args(Format):
         problem = f"format is '{str(format)[:20]}', expected {' or '.join(get_args(Format))}"
         raise InvalidArguments(call=call, problems=[problem])
+    if head.kind == "neighbours":
+        problem = (
+            "a head of kind 'neighbours' holds no weights, it asks its collection's index; export a linear or an mlp head"
+        )
+        raise InvalidArguments(call=call, problems=[problem])
     if head.kind == "knn":
         of = "{name}@{number}".format(**head.snapshot)
         problem = (

@@ -3,7 +3,8 @@
 A head is a numbered folder: head.safetensors (its arrays), report.json, and head.json, which names the encoder,
 snapshot and classes it came from and holds the arrays' SHA-256. It is never edited. This file imports
 neither torch nor ray, so a server that predicts carries neither. A kNN head has no arrays: it reads the vectors of its
-snapshot's training rows from their collection (and asks FAISS) when it is first used.
+snapshot's training rows from their collection (and asks FAISS) when it is first used. A head of kind "neighbours" has no
+snapshot either: it asks its collection's index, and what it says follows the labels of the rows (classify/).
 
 Cost: a prediction of one 384-d vector into 77 classes takes some 30 microseconds.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,16 +27,25 @@ from raystore.errors import HeadCorrupt
 from raystore.layout import Layout, check_name, disk_full_is_said, publish, read_json, staging
 from raystore.markup import cells_html, facts_html
 from raystore.train.calibration import sigmoid, softmax
+from raystore.train.classify.voters import Voters
 from raystore.train.report.report import Report
 from raystore.train.source import Task
 from raystore.vectors import Matrix, as_unit_rows, check_fingerprint
 
 if TYPE_CHECKING:
+    from raystore.train.classify.classifier import Classifier
     from raystore.train.knn import Neighbours
 
-Kind = Literal["linear", "mlp", "knn"]
+Kind = Literal["linear", "mlp", "knn"]  # that is trained
 KINDS: tuple[Kind, ...] = ("linear", "mlp", "knn")
-ARRAYS: dict[Kind, tuple[str, ...]] = {"linear": ("W", "b"), "mlp": ("W1", "b1", "W2", "b2"), "knn": ()}
+HeadKind = Literal["linear", "mlp", "knn", "neighbours"]
+ARRAYS: dict[HeadKind, tuple[str, ...]] = {
+    "linear": ("W", "b"),
+    "mlp": ("W1", "b1", "W2", "b2"),
+    "knn": (),
+    "neighbours": (),
+}
+DESCRIPTIONS = "descriptions"  # the array of a head of kind "neighbours" whose classes are described: (c, d)
 
 _SHOWN = 20  # predictions in a notebook
 _BLOCK_CELLS = 2**24  # 64 MB: bounds the layers of a prediction, however many rows and classes there are
@@ -74,13 +84,14 @@ class HeadRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    kind: Kind
+    kind: HeadKind
     task: Task = "classes"
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # of kind "neighbours": those there were when it was registered
     fingerprint: str
     encoder: str
     dim: int
-    snapshot: dict[str, Any]
+    snapshot: dict[str, Any] = {}  # of kind "neighbours": none
+    voters: Voters | None = None  # of kind "neighbours" alone
     temperature: float = 1.0
     threshold: float | None = None  # "classes": it abstains below this confidence; None: never
     thresholds: tuple[float, ...] | None = None  # "labels": where each class is given; None: from 0.5 on
@@ -98,6 +109,7 @@ class Head:
     number: int = 0
     root: Path | None = None
     near: Neighbours | None = None
+    asks: Classifier | None = None  # of kind "neighbours"; without it, one is opened when it is first used
 
     @property
     def name(self) -> str:
@@ -109,7 +121,7 @@ class Head:
         return f"{self.name}@{self.number}"
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> HeadKind:
         return self.record.kind
 
     @property
@@ -118,8 +130,9 @@ class Head:
 
     @property
     def classes(self) -> list[str]:
-        """In the order of the probabilities; none for the task "number"."""
-        return list(self.record.classes)
+        """In the order of the probabilities; none for the task "number". Of kind "neighbours" they grow with the labels."""
+        opened = self.asks or self.__dict__.get("_classifier")
+        return list(self.record.classes if opened is None else opened.classes)
 
     @property
     def fingerprint(self) -> str:
@@ -133,8 +146,18 @@ class Head:
 
     @property
     def snapshot(self) -> dict[str, Any]:
-        """name, number and hash of the snapshot it was trained on."""
+        """name, number and hash of the snapshot it was trained on; nothing of kind "neighbours", which learns from `voters`."""
         return dict(self.record.snapshot)
+
+    @property
+    def voters(self) -> Voters | None:
+        """Whose votes a head of kind "neighbours" counts."""
+        return self.record.voters
+
+    @property
+    def origin(self) -> str:
+        """What it learned from, in words: 'monday@3', or the collection and labels that it asks."""
+        return origin_of(self.record)
 
     @property
     def temperature(self) -> float:
@@ -150,7 +173,12 @@ class Head:
         return self.record.dim
 
     def scores(self, unit_rows: Matrix) -> Matrix:
-        """(n, c) float32 logits before temperature, or (n, 1) numbers. The rows are taken as they are: (n, d) float32, unit."""
+        """(n, c) float32 logits before temperature, or (n, 1) numbers; of kind "neighbours" the logs of its probabilities. The rows
+        are taken as they are: (n, d) float32, unit."""
+        if self.kind == "neighbours":
+            with np.errstate(divide="ignore"):
+                logs: Matrix = np.log(self._classifier.predict(unit_rows).probabilities)
+            return logs
         return scores(self.record, self.arrays, unit_rows, self._neighbours if self.kind == "knn" else None)
 
     @cached_property
@@ -178,8 +206,18 @@ class Head:
             )
         return Neighbours(train)
 
-    def predict(self, vectors: object) -> Predictions:
+    @cached_property
+    def _classifier(self) -> Classifier:
+        """What a head of kind "neighbours" asks; kept from its first use on."""
+        from raystore.train.classify.register import open_head
+
+        return self.asks or open_head(self)
+
+    def predict(self, vectors: object, *, leave_out: Sequence[str] = ()) -> Predictions:
         """What the head says of vectors, one prediction per row; one vector is one row.
+
+        Args:
+            leave_out: the id of each vector's own row, which has no vote then. Only kind "neighbours" looks at it.
 
         Raises:
             PassportMismatch: the vectors are marked with another encoder.
@@ -192,6 +230,8 @@ class Head:
             f"Encode with {self.encoder}, or train a head on the encoder that made these.",
         )
         rows = as_unit_rows(vectors, self.dim, f"head '{self.label}'")
+        if self.kind == "neighbours":
+            return self._classifier.predict(rows, threshold=self.threshold, leave_out=leave_out)
         widest = max([len(self.classes), *(len(array) for array in self.arrays.values())], default=1)
         step = max(1, _BLOCK_CELLS // max(1, widest))
         parts = [decide(self.record, self.scores(rows[i : i + step])) for i in range(0, max(1, len(rows)), step)]
@@ -212,7 +252,7 @@ class Head:
             (stage / "report.json").write_text(self.report.to_json(), encoding="utf-8")
             (stage / "head.json").write_text(record.model_dump_json(indent=1), encoding="utf-8")
             number = publish(stage, layout.heads(self.name))
-        return Head(record, self.arrays, self.report.of(f"{self.name}@{number}"), number, layout.root, self.near)
+        return Head(record, self.arrays, self.report.of(f"{self.name}@{number}"), number, layout.root, self.near, self.asks)
 
     @classmethod
     def load(cls, folder: Path) -> Head:
@@ -231,7 +271,7 @@ class Head:
                 problem = f"head.safetensors has SHA-256 {found[:12]}..., head.json expects {record.sha256[:12]}..."
                 raise HeadCorrupt(path=str(folder), found=problem)
             arrays = load(data)
-            if sorted(arrays) != sorted(ARRAYS[record.kind]):
+            if sorted(arrays) != sorted(arrays_of(record)):
                 raise HeadCorrupt(path=str(folder), found=f"a {record.kind} head holds no arrays {sorted(arrays)}")
             report = Report.from_json((folder / "report.json").read_bytes())
         except FileNotFoundError as error:
@@ -248,7 +288,7 @@ class Head:
             "task": self.task,
             "classes": len(self.classes) or None,
             "encoder": self.encoder,
-            "snapshot": f"{self.snapshot['name']}@{self.snapshot['number']}",
+            "snapshot" if self.record.voters is None else "asks": self.origin,
             f"on {self.report.split}": self.report.headline_text,
             "abstains below": self.threshold,
         }
@@ -257,6 +297,17 @@ class Head:
     def __repr__(self) -> str:
         about = {"classes": f"{len(self.classes)} classes", "labels": f"{len(self.classes)} labels", "number": "a number"}
         return f"Head({self.label}, {self.kind}, {about[self.task]}, on {self.encoder})"
+
+
+def arrays_of(record: HeadRecord) -> tuple[str, ...]:
+    """The names of the arrays that a head of this record has."""
+    described = record.voters is not None and bool(record.voters.described)
+    return (*ARRAYS[record.kind], DESCRIPTIONS) if described else ARRAYS[record.kind]
+
+
+def origin_of(record: HeadRecord) -> str:
+    """What a head learned from, in words: 'monday@3', or the collection and labels that it asks."""
+    return "{name}@{number}".format(**record.snapshot) if record.voters is None else str(record.voters)
 
 
 def scores(record: HeadRecord, arrays: Mapping[str, Matrix], rows: Matrix, near: Neighbours | None = None) -> Matrix:
@@ -290,7 +341,7 @@ def decide(record: HeadRecord, scores: Matrix) -> Predictions:
     return Predictions([record.classes[i] for i in best], probabilities, confidence, abstained)
 
 
-def logits(kind: Kind, arrays: Mapping[str, Matrix], rows: Matrix) -> Matrix:
+def logits(kind: HeadKind, arrays: Mapping[str, Matrix], rows: Matrix) -> Matrix:
     """(n, c) float32 scores of (n, d) float32 unit rows, by a linear head or an MLP."""
     if kind == "linear":
         return _affine(rows, arrays["W"], arrays["b"])

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from raystore.train.classify.vote import POWER, K, class_votes, log_votes, vote_shares
 from raystore.train.source import Examples, Task
 from raystore.vectors import Matrix
 
-K = 10
-POWER = 4.0
 _QUERY_ROWS = 4_096
 
 
@@ -53,22 +52,14 @@ class Neighbours:
         labels = self.examples.labels
         k = min(k, len(labels))
         cosines, near = self._index.search(rows, k)
-        # Rounded to what float32 cosines are good for, so that equal votes tie however many rows were asked about at once.
-        votes = np.maximum(cosines.astype(np.float64).round(6), 0.0) ** power * self.examples.weights[near]
-        votes = np.where(votes.sum(axis=1, keepdims=True) > 0, votes, 1.0)
-        votes /= votes.sum(axis=1, keepdims=True)
+        votes = vote_shares(cosines, weights=self.examples.weights[near], power=power)
         if task == "number":
             means: Matrix = (votes * labels[near]).sum(axis=1, keepdims=True).astype(np.float32)
             return means
+        if task == "classes":
+            return log_votes(class_votes(votes, labels[near], width), k, 1 / width)
         shares = np.zeros((len(rows), width))
-        row = np.arange(len(rows))
         for j in range(k):
-            if task == "labels":
-                shares += votes[:, j, None] * labels[near[:, j]]
-            else:
-                shares[row, labels[near[:, j]]] += votes[:, j]
-        if task == "labels":
-            log_odds: Matrix = np.log((k * shares + 0.5) / (k * (1 - shares).clip(0.0) + 0.5)).astype(np.float32)
-            return log_odds
-        logs: Matrix = np.log((k * shares + 1 / width) / (k + 1)).astype(np.float32)
-        return logs
+            shares += votes[:, j, None] * labels[near[:, j]]
+        log_odds: Matrix = np.log((k * shares + 0.5) / (k * (1 - shares).clip(0.0) + 0.5)).astype(np.float32)
+        return log_odds

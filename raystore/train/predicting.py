@@ -25,7 +25,8 @@ def predictions_of(head: Head, table: CollectionTable) -> Predictions:
 def predicted(head: Head, table: CollectionTable, ids: Sequence[str]) -> pa.Table:
     """id, label (text, a list of texts, or a number), confidence (float32), abstained (bool); ids without a vector are left out."""
     present, vectors = table.vectors_found(list(ids), head.fingerprint)
-    answers = head.predict(vectors)
+    own = [id_ for id_, there in zip(ids, present, strict=True) if there]
+    answers = head.predict(vectors, leave_out=own if _asks(head, table) else ())
     kinds = {"classes": pa.string(), "labels": pa.list_(pa.string()), "number": pa.float64()}
     return pa.table(
         {
@@ -35,3 +36,8 @@ def predicted(head: Head, table: CollectionTable, ids: Sequence[str]) -> pa.Tabl
             "abstained": pa.array(np.asarray(answers.abstained, dtype=bool)),
         }
     )
+
+
+def _asks(head: Head, table: CollectionTable) -> bool:
+    """Whether the head counts the votes of this collection's rows, so that a row must not vote for itself."""
+    return head.record.voters is not None and head.record.voters.collection == table.name

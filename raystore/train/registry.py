@@ -21,7 +21,7 @@ from raystore.catalog import Catalog, Record
 from raystore.errors import HeadCorrupt, HeadNotFound, InvalidArguments
 from raystore.layout import check_name, names, numbers, read_json
 from raystore.markup import rows_html
-from raystore.train.heads import Head, HeadRecord
+from raystore.train.heads import Head, HeadRecord, origin_of
 from raystore.train.report.report import Report
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Heads:
             "kind": record.kind,
             "task": report.task,
             "score": report.headline_text,
-            "snapshot": f"{record.snapshot['name']}@{record.snapshot['number']}",
+            "snapshot": origin_of(record),
             "encoder": record.encoder,
             "note": notes[-1]["text"] if notes else None,
         }

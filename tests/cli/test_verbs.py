@@ -124,6 +124,23 @@ def test_search_by_text_and_by_item_with_columns_and_a_predicate(cli: Cli, made:
     assert {hit["product"] for hit in near["hits"]} == {"money"}
 
 
+def test_search_pages_by_score_and_likeness_and_says_what_comes_next(cli: Cli, made: Made) -> None:
+    asked = ("--store", made.root, "search", "tickets", "the card", "-k", "2")
+    first, second = cli(*asked, "--json").json, cli(*asked, "-k", "4", "--json").json
+    shown = cli(*asked).out.splitlines()
+    assert shown[-1] == f"next page: --after {first['cursor']}"
+    next_page = cli(*asked, "--after", first["cursor"], "--json").json
+    assert [hit["id"] for hit in first["hits"] + next_page["hits"]] == [hit["id"] for hit in second["hits"]]
+    best, other = (hit["id"] for hit in first["hits"])
+    like = cli("--store", made.root, "--json", "search", "tickets", "--like", best, "--unlike", other, "-k", "3").json
+    assert not {best, other} & {hit["id"] for hit in like["hits"]}
+    near = cli(*asked[:-2], "--min-score", "0.0", "--limit", "3", "--json").json
+    assert (len(near["hits"]), near["truncated"]) == (3, True)
+    one_each = cli(*asked[:-2], "--distinct", "product", "--diversity", "0.5", "--column", "product", "--json").json
+    products = [hit["product"] for hit in one_each["hits"]]
+    assert len(set(products)) == len(products)
+
+
 def test_sql_takes_parameters_and_standard_input_and_says_how_much_it_left_out(cli: Cli, made: Made) -> None:
     query = "SELECT id FROM tickets WHERE product = $product ORDER BY id"
     rows = cli("--store", made.root, "--json", "sql", "-", "--param", "product=card", stdin=query).json

@@ -12,7 +12,7 @@ from raystore.data.columns import vector_array
 from raystore.data.query.engine import SqlEngine
 from raystore.data.snapshots.snapshot import freeze, rebuild
 from raystore.errors import ColumnNotFound, SqlRefused
-from raystore.index.build import build_shard
+from raystore.index.source import read_rows
 from raystore.layout import Layout, filled_column, vector_column
 from tests.data.toy import OtherEncoder, ToyEncoder, make_log, named, some_rows, some_values
 
@@ -64,11 +64,8 @@ def test_each_version_sees_the_vectors_that_were_there(table: CollectionTable) -
     assert [i for i, v in zip(*shown.to_pydict().values(), strict=True) if v is not None] == ["t-01", "t-03"]
     assert shown.schema.field(LATE).type == table.schema.field(LATE).type
     assert table.to_arrow([LATE], as_of=before)[LATE].null_count == N
-    shards = [
-        build_shard(table, OtherEncoder.fingerprint, row_ids=(0, 10_000), as_of=version, kind="exact")
-        for version in (before, first, second)
-    ]
-    assert [shard.rows for shard in shards] == [0, 2, 4]
+    indexed = [read_rows(table, OtherEncoder.fingerprint, as_of=version) for version in (before, first, second)]
+    assert [len(rows.row_ids) for rows in indexed] == [0, 2, 4]
 
 
 def test_vectors_that_came_with_their_row_are_there_from_its_version_on(table: CollectionTable) -> None:

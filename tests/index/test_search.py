@@ -97,12 +97,19 @@ def test_one_query_answers_as_it_does_among_many(served: Served, queries: np.nda
 
 
 def test_bad_input_gets_a_sentence(served: Served, queries: np.ndarray) -> None:
-    _, searcher, _ = served
+    world, searcher, _ = served
     with pytest.raises(InvalidArguments) as both:
         searcher.search(queries, 0, probes=0)
+    found = latest(world.layout, "tickets", FINGERPRINT)
+    nlist = max((s.nlist or 0 for s in found[1].shards), default=0) if found else 0
+    probes = f"a number from 1 to {nlist}, the lists of its largest shard" if nlist else "a number from 1"
     assert str(both.value) == (
-        "search of collection 'tickets': k is 0, expected a number from 1; probes is 0, expected a number from 1, or None."
+        f"search of collection 'tickets': k is 0, expected a number from 1; probes is 0, expected {probes}, or None."
     )
+    if nlist:
+        with pytest.raises(InvalidArguments):
+            searcher.search(queries, 3, probes=nlist + 1)
+        assert len(searcher.search(queries, 3, probes=nlist).ids[0]) == 3
     with pytest.raises(InvalidVectors) as nan:
         searcher.search(np.full((2, DIM), np.nan))
     assert str(nan.value) == (
@@ -150,30 +157,30 @@ def test_a_searcher_follows_the_newest_index(world: World, queries: np.ndarray) 
     assert searcher.search(queries, 10).ids == world.truth(queries, 10)
 
 
-def test_a_long_tail_without_an_index_becomes_the_new_base(world: World, queries: np.ndarray, monkeypatch) -> None:
-    monkeypatch.setattr("raystore.index.search._TAIL_ROWS", 50)
-    searcher = world.searcher()
-    searcher.search(queries)
-    world.add(clustered(400, 7))
-    assert searcher.search(queries, 10).ids == world.truth(queries, 10)
+HARMED = [
+    ("exact", "rows.arrow", "flip"),
+    ("exact", "vectors.blocks", "flip"),
+    ("exact", "vectors", "flip"),
+    ("exact", "vectors", "cut"),
+    ("exact", "vectors", "remove"),
+    ("ivf", "faiss", "flip"),
+    ("ivf", "faiss", "cut"),
+    ("ivf", "rows.arrow", "remove"),
+]
 
 
-@pytest.mark.parametrize("kind", ["exact", "ivf"])
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "rows"])
-def test_a_bad_shard_file_is_rebuilt_and_said(world: World, queries: np.ndarray, kind: str, harm: str, caplog) -> None:
+@pytest.mark.parametrize(("kind", "file", "harm"), HARMED)
+def test_a_bad_shard_file_is_rebuilt_and_said(
+    world: World, queries: np.ndarray, kind: str, file: str, harm: str, caplog
+) -> None:
     number, manifest = build_index(world.table, world.layout, "tickets", FINGERPRINT, shards=3, kind=kind)
     good = world.searcher().search(queries, 10).ids
-    folder = world.layout.indexes("tickets", FINGERPRINT) / str(number)
-    file = folder / ("shard-0001.rows.arrow" if harm == "rows" else "shard-0001.faiss")
-    content = bytearray(file.read_bytes())
-    if harm == "remove":
-        file.unlink()
-    elif harm == "cut":
-        file.write_bytes(content[: len(content) // 2])
-    else:
+    path = world.layout.indexes("tickets", FINGERPRINT) / str(number) / f"shard-0001.{file}"
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if harm != "remove":
         content[-20] ^= 1
-        file.write_bytes(content)
-    world.add(clustered(5, 6)[:0])
+        path.write_bytes(content[: len(content) // 2] if harm == "cut" else content)
     with caplog.at_level(logging.WARNING, "raystore"):
         result = world.searcher().search(queries, 10)
     assert result.ids == good
@@ -184,7 +191,7 @@ def test_a_bad_shard_file_is_rebuilt_and_said(world: World, queries: np.ndarray,
     assert not caplog.records
     newest = latest(world.layout, "tickets", FINGERPRINT)
     assert newest is not None
-    assert newest[1].repaired_from == 1
+    assert (newest[1].made_by, newest[1].made_from) == ("repair", 1)
     assert newest[1].shards[0] == manifest.shards[0]
 
 
@@ -220,3 +227,50 @@ def test_many_small_commits_stay_exact(world: World, queries: np.ndarray) -> Non
         truth = world.truth(queries, 9, lambda i: world.ids[i] not in gone)
         assert searcher.search(queries, 9).ids == truth
     assert searcher.search(np.empty((0, DIM), np.float32)).ids == []
+
+
+def test_every_bad_argument_is_named_at_once_and_none_is_repeated(world: World, queries: np.ndarray) -> None:
+    secret = "my card never arrived"
+    with pytest.raises(InvalidArguments) as many:
+        world.searcher().search(
+            queries,
+            secret,
+            where=3,
+            columns=secret,
+            refine=0,
+            min_score=np.nan,
+            limit=0,
+            after=secret,
+            distinct=7,
+            diversity=2,
+        )
+    assert str(many.value) == (
+        "search of collection 'tickets': k is a str, expected a number from 1; where is 3, expected text; "
+        "distinct is 7, expected text; columns is not a list of names; refine is 0, expected a number from 1, or None; "
+        "min_score is nan, expected a finite number, or None; limit is 0, expected a number from 1; "
+        "diversity is 2, expected a number from 0 to 1, or None; after is no cursor of this search: "
+        "its where, min_score, distinct, like and unlike must be the same as on the page before; "
+        f"after continues one query, found {len(queries)}; "
+        "after and diversity do not go together: a diverse answer has no next page."
+    )
+
+
+def test_ten_thousand_queries_at_once_are_answered_as_one_by_one(world: World) -> None:
+    many = clustered(10_000, 12)
+    found = world.searcher().search(many, 3, columns=("product",))
+    assert len(found.ids) == 10_000
+    assert len(found.to_dicts()) == 30_000
+    for i in (0, 1_023, 1_024, 9_999):
+        assert world.searcher().search(many[i], 3).ids[0] == found.ids[i]
+
+
+def test_a_predicate_is_read_once_a_version(world: World, queries: np.ndarray, monkeypatch) -> None:
+    read, row_ids = [], world.table.row_ids
+    monkeypatch.setattr(world.table, "row_ids", lambda where=None, as_of=None: read.append(where) or row_ids(where, as_of))
+    searcher = world.searcher()
+    for _ in range(3):
+        searcher.search(queries, 3, where="product = 'card'")
+    assert read == ["product = 'card'"]
+    added = world.add(unit(np.asarray(queries[:1])))
+    assert added[0] in searcher.search(queries[:1], ROWS, where="product = 'card'").ids[0]
+    assert read == ["product = 'card'"] * 2

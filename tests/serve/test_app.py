@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from raystore.serve import openai_wire, sql_wire, wire
+from raystore.serve import openai_wire, search_wire, sql_wire, wire
 from raystore.serve.app import make_app
 from raystore.serve.auth import VERBS, verb_of
 from raystore.serve.orchestrator import Orchestrator
@@ -50,6 +50,7 @@ def test_predict_answers_with_label_probabilities_and_lineage(client: TestClient
         "number": 1,
         "head": "refunds@2",
         "snapshot": {"name": "refunds", "number": 1, "hash": "ab" * 32},
+        "voters": None,
         "encoder": served.label,
         "fingerprint": served.fingerprint,
     }
@@ -340,7 +341,9 @@ def test_the_examples_in_the_openapi_document_fit_their_models(client: TestClien
     assert requests | answers <= set(with_examples)
     for name, examples in with_examples.items():
         for example in examples:
-            model = next(getattr(module, name) for module in (wire, openai_wire, sql_wire) if hasattr(module, name))
+            model = next(
+                getattr(module, name) for module in (wire, openai_wire, search_wire, sql_wire) if hasattr(module, name)
+            )
             model.model_validate(example)
 
 

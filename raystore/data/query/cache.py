@@ -34,16 +34,15 @@ _FEW_VALUES = (
     4_096  # a text column of fewer different values in its sample is kept as a dictionary: groups are then found by number
 )
 _TEXT_BYTES = 24  # a guess, before a column is read
-_UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def parse_bytes(text: str, name: str) -> int:
-    """'2GB' -> 2147483648. Raises InvalidArguments, naming the setting."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?B?)", text.strip().upper())
-    unit = found[2] + ("B" if found[2] in ("K", "M", "G", "T") else "") if found else ""
+    """'2GB' and '2GiB' -> 2147483648. Raises InvalidArguments, naming the setting."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])I?)?B?", text.strip().upper())
     if not found:
         raise InvalidArguments(call=name, problems=[f"'{text[:40]}' is no size, expected one like 2GB or 500MB"])
-    return int(float(found[1]) * _UNITS[unit])
+    return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
 def machine_memory() -> int:

@@ -120,8 +120,8 @@ class Report(BaseModel):
 
     @property
     def headline_text(self) -> str:
-        """'accuracy 93.1%'."""
-        return value(self.headline[0], self.headline[1], named=True)
+        """'accuracy 93.1%'; of a report on no rows 'not measured'."""
+        return "not measured" if not self.rows else value(self.headline[0], self.headline[1], named=True)
 
     @property
     def accuracy(self) -> float:

@@ -36,6 +36,7 @@ _FEW_ROWS = 100
 _CALIBRATED = 0.02
 _ADVISED = 0.95
 _SILENCED = 5
+_UNMEASURED = "It was not measured: no row had a label."
 _NONE = "none reaches it on enough rows"
 _NO_BETTER = "no better than the majority class"
 _SAID_WITH_ANOTHER = ("l2_tried", "seeds_tried", "val_loss_spread", "coverage_on_val", "not_reached")
@@ -68,6 +69,8 @@ def caveat(report: Report) -> str:
 
 def headline(report: Report) -> str:
     """How good it is beside its baselines, in two sentences."""
+    if not report.rows:
+        return _UNMEASURED
     name, score = report.headline
     among = f" ({between(name, interval)} with 95% confidence)" if (interval := report.intervals.get(name)) else ""
     majority, knn = (value(name, x) for x in (report.baselines.majority, report.baselines.knn10))
@@ -92,6 +95,8 @@ def verdicts(report: Report) -> list[str]:
     """What must not be overlooked, of "classes": no better than the majority, the threshold in force, classes it silences."""
     if report.task != "classes":
         return []
+    if not report.rows:
+        return [_UNMEASURED]
     said = []
     majority, score = report.baselines.majority, report.accuracy
     low = report.intervals.get("accuracy", (score, score))[0]

@@ -1,0 +1,74 @@
+"""A collection that was opened: its rows and its encoders. What `Collection` and `Searching` stand on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raystore.data.collection import CollectionTable
+from raystore.encoders.registry import Encoder
+from raystore.errors import InvalidArguments
+
+if TYPE_CHECKING:
+    from raystore.store import Store
+
+
+class Opened:
+    """The facts of one collection of a store; every call reads the newest version."""
+
+    def __init__(self, store: Store, table: CollectionTable) -> None:
+        self._store = store
+        self._table = table
+        self._encoders: dict[str, Encoder] = {}
+
+    @property
+    def name(self) -> str:
+        return self._table.name
+
+    @property
+    def table(self) -> CollectionTable:
+        """The rows themselves, for the rooms."""
+        return self._table
+
+    @property
+    def version(self) -> int:
+        """Grows with every commit."""
+        return self._table.version
+
+    @property
+    def keeps_source(self) -> bool:
+        """Whether its raw content is kept beside the vectors: see `source`."""
+        return self._table.keeps_source
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The kept columns and their types, beside id, subject, tenant and time."""
+        return self._table.columns
+
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The encoders whose vectors it holds, the first one first."""
+        return [self._encoder_of(fingerprint) for fingerprint in self._table.fingerprints]
+
+    def encoder(self, name: str | None = None) -> Encoder:
+        """The named encoder, or the collection's first; PassportMismatch if it holds no vectors of it."""
+        if name is None:
+            return self._encoder_of(self._table.fingerprints[0])
+        encoder = self._store.encoder(name)
+        self._table.check_encoder(encoder.fingerprint, encoder.label)
+        return encoder
+
+    def the_encoder(self, asked: str | Encoder | None, call: str) -> Encoder:
+        """The encoder that is named; the only one where none is. InvalidArguments where there are several to choose from."""
+        if asked is None and len(self.encoders) > 1:
+            labels = ", ".join(e.label for e in self.encoders)
+            problem = f"collection '{self.name}' holds vectors of several encoders ({labels}): choose one with encoder="
+            raise InvalidArguments(call=call, problems=[problem])
+        return self.encoder(asked.fingerprint if isinstance(asked, Encoder) else asked)
+
+    def _encoder_of(self, fingerprint: str) -> Encoder:
+        if fingerprint not in self._encoders:
+            self._encoders[fingerprint] = self._store.encoder(fingerprint)
+        return self._encoders[fingerprint]
+
+    def __len__(self) -> int:
+        return self._table.count()
