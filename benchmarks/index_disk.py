@@ -39,11 +39,11 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import CACHE, seconds, write_result
-from raystore.index.list_file import lists_name
-from raystore.index.lists import DiskLists
 from raystore.index.manifest import ShardRecord
-from raystore.index.shard import Shard, ShardFacts
-from raystore.index.shard_build import write_shard
+from raystore.index.shards.list_file import lists_name
+from raystore.index.shards.lists import DiskLists
+from raystore.index.shards.shard import Shard, ShardFacts
+from raystore.index.shards.write import write_shard
 from raystore.vectors import Matrix
 
 DIM, K = 384, 10
@@ -132,7 +132,6 @@ def build(rows: int, *, fresh: bool) -> None:
         as_of=1,
         kind="disk",
         metric="cosine",
-        rows_hint=rows,
         target_recall=RECALL,
     )
     took = time.perf_counter() - start

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -41,8 +42,8 @@ from benchmarks.common import (
 from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array
 from raystore.encoders import Encoder
-from raystore.index.build import build_index
-from raystore.index.search import IndexSearcher
+from raystore.index.build.run import build_index
+from raystore.index.search.searcher import IndexSearcher
 from raystore.layout import vector_column
 from raystore.store import Store
 from raystore.train.classify.classifier import Classifier
@@ -178,13 +179,12 @@ def linear(encoder: Encoder, splits: dict[str, Any]) -> dict[str, float]:
 
 
 def fasttext(peer: str, splits: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """On lower-case words without punctuation, with which it does best: 76.0% for 74.4% with it."""
     files = []
     for split, (_, labels, texts) in splits.items():
         file = folder / f"{split}.txt"
-        lines = (
-            f"__label__{label.replace(' ', '_')} {' '.join(text.lower().split())}"
-            for label, text in zip(labels, texts, strict=True)
-        )
+        words = (" ".join(re.sub(r"[^\w\s]|_", " ", text.lower()).split()) for text in texts)
+        lines = (f"__label__{label.replace(' ', '_')} {said}" for label, said in zip(labels, words, strict=True))
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         files.append(str(file))
     command = [peer, str(ROOT / "benchmarks" / "peers" / "fasttext_worker.py"), *files]

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import ROOT, dataset, minilm_vectors, peer_python, ratio_of, write_result
 from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array
-from raystore.index.build import build_index
-from raystore.index.search import IndexSearcher
+from raystore.index.build.run import build_index
+from raystore.index.search.searcher import IndexSearcher
 from raystore.layout import Layout, vector_column
 from raystore.session import shutdown_ray, start_ray
 

@@ -22,7 +22,7 @@ from raystore.data.set_aside import set_aside_rows
 from raystore.data.snapshots.snapshot import content_hash
 from raystore.errors import RaystoreError, StoreNotFound, StoreUnusable
 from raystore.index.manifest import index_folder, newest_number, read_manifest
-from raystore.index.verify import verify_shard
+from raystore.index.shards.verify import verify_shard
 from raystore.layout import FP12, names, numbers
 from raystore.serve.spec import DeploymentRecord
 from raystore.session import start_ray

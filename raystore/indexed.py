@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from raystore.data.collection import CollectionTable
 from raystore.data.query.cache import parse_bytes
-from raystore.index.build import build_index
-from raystore.index.fold import fold_index
+from raystore.index.build.run import build_index
+from raystore.index.live.fold import fold_index
 from raystore.index.manifest import FOLD_AFTER_S, FOLD_ROWS, IndexFacts, IndexManifest, latest, list_indexes, publish_again
 from raystore.index.metric import Metric
-from raystore.index.search import IndexSearcher
+from raystore.index.search.searcher import IndexSearcher
 from raystore.index.tune.check import QUERIES, IndexCheck, check
 from raystore.index.tune.run import tune
 from raystore.index.tune.table import Tuning
@@ -149,7 +149,7 @@ class Indexed(Opened):
             kinds: to try; all by default.
             sample_rows: of a larger collection, rows that are tried.
         """
-        with shown(progress, f"measuring {self.name}") as advance:
+        with shown(progress, f"measuring {self.name}", "kinds") as advance:
             return tune(
                 self._table, self._store.layout, self.name, self.encoder(encoder).fingerprint,
                 recall=recall, memory_bytes=_bytes(memory, "tune_index memory"), p95_ms=p95_ms, k=k, queries=queries,

@@ -101,7 +101,7 @@ def _deployment(catalog: Catalog, name: str, answer: Mapping[str, Any] | None) -
 
 def _head(catalog: Catalog, head: Head) -> list[dict[str, Any]]:
     score, value = head.report.headline
-    link = {"noun": "head", "name": head.label, "kind": head.kind}
+    link: dict[str, Any] = {"noun": "head", "name": head.label, "kind": head.kind}
     if head.report.rows:
         link[score] = round(value, 4)
     if aliases := Heads(catalog).aliases_of(head.label):

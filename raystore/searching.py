@@ -14,12 +14,12 @@ from raystore.data.collection import CollectionTable
 from raystore.data.keyed import quoted
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments, ItemNotFound
-from raystore.index.asked import LIMIT
 from raystore.index.pairs.duplicates import duplicates
 from raystore.index.pairs.knn_graph import knn_graph
 from raystore.index.pairs.table import PairTable
-from raystore.index.question import check_given, profile, question
-from raystore.index.result import SearchResult
+from raystore.index.search.asked import LIMIT
+from raystore.index.search.question import check_given, profile, question
+from raystore.index.search.result import SearchResult
 from raystore.indexed import Indexed
 from raystore.progress import Progress, shown
 from raystore.session import INLINE_BELOW, choose_workers

@@ -77,7 +77,7 @@ def _cut(path: Path) -> None:
 
 
 def _shard(store: Store) -> Path:
-    return next(store.layout.indexes("tickets", store.encoders["tiny"].fingerprint).rglob("shard-*1.faiss"))
+    return next(store.layout.indexes("tickets", store.encoders["tiny"].fingerprint).rglob("shard-*1.vectors"))
 
 
 def _golden(store: Store) -> Path:
@@ -121,7 +121,7 @@ NO_SPEC: Damage = (
     lambda s: (s.layout.snapshots("refunds") / "1" / "spec.json").unlink(),
     "spec.json' is missing. Restore it from a backup.",
 )
-SHARD: Damage = ("index tickets@1", lambda s: _flip(_shard(s)), "its digest differs")
+SHARD: Damage = ("index tickets@1", lambda s: _flip(_shard(s)), "of its block 0 is ")
 NO_SHARD: Damage = ("index tickets@1", lambda s: _shard(s).unlink(), "is unusable: it is missing")
 MANIFEST: Damage = (
     "index tickets@1",

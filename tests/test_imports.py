@@ -22,7 +22,7 @@ ORDER = [
 # The demo draws through the command line's output, and the command line starts the demo; both are outermost.
 ALLOWED = {("demo", "cli")}
 KNOW_RAY = {
-    "session.py", "data/pool.py", "data/snapshots/to_ray.py", "data/query/to_ray.py", "index/build.py", "index/actors.py",
+    "session.py", "data/pool.py", "data/snapshots/to_ray.py", "data/query/to_ray.py", "index/build/run.py", "index/live/actors.py",
     "train/fit.py", "train/sweep.py", "serve/deploy.py", "doctor.py",
 }  # fmt: skip
 

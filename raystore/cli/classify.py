@@ -36,7 +36,7 @@ def classify(
     if not described and labels is None:
         raise InvalidArguments(call="classify", problems=["expected --labels, --describe, or both"])
     told = STATE.open().collection(collection).classify(
-        text, item=item, image=image, labels=described or labels, labelled=labels if described else None,
+        text, item=item, image=image, labels=described or labels or {}, labelled=labels if described else None,
         k=k, probes=probes, threshold=threshold, encoder=encoder,
     )  # fmt: skip
     (answer,) = told.to_dicts()

@@ -11,14 +11,14 @@ import typer
 
 from raystore.cli.options import CollectionName, EncoderOption, Workers
 from raystore.cli.state import STATE
-from raystore.index.asked import LIMIT
 from raystore.index.kinds import KINDS
 from raystore.index.manifest import FOLD_AFTER_S, FOLD_ROWS
 from raystore.index.metric import METRICS, Metric
+from raystore.index.search.asked import LIMIT
 
 if TYPE_CHECKING:
     from raystore.index.manifest import IndexManifest
-    from raystore.index.result import SearchResult
+    from raystore.index.search.result import SearchResult
 
 index = typer.Typer(help="Indexes: sharded FAISS over a collection.", no_args_is_help=True, rich_markup_mode=None)
 

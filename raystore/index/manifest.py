@@ -223,7 +223,7 @@ def publish_repaired(
     layout: Layout, number: int, manifest: IndexManifest, repaired: Mapping[int, Rebuilt]
 ) -> tuple[int, IndexManifest]:
     """Index `number` again under the next number: the shards in `repaired` (by their number) with their new files, the
-    others linked. Cost: links; no file is read."""
+    others linked. FileExistsError where another was published meanwhile. Cost: links; no file is read."""
     folder = index_folder(layout, manifest.collection, manifest.fingerprint, number)
     with staging(layout.tmp) as stage:
         records = []
@@ -232,7 +232,7 @@ def publish_repaired(
             link_shard(made.folder if made else folder, record.number, stage)
             records.append(made.record if made else record)
         whole = manifest.model_copy(update={"shards": tuple(records), "made_by": "repair", "made_from": number})
-        return publish_index(stage, layout, whole), whole
+        return publish_index(stage, layout, whole, only=number + 1), whole
 
 
 def publish_again(layout: Layout, collection: str, fingerprint: str, number: int) -> tuple[int, IndexManifest]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raystore.index.exact import Positions, Scores, best_first
+from raystore.index.shards.exact import Positions, Scores, best_first
 
 Answer = tuple[Positions, Scores]  # row ids (m, k) int64 padded with -1, scores (m, k) float32 padded with -inf
 

@@ -19,7 +19,7 @@ from raystore.vectors import Matrix, as_unit_rows, pair_scores
 Metric = Literal["cosine", "ip", "l2"]
 METRICS: tuple[str, ...] = get_args(Metric)
 
-_PAIRS = 8_192  # of 384 numbers each are 25 MiB in float64
+_PAIRS = 1_024  # as of vectors.pair_scores
 
 
 def as_queries(vectors: object, dim: int, metric: Metric, call: str) -> Matrix:

@@ -21,8 +21,8 @@ from raystore.data.tables.table import table_names
 from raystore.encoders import Encoders, LoadedEncoder, open_encoder
 from raystore.encoders.records import KIND
 from raystore.errors import EncoderNotFound, KeyRequired, ModelUnusable
-from raystore.index.asked import SearchOptions
-from raystore.index.search import IndexSearcher
+from raystore.index.search.asked import SearchOptions
+from raystore.index.search.searcher import IndexSearcher
 from raystore.layout import Layout
 from raystore.secret import load_store_key
 from raystore.serve.auth import Door

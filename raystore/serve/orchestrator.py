@@ -22,8 +22,8 @@ import numpy.typing as npt
 from raystore.data.sandbox.process import Rows
 from raystore.encoders.items import Item
 from raystore.errors import CollectionNotFound, DeploymentNotFound, InvalidArguments, PassportMismatch
-from raystore.index.asked import SearchOptions
-from raystore.index.question import question
+from raystore.index.search.asked import SearchOptions
+from raystore.index.search.question import question
 from raystore.serve.batching import BatchingEncoder, ServedEncoder
 from raystore.serve.served import Known, Live, Predicted, ServedCollection, ServedHead, ServedSql
 from raystore.serve.spec import DeploymentRecord

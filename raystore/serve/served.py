@@ -15,8 +15,8 @@ import numpy.typing as npt
 from raystore.data.log import LogResult
 from raystore.data.sandbox.process import Rows
 from raystore.encoders.passport import Modality
-from raystore.index.asked import SearchOptions
 from raystore.index.metric import Metric
+from raystore.index.search.asked import SearchOptions
 from raystore.serve.batching import BatchingEncoder
 from raystore.serve.spec import DeploymentRecord
 from raystore.train.source import Task

@@ -290,7 +290,7 @@ def _on_ray(
 ) -> Generator[Outcome, None, None]:
     """The settings' outcomes as they are there, by `workers` actors.
 
-    Actors, because a sweep that is interrupted ends them by a kill (as index/build.py, which says why). One that dies is
+    Actors, because a sweep that is interrupted ends them by a kill (as index/build/run.py, which says why). One that dies is
     replaced and its setting tried once more; then the setting counts as failed.
     """
     ray = start_ray()

@@ -101,7 +101,8 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("1GB", 1 << 30), ("1.5 gb", 3 << 29), ("500MB", 500 << 20), ("2GiB", 2 << 30), ("7", 7), ("0", 0), ("2K", 2048)]
+    ("text", "size"),
+    [("1GB", 1 << 30), ("1.5 gb", 3 << 29), ("500MB", 500 << 20), ("2GiB", 2 << 30), ("7", 7), ("0", 0), ("2K", 2048)],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_bytes(text, "X") == size

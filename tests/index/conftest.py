@@ -12,8 +12,8 @@ import pytest
 
 from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array
-from raystore.index.build import build_index
-from raystore.index.search import IndexSearcher
+from raystore.index.build.run import build_index
+from raystore.index.search.searcher import IndexSearcher
 from raystore.layout import Layout, vector_column
 from raystore.vectors import mark
 

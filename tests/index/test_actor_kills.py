@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from raystore.index.actors import ActorShards
-from raystore.index.build import build_index
+from raystore.index.build.run import build_index
+from raystore.index.live.actors import ActorShards
 from raystore.index.manifest import latest
 
 from .conftest import FINGERPRINT, World

@@ -17,10 +17,10 @@ import pytest
 
 from raystore.data.collection import CollectionTable
 from raystore.errors import JobFailed, ShardsMissing
-from raystore.index.actors import ActorShards, Replaced, actor_name, namespace
-from raystore.index.build import build_index
-from raystore.index.gather import ShardAnswers
-from raystore.index.inline import InlineShards
+from raystore.index.build.run import build_index
+from raystore.index.live.actors import ActorShards, Replaced, actor_name, namespace
+from raystore.index.live.gather import ShardAnswers
+from raystore.index.live.inline import InlineShards
 from raystore.index.manifest import publish_again, read_manifest
 from raystore.index.merge import merge
 from raystore.layout import Layout

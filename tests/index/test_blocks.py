@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raystore.errors import InvalidArguments, ShardCorrupt
-from raystore.index.blocks import BlockFile, BlockTable, BlockWriter, file_digest, send_home
-from raystore.index.home import BlockCache, process_cache
+from raystore.index.shards.blocks import BlockFile, BlockTable, BlockWriter, file_digest, send_home
+from raystore.index.shards.home import BlockCache, process_cache
 
 UNUSABLE = "It was not loaded; the shard is rebuilt."
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from raystore.data.collection import CollectionTable
 from raystore.errors import CollectionNotFound, DiskFull, IndexNotFound, InvalidArguments, JobFailed, PassportMismatch
-from raystore.index.budget import MOST_SHARDS, fewest_shards, over_budget, shard_bytes
-from raystore.index.build import build_index, open_shard, repair
-from raystore.index.build_plan import split_row_ids
+from raystore.index.build.budget import MOST_SHARDS, fewest_shards, over_budget, shard_bytes
+from raystore.index.build.plan import split_row_ids
+from raystore.index.build.run import build_index, open_shard, repair
 from raystore.index.kinds import KINDS
 from raystore.index.manifest import latest, read_manifest
 from raystore.index.source import ROW_ID_END
@@ -212,7 +212,7 @@ def test_a_killed_process_leaves_what_it_finished_and_the_next_goes_on(world: Wo
     """SIGKILL, so that nothing is cleaned up but by the kernel."""
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from raystore.data.collection import CollectionTable; from raystore.index.build import build_index\n"
+        "from raystore.data.collection import CollectionTable; from raystore.index.build.run import build_index\n"
         "from raystore.layout import Layout; layout = Layout(Path(sys.argv[1]))\n"
         "def die(done, rows):\n    if done >= 300: os.kill(os.getpid(), signal.SIGKILL)\n"
         "table = CollectionTable.open(layout, 'tickets')\n"

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.index.diversity import most_marginal
+from raystore.index.search.diversity import most_marginal
 
 from .conftest import World, clustered, unit
 

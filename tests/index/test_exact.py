@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raystore.index.exact import best_first, flat_top_k, flat_view, longest
 from raystore.index.merge import merge
 from raystore.index.metric import METRICS, Metric, canonical_scores, faiss_metric
-from raystore.index.shard import Shard, memory_shard
+from raystore.index.shards.exact import best_first, flat_top_k, flat_view, longest
+from raystore.index.shards.shard import Shard, memory_shard
 from raystore.vectors import pair_scores, rounding_bound
 
 from .conftest import clustered, unit

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pytest
 
 from raystore.data.columns import vector_array
-from raystore.index.build import build_index
-from raystore.index.fold import Written, fold_index, plan_fold
+from raystore.index.build.run import build_index
+from raystore.index.live.fold import Written, fold_index, plan_fold
+from raystore.index.live.view import Views
 from raystore.index.manifest import IndexManifest, ShardRecord, latest, publish_again
 from raystore.index.source import ROW_ID_END
-from raystore.index.view import Views
 from raystore.layout import numbers, vector_column
 
 from .conftest import DIM, FINGERPRINT, ROWS, World, clustered
@@ -284,7 +284,7 @@ def test_a_fold_into_actors_keeps_those_of_the_shards_that_stay_and_no_search_wa
 _FOLD = """
 import sys, json; sys.path[:] = json.loads(sys.argv[1])
 from pathlib import Path
-from raystore.index.fold import fold_index
+from raystore.index.live.fold import fold_index
 from raystore.index.source import open_source
 from raystore.layout import Layout
 source = open_source(sys.argv[2], "tickets")
@@ -323,7 +323,7 @@ def test_a_fold_that_is_stopped_keeps_others_out_and_killed_leaves_nothing_behin
 
 
 def test_an_index_that_is_built_during_a_fold_is_not_overruled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    import raystore.index.fold as module
+    import raystore.index.live.fold as module
 
     build(world)
     world.add(clustered(30, 5))
@@ -377,7 +377,7 @@ _EXIT = """
 import sys, json; sys.path[:] = json.loads(sys.argv[1])
 from pathlib import Path
 from raystore.index.source import open_source
-from raystore.index.view import Views
+from raystore.index.live.view import Views
 from raystore.layout import Layout
 views = Views(open_source(sys.argv[2], "tickets"), Layout(Path(sys.argv[2])), "tickets", sys.argv[3])
 views.current()

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.index.gather import FIRST_HEDGE_S, LEAST_HEDGE_S, PAUSE_S, Course, Replicas, ShardAnswers, Waits
-from raystore.index.shard import Found
+from raystore.index.live.gather import FIRST_HEDGE_S, LEAST_HEDGE_S, PAUSE_S, Course, Replicas, ShardAnswers, Waits
+from raystore.index.shards.shard import Found
 
 
 def found(exact: bool = True) -> Found:

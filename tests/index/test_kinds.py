@@ -13,14 +13,14 @@ import pyarrow as pa
 import pytest
 
 from raystore.errors import ShardCorrupt
-from raystore.index.exact import best_first
-from raystore.index.ivf import IvfLists
 from raystore.index.kinds import KINDS, TABLE, code_bytes, sub_vectors
 from raystore.index.manifest import ShardRecord
 from raystore.index.metric import METRICS, Metric, canonical_scores
-from raystore.index.nominator import faiss_name
-from raystore.index.shard import Found, Shard, ShardFacts, memory_shard
-from raystore.index.shard_build import write_shard
+from raystore.index.shards.exact import best_first
+from raystore.index.shards.ivf import IvfLists
+from raystore.index.shards.nominator import faiss_name
+from raystore.index.shards.shard import Found, Shard, ShardFacts, memory_shard
+from raystore.index.shards.write import write_shard
 
 from .array_source import ArraySource, name_of
 from .conftest import clustered
@@ -266,7 +266,7 @@ def test_a_file_that_is_not_what_the_record_says_is_refused_unread(
 
 
 def _open_vectors(case: Case) -> None:
-    from raystore.index.vector_file import VectorFile
+    from raystore.index.shards.vector_file import VectorFile
 
     VectorFile.open(case.folder, NUMBER, case.record.files, ROWS, DIM)
 

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raystore.errors import ShardCorrupt
-from raystore.index import centroids, lists
-from raystore.index.blocks import BlockFile, BlockTable, file_digest, send_home
-from raystore.index.centroids import nearest_lists, search_lists, train_centroids
-from raystore.index.chosen import Chosen
-from raystore.index.home import process_cache
-from raystore.index.list_file import ListWriter, lists_name
-from raystore.index.lists import DiskLists, ListsBuilder, list_count
 from raystore.index.manifest import ShardRecord
 from raystore.index.metric import METRICS, Metric, canonical_scores
-from raystore.index.shard import ShardFacts
-from raystore.index.vector_file import VectorFile, VectorFileWriter, name_of
+from raystore.index.shards import centroids, lists
+from raystore.index.shards.blocks import BlockFile, BlockTable, file_digest, send_home
+from raystore.index.shards.centroids import nearest_lists, search_lists, train_centroids
+from raystore.index.shards.chosen import Chosen
+from raystore.index.shards.home import process_cache
+from raystore.index.shards.list_file import ListWriter, lists_name
+from raystore.index.shards.lists import DiskLists, ListsBuilder, list_count
+from raystore.index.shards.shard import ShardFacts
+from raystore.index.shards.vector_file import VectorFile, VectorFileWriter, name_of
 
 from .test_vector_file import home as home  # the three places a file may lie
 

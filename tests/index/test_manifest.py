@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raystore.errors import IndexNotFound, ShardCorrupt, StoreUnusable
-from raystore.index.build import build_index, open_shard, rebuild_shard, repair
+from raystore.index.build.run import build_index, open_shard, rebuild_shard, repair
 from raystore.index.manifest import IndexManifest, index_folder, latest, list_indexes, publish_again, read_manifest
 from raystore.layout import numbers
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raystore.errors import InvalidArguments
-from raystore.index.paging import Place, from_cursor, to_cursor
-from raystore.index.search import IndexSearcher
+from raystore.index.search.paging import Place, from_cursor, to_cursor
+from raystore.index.search.searcher import IndexSearcher
 
 from .conftest import ROWS, World, unit
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
 from raystore.errors import IndexNotFound, InvalidArguments, PassportMismatch
-from raystore.index.build import build_index
+from raystore.index.build.run import build_index
 from raystore.index.pairs import plan
 from raystore.index.pairs.compare import Near, near_pairs, neighbours
 from raystore.index.pairs.duplicates import duplicates

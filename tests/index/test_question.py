@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raystore.errors import DimensionMismatch, InvalidArguments, InvalidVectors, ItemNotFound, PassportMismatch
-from raystore.index.question import check_given, decayed_mean, profile, question, rocchio
+from raystore.index.search.question import check_given, decayed_mean, profile, question, rocchio
 from raystore.vectors import Vectors, mark
 
 from .conftest import DIM, FINGERPRINT, OTHER, World, clustered, unit

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raystore.errors import ColumnNotFound
-from raystore.index.asked import check_asked
-from raystore.index.ranking import answer
+from raystore.index.search.asked import check_asked
+from raystore.index.search.ranking import answer
 
 from .conftest import FINGERPRINT, ROWS, World
 

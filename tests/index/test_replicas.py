@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raystore.index.actors import ActorShards
+from raystore.index.live.actors import ActorShards
 from raystore.layout import Layout
 
 from .conftest import World
@@ -101,7 +101,7 @@ import json, sys, time
 from pathlib import Path
 import numpy as np, psutil, ray
 from ray.cluster_utils import Cluster
-from raystore.index.actors import ActorShards
+from raystore.index.live.actors import ActorShards
 from raystore.index.manifest import latest
 from raystore.layout import Layout
 

@@ -16,9 +16,9 @@ from raystore.errors import (
     PassportMismatch,
     SqlRefused,
 )
-from raystore.index.build import build_index
+from raystore.index.build.run import build_index
 from raystore.index.manifest import latest
-from raystore.index.search import IndexSearcher
+from raystore.index.search.searcher import IndexSearcher
 from raystore.vectors import mark
 
 from .conftest import DIM, FINGERPRINT, OTHER, ROWS, World, clustered, unit

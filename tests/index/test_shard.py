@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raystore.errors import InvalidVectors, ShardCorrupt
-from raystore.index.hnsw import Graph, held_positions
-from raystore.index.ivf import list_count, sample_rows
 from raystore.index.manifest import ShardRecord
 from raystore.index.metric import METRICS, Metric
-from raystore.index.probes import choose_probes
-from raystore.index.refine import best_of
-from raystore.index.rows_file import joined_ids, read_rows_file, write_rows
-from raystore.index.shard import Shard, ShardFacts, memory_shard
-from raystore.index.shard_build import write_shard
-from raystore.index.shard_vectors import HeldVectors
-from raystore.index.threads import faiss_threads
+from raystore.index.shards.hnsw import Graph, held_positions
+from raystore.index.shards.ivf import list_count, sample_rows
+from raystore.index.shards.probes import choose_probes
+from raystore.index.shards.refine import best_of
+from raystore.index.shards.rows_file import joined_ids, read_rows_file, write_rows
+from raystore.index.shards.shard import Shard, ShardFacts, memory_shard
+from raystore.index.shards.shard_vectors import HeldVectors
+from raystore.index.shards.threads import faiss_threads
+from raystore.index.shards.write import write_shard
 
 from .array_source import ArraySource, name_of
 from .conftest import clustered, unit

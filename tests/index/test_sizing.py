@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from raystore.errors import InvalidArguments
-from raystore.index.ivf import list_count
 from raystore.index.kinds import code_bytes
+from raystore.index.shards.ivf import list_count
 from raystore.index.sizing import ACTOR_MS, BUSY, HOP_MS, PROCESS_BYTES, Nodes, plan_index
 from raystore.index.tune.model import GROWTH, compared, fit, grown, probes_for
 from raystore.index.tune.table import Trial

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raystore.errors import IndexNotFound, InvalidArguments, PassportMismatch, StoreUnusable
-from raystore.index.build import build_index
+from raystore.index.build.run import build_index
 from raystore.index.kinds import TABLE
 from raystore.index.tune.check import IndexCheck, check
 from raystore.index.tune.run import _orderly, tune

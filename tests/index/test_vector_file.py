@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raystore.errors import ShardCorrupt
-from raystore.index.blocks import send_home
-from raystore.index.home import process_cache
-from raystore.index.vector_file import VectorFile, VectorFileWriter, name_of, table_name_of
+from raystore.index.shards.blocks import send_home
+from raystore.index.shards.home import process_cache
+from raystore.index.shards.vector_file import VectorFile, VectorFileWriter, name_of, table_name_of
 
 DIM = 6
 

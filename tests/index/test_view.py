@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array
 from raystore.data.pinned import Pinned
-from raystore.index.build import build_index
-from raystore.index.fold import fold_index
+from raystore.index.build.run import build_index
+from raystore.index.live.fold import fold_index
+from raystore.index.live.view import Gathered, View, Views
 from raystore.index.manifest import newest_number
 from raystore.index.metric import as_queries
-from raystore.index.view import Gathered, View, Views
 from raystore.layout import Layout, vector_column
 
 from .conftest import DIM, FINGERPRINT, OTHER, ROWS, World, clustered, unit

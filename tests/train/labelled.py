@@ -15,7 +15,7 @@ from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array
 from raystore.data.keyed import quoted
 from raystore.data.tables.table import register_table
-from raystore.index.search import IndexSearcher
+from raystore.index.search.searcher import IndexSearcher
 from raystore.layout import vector_column
 from raystore.train.classify.classifier import Classifier
 from raystore.train.classify.register import Classifiers

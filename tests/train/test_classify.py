@@ -12,7 +12,7 @@ import pytest
 
 from raystore.data.tables.table import register_table
 from raystore.errors import ColumnNotFound, InvalidArguments, InvalidVectors, PassportMismatch, TableNotFound
-from raystore.index.build import build_index
+from raystore.index.build.run import build_index
 from raystore.train.calibration import softmax
 from raystore.train.knn import Neighbours
 from raystore.train.source import Examples

@@ -82,7 +82,7 @@ class PublishedFolder:
     """One publication's folder. Whoever writes holds the publication's lock."""
 
     def __init__(self, uri: str) -> None:
-        self.fs, root = _file_system(uri)
+        self.fs, root = file_system(uri, "publish")
         if isinstance(self.fs, LocalFileSystem):
             root = str(Path(root).expanduser().absolute())
         self.root = root.rstrip("/")
@@ -215,15 +215,19 @@ class PublishedFolder:
         return "/".join([self.root, *parts])
 
 
-def _file_system(uri: str) -> tuple[Any, str]:
-    """Where an address leads, and the path there."""
+def file_system(uri: str, call: str) -> tuple[Any, str]:
+    """Where an address leads, and the path there.
+
+    Raises:
+        InvalidArguments: no such file system is known. ExtraNotInstalled: its package is missing.
+    """
     scheme = uri.partition("://")[0].rpartition("::")[2] if "://" in uri else "file"
     try:
         fsspec.get_filesystem_class(scheme)
         found: tuple[Any, str] = fsspec.core.url_to_fs(uri)
     except ValueError:
         problem = f"no file system is known for {scheme}://; name a folder, or an address that fsspec knows"
-        raise InvalidArguments(call="publish", problems=[problem]) from None
+        raise InvalidArguments(call=call, problems=[problem]) from None
     except ImportError as error:
         package = getattr(error.__cause__ or error, "name", None) or "a package that is missing"
         raise ExtraNotInstalled(what=f"addresses of {scheme}://", package=package) from None

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from raystore.errors import ShardsMissing
+from raystore.index.live.view import Views
 from raystore.index.manifest import ShardRecord
 from raystore.index.pairs.compare import Near
-from raystore.index.shard import Shard, ShardFacts
+from raystore.index.shards.shard import Shard, ShardFacts
+from raystore.index.shards.threads import faiss_threads
 from raystore.index.source import RowIds, VectorSource
-from raystore.index.threads import faiss_threads
-from raystore.index.view import Views
 from raystore.layout import FP12, Layout
 from raystore.vectors import Matrix
 

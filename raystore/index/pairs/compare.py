@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raystore.index.exact import Scores
+from raystore.index.shards.exact import Scores
 from raystore.index.source import RowIds, Rows
 from raystore.vectors import Matrix
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from raystore.index.build_plan import split_row_ids
+from raystore.index.build.plan import split_row_ids
 from raystore.index.source import RowIds
 
 PairKind = Literal["knn", "duplicates"]

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from raystore.errors import InvalidArguments
-from raystore.index.build import on_ray
-from raystore.index.build_plan import no_vectors
+from raystore.index.build.plan import no_vectors
+from raystore.index.build.run import on_ray
+from raystore.index.build.stage import Stage, part_folder, resumable
 from raystore.index.manifest import ShardRecord, latest
 from raystore.index.pairs import plan as planning
 from raystore.index.pairs.against import AgainstIndex, AgainstRows
@@ -26,9 +27,8 @@ from raystore.index.pairs.compare import FOUND, NEIGHBOURS, Nearest, near_pairs,
 from raystore.index.pairs.finish import DUPLICATES, Duplicates, neighbour_batches
 from raystore.index.pairs.plan import BLOCK_ROWS, Asked, PairKind, PairPlan, cut, problems_of_pairs
 from raystore.index.pairs.table import PairFacts, PairTable, publish_pairs
-from raystore.index.shard_build import write_shard
+from raystore.index.shards.write import write_shard
 from raystore.index.source import ROW_ID_END, Rows, VectorSource, open_source, read_rows
-from raystore.index.stage import Stage, part_folder, resumable
 from raystore.layout import FP12, Layout, read_json
 from raystore.progress import Progress
 
@@ -212,7 +212,6 @@ def _write_rows(source: VectorSource, stage: Stage, plan: PairPlan) -> None:
             as_of=plan.version,
             kind="exact",
             metric="cosine",
-            rows_hint=plan.rows,
         )
         facts.update(record.model_dump(mode="json"))
 

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from raystore.errors import IndexNotFound, InvalidArguments
-from raystore.index.exact import Scores, flat_top_k, longest, nothing
 from raystore.index.manifest import latest
 from raystore.index.merge import merge
 from raystore.index.metric import Metric, as_queries
-from raystore.index.result import SearchResult
+from raystore.index.search.result import SearchResult
+from raystore.index.shards.exact import Scores, flat_top_k, longest, nothing
 from raystore.index.source import RowIds, VectorSource
 from raystore.index.tune.measure import Pace, interval, pace_of, recall_of
 from raystore.layout import FP12, Layout
@@ -30,7 +30,7 @@ _SEED = 20261121
 
 
 class Searcher(Protocol):
-    """Whatever searches the collection: index/search.py's IndexSearcher."""
+    """Whatever searches the collection: index/search/searcher.py's IndexSearcher."""
 
     def search(self, queries: object, k: int = 10) -> SearchResult: ...
 

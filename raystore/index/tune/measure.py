@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raystore.index.exact import Scores
+from raystore.index.shards.exact import Scores
 from raystore.vectors import Matrix
 
 Ask = Callable[[Matrix], Scores]  # queries (m, d) -> scores (m, k), highest first, padded with -inf

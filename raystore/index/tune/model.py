@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raystore.index import ivf, lists
 from raystore.index.kinds import TABLE, code_bytes
+from raystore.index.shards import ivf, lists
 from raystore.index.tune.table import Trial
 
 GROWTH = 0.25  # probes are taken to grow as the root of the lists where trials at one size cannot tell

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from raystore.errors import InvalidArguments
-from raystore.index.exact import Scores
 from raystore.index.kinds import KINDS, TABLE, KindName
 from raystore.index.metric import METRICS, Metric, as_queries
-from raystore.index.shard import Shard, ShardFacts
-from raystore.index.shard_build import write_shard
+from raystore.index.shards.exact import Scores
+from raystore.index.shards.shard import Shard, ShardFacts
+from raystore.index.shards.write import write_shard
 from raystore.index.source import ROW_ID_END, Scanned, VectorSource
 from raystore.index.tune.choose import Budget, Choice, choose
 from raystore.index.tune.measure import interval, pace_of, recall_of, steps

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from raystore.index.metric import Metric
-from raystore.index.ranking import QUERIES, Found, Ranked
+from raystore.index.search.ranking import QUERIES, Found, Ranked
 from raystore.index.source import RowIds
 from raystore.train.classify.labels import NONE
 from raystore.train.classify.result import Evidence

@@ -17,7 +17,7 @@ from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
 from raystore.errors import HeadCorrupt
 from raystore.index.manifest import latest
-from raystore.index.search import IndexSearcher
+from raystore.index.search.searcher import IndexSearcher
 from raystore.layout import Layout, check_name
 from raystore.train.calibration import softmax
 from raystore.train.classify.asked import Searcher
