@@ -8,11 +8,23 @@ from typing import Annotated
 
 import typer
 
+from raystore.cli.heads import head_facts
 from raystore.cli.options import CollectionName, EncoderOption
 from raystore.cli.state import STATE
 from raystore.errors import InvalidArguments
 
 _SHOWN = 5  # neighbours of a text, for people
+
+registered = typer.Typer(rich_markup_mode=None)  # its verb stands among those of `head`
+
+Labels = Annotated[
+    str | None, typer.Option(metavar="TABLE.COLUMN", help="Where the labels stand: a table's column, or a kept column.")
+]
+Descriptions = Annotated[
+    list[str], typer.Option("--describe", metavar="CLASS=WORDS", help="What a class is about; may be repeated.")
+]
+Voters = Annotated[int, typer.Option("-k", help="Neighbours that vote.")]
+Threshold = Annotated[float | None, typer.Option(help="Abstain below this confidence.")]
 
 
 def classify(
@@ -20,21 +32,15 @@ def classify(
     text: Annotated[str | None, typer.Argument(help="What to classify.")] = None,
     item: Annotated[str | None, typer.Option(help="Classify the row of this id instead; it has no vote itself.")] = None,
     image: Annotated[Path | None, typer.Option(help="Classify this image file instead.")] = None,
-    labels: Annotated[
-        str | None, typer.Option(metavar="TABLE.COLUMN", help="Where the labels stand: a table's column, or a kept column.")
-    ] = None,
-    description: Annotated[
-        list[str], typer.Option("--describe", metavar="CLASS=WORDS", help="What a class is about; may be repeated.")
-    ] = [],  # noqa: B006
-    k: Annotated[int, typer.Option("-k", help="Neighbours that vote.")] = 20,
+    labels: Labels = None,
+    description: Descriptions = [],  # noqa: B006
+    k: Voters = 20,
     probes: Annotated[int | None, typer.Option(help="Lists of the index to visit.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Abstain below this confidence.")] = None,
+    threshold: Threshold = None,
     encoder: EncoderOption = None,
 ) -> None:
     """The class of a text by the vote of the nearest labelled rows; of described classes no row needs a label."""
-    described = _described(description)
-    if not described and labels is None:
-        raise InvalidArguments(call="classify", problems=["expected --labels, --describe, or both"])
+    described = _classes(description, labels, "classify")
     told = STATE.open().collection(collection).classify(
         text, item=item, image=image, labels=described or labels or {}, labelled=labels if described else None,
         k=k, probes=probes, threshold=threshold, encoder=encoder,
@@ -60,7 +66,35 @@ def classify(
     STATE.out.emit(facts, draw)
 
 
-def _described(pairs: Sequence[str]) -> dict[str, str]:
+@registered.command("neighbours")
+def head_neighbours(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The head's name.")],
+    collection: CollectionName,
+    labels: Labels = None,
+    description: Descriptions = [],  # noqa: B006
+    k: Voters = 20,
+    probes: Annotated[int | None, typer.Option(help="Lists of the index to visit.")] = None,
+    threshold: Threshold = None,
+    encoder: EncoderOption = None,
+) -> None:
+    """Publish `classify` as a head: by name, in versions, deployable. It follows the collection and its labels."""
+    described = _classes(description, labels, "head neighbours")
+    made = STATE.open().register_classifier(
+        name, collection, labels=described or labels or {}, labelled=labels if described else None,
+        k=k, probes=probes, threshold=threshold, encoder=encoder,
+    )  # fmt: skip
+    STATE.out.emit(head_facts(made), lambda: STATE.out.say(f"{made.label}\n{made.report}"))
+
+
+def _classes(pairs: Sequence[str], labels: str | None, call: str) -> dict[str, str]:
+    """What is described, perhaps nothing; InvalidArguments where there are no labels either."""
+    described = _described(pairs, call)
+    if not described and labels is None:
+        raise InvalidArguments(call=call, problems=["expected --labels, --describe, or both"])
+    return described
+
+
+def _described(pairs: Sequence[str], call: str) -> dict[str, str]:
     found: dict[str, str] = {}
     problems = []
     for place, pair in enumerate(pairs, 1):
@@ -71,5 +105,5 @@ def _described(pairs: Sequence[str]) -> dict[str, str]:
             problems.append(f"--describe names class '{name.strip()[:80]}' twice")
         found[name.strip()] = words.strip()
     if problems:
-        raise InvalidArguments(call="classify", problems=problems)
+        raise InvalidArguments(call=call, problems=problems)
     return found

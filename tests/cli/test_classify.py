@@ -42,3 +42,12 @@ def test_what_cannot_be_classified_by_is_said(cli: Cli, made: Made) -> None:
     assert said.err == "InvalidArguments: classify: expected --labels, --describe, or both.\n"
     said = cli("--store", made.root, "classify", "tickets", "x", "--labels", "nowhere.label")
     assert (said.code, said.err.startswith("TableNotFound: no table 'nowhere'")) == (3, True)
+
+
+def test_a_classification_is_published_as_a_head(cli: Cli, made: Made) -> None:
+    told = cli("--store", made.root, "--json", "head", "neighbours", "near", "tickets", "--labels", "product", "-k", "3").json
+    assert (told["name"], told["kind"], told["encoder"].split("@")[0]) == ("near", "neighbours", "tiny")
+    shown = cli("--store", made.root, "head", "show", f"near@{told['number']}")
+    assert (shown.code, "neighbours" in shown.out) == (0, True)
+    said = cli("--store", made.root, "head", "neighbours", "near", "tickets")
+    assert said.err == "InvalidArguments: head neighbours: expected --labels, --describe, or both.\n"
