@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import tempfile
@@ -28,6 +29,7 @@ import raystore
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CACHE = ROOT / ".bench-cache"
+MILLION = 1_000_000
 CHUNK = 10_250  # abstracts whose vectors are kept in one file
 
 
@@ -73,29 +75,56 @@ def minilm_vectors(path: Path, text: str = "text") -> np.ndarray:
 
 
 def abstract_vectors(split: str) -> np.ndarray:
-    """(n, 384) float32 unit rows of the arXiv abstracts of "train" or "test", in the order of the file, by raystore's own encoder
-    (112,750 in all, some 20 minutes); kept 10,250 rows a file, so that an interrupted run goes on."""
-    path = dataset("arxiv100k", f"{split}.parquet")
-    rows, encoder = pq.read_metadata(path).num_rows, None
-    parts = []
-    for number, start in enumerate(range(0, rows, CHUNK)):
-        kept = CACHE / f"abstracts-{split}-{number:03d}.npy"
-        if not kept.is_file():
-            if encoder is None:
-                texts = pq.read_table(path, columns=["text"]).column("text").to_pylist()
-                with tempfile.TemporaryDirectory() as folder:
-                    encoder = raystore.open(folder).encoders.register("minilm", model="minilm").load()
-            CACHE.mkdir(exist_ok=True)
-            part = kept.with_suffix(f".{os.getpid()}.npy")
-            np.save(part, np.asarray(encoder.encode(texts[start : start + CHUNK]), dtype=np.float32))
-            part.rename(kept)
-        parts.append(np.load(kept))
-    vectors = np.concatenate(parts)
-    if len(vectors) != rows:
-        sys.exit(
-            f"{CACHE} holds vectors of {len(vectors):,} abstracts of {split}, the file has {rows:,}: remove abstracts-{split}-*"
-        )
-    return vectors
+    """(n, 384) float32 unit rows of the arXiv abstracts of "train" or "test", in the order of the file (112,750 in all, some 12
+    minutes the first time)."""
+    texts = pq.read_table(dataset("arxiv100k", f"{split}.parquet"), columns=["text"]).column("text").to_pylist()
+    return np.concatenate([np.load(file) for file in vector_files(f"abstracts-{split}", lambda: texts, len(texts), CHUNK)])
+
+
+def sentence_files() -> list[Path]:
+    """Files of 20,000 x 384 float32 unit rows each: a million titles, sentences and clauses of the arXiv abstracts, shuffled (some
+    20 minutes the first time)."""
+    return vector_files("sentences", _sentences, MILLION, 20_000)
+
+
+def vector_files(name: str, texts: Callable[[], Sequence[str]], rows: int, chunk: int) -> list[Path]:
+    """The texts' MiniLM vectors by raystore's own encoder, kept `chunk` rows a file, so that an interrupted run goes on."""
+    files = [CACHE / f"{name}-{number:03d}.npy" for number in range(-(-rows // chunk))]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    if missing:
+        CACHE.mkdir(exist_ok=True)
+        given = texts()
+        with tempfile.TemporaryDirectory() as folder:
+            encoder = raystore.open(folder).encoders.register("minilm", model="minilm").load()
+            for number in missing:
+                part = files[number].with_suffix(f".{os.getpid()}.npy")
+                np.save(part, np.asarray(encoder.encode(given[number * chunk : (number + 1) * chunk]), dtype=np.float32))
+                part.rename(files[number])
+    return files
+
+
+def _sentences() -> list[str]:
+    """A million different ones: every title and sentence, then clauses of long sentences."""
+    paths = [dataset("arxiv100k", f"{split}.parquet") for split in ("train", "test", "test2019")]
+    found: dict[str, None] = {}
+    for path in paths:
+        found |= dict.fromkeys(pq.read_table(path, columns=["title"]).column("title").to_pylist())
+    sentences = [
+        sentence
+        for path in paths
+        for text in pq.read_table(path, columns=["text"]).column("text").to_pylist()
+        for sentence in re.split(r"(?<=[.!?])\s+", text)
+        if len(sentence) >= 20
+    ]
+    found |= dict.fromkeys(sentences)
+    for sentence in sentences:
+        if len(found) >= MILLION:
+            break
+        if len(sentence.split()) >= 24:
+            found |= dict.fromkeys(c for c in re.split(r"(?<=[,;:])\s+", sentence) if len(c) >= 40 and c != sentence)
+    chosen = list(found)[:MILLION]
+    np.random.default_rng(0).shuffle(chosen)
+    return chosen
 
 
 @dataclass(frozen=True)

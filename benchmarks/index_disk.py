@@ -38,7 +38,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import CACHE, seconds, write_result
+from benchmarks.common import CACHE, MILLION, seconds, sentence_files, write_result
 from raystore.index.manifest import ShardRecord
 from raystore.index.shards.list_file import lists_name
 from raystore.index.shards.lists import DiskLists
@@ -48,7 +48,6 @@ from raystore.vectors import Matrix
 
 DIM, K = 384, 10
 QUERIES = 1_000  # the last sentences, in no index
-MILLION = 1_000_000
 BATCH = 50_000
 COLD, WARM_UP, TURN = 40, 200, 20
 RECALL = 0.95
@@ -68,7 +67,7 @@ class Sentences:
 
     def __init__(self, n: int, near: np.ndarray | None = None) -> None:
         self.n, self.near = n, near
-        self.files = [np.load(file, mmap_mode="r") for file in sorted(CACHE.glob("sentences-???.npy"))]
+        self.files = [np.load(file, mmap_mode="r") for file in sentence_files()]
         self.starts = np.cumsum([0, *(len(file) for file in self.files)])
         self.real = int(self.starts[-1]) - QUERIES
 
@@ -295,8 +294,6 @@ def main() -> None:
         print(json.dumps(measure(options.measure)))
         return
     cached = Sentences(0).real
-    if cached < QUERIES:
-        sys.exit(f"no sentence vectors: {CACHE}/sentences-000.npy and so on are (20000, {DIM}) float32")
     sizes = sorted({cached if rows == MILLION else rows for rows in options.rows})
     figures: dict[str, Any] = {}
     for rows in sizes:

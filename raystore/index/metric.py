@@ -19,6 +19,7 @@ from raystore.vectors import Matrix, as_unit_rows, pair_scores
 Metric = Literal["cosine", "ip", "l2"]
 METRICS: tuple[str, ...] = get_args(Metric)
 
+LONGEST = 1e18  # of ip and l2: beyond it squares leave float32, and FAISS nominates nothing
 _PAIRS = 1_024  # as of vectors.pair_scores
 
 
@@ -27,7 +28,8 @@ def as_queries(vectors: object, dim: int, metric: Metric, call: str) -> Matrix:
 
     Raises:
         DimensionMismatch: rows are not `dim` long.
-        InvalidVectors: not numbers, or rows with NaN or infinity, for cosine also rows without a direction.
+        InvalidVectors: not numbers, or rows with NaN or infinity; for cosine also rows without a direction, for the others rows
+            longer than 1e18.
     """
     if metric == "cosine":
         return as_unit_rows(vectors, dim, call)
@@ -40,10 +42,14 @@ def as_queries(vectors: object, dim: int, metric: Metric, call: str) -> Matrix:
         raise InvalidVectors(call=call, n_vectors=1, problems=[(0, f"has {matrix.ndim} axes, expected 1 or 2")])
     if matrix.shape[1] != dim:
         raise DimensionMismatch(call=call, expected=dim, found=matrix.shape[1])
-    bad = ~np.isfinite(matrix).all(axis=1)
+    lengths = np.linalg.norm(matrix.astype(np.float64), axis=1)
+    bad = ~(lengths <= LONGEST)
     if bad.any():
-        problems = [(int(i), "holds NaN or infinity") for i in np.flatnonzero(bad)]
-        raise InvalidVectors(call=call, n_vectors=len(matrix), problems=problems)
+        says = [
+            (int(i), f"is longer than {LONGEST:g}" if lengths[i] < np.inf else "holds NaN or infinity")
+            for i in np.flatnonzero(bad)
+        ]
+        raise InvalidVectors(call=call, n_vectors=len(matrix), problems=says)
     return matrix
 
 

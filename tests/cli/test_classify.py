@@ -45,9 +45,11 @@ def test_what_cannot_be_classified_by_is_said(cli: Cli, made: Made) -> None:
 
 
 def test_a_classification_is_published_as_a_head(cli: Cli, made: Made) -> None:
-    told = cli("--store", made.root, "--json", "head", "neighbours", "near", "tickets", "--labels", "product", "-k", "3").json
-    assert (told["name"], told["kind"], told["encoder"].split("@")[0]) == ("near", "neighbours", "tiny")
-    shown = cli("--store", made.root, "head", "show", f"near@{told['number']}")
+    told = cli(
+        "--store", made.root, "--json", "head", "neighbours", "near", "tickets", "--labels", "product", "-k", "3"
+    ).json
+    assert (told["head"], told["kind"], told["voters"]["labels"]) == ("near@1", "neighbours", "product")
+    shown = cli("--store", made.root, "head", "show", "near@1")
     assert (shown.code, "neighbours" in shown.out) == (0, True)
     said = cli("--store", made.root, "head", "neighbours", "near", "tickets")
     assert said.err == "InvalidArguments: head neighbours: expected --labels, --describe, or both.\n"

@@ -164,8 +164,8 @@ def _open_inline(source: VectorSource, layout: Layout, number: int, manifest: In
         shards[record.number] = shard
     if problems:
         fresh, whole = mend(source, layout, number, manifest, problems)
-        if whole.made_from != number:
-            raise Replaced  # another process published meanwhile: it may have other shards
+        if (whole.made_by, whole.made_from) != ("repair", number):
+            raise Replaced  # a build or a fold came first: it has other shards
         number, manifest = fresh, whole
     row_ids = tuple(shard.row_ids for shard in shards.values())
     return Base(number, manifest, InlineShards(shards), row_ids, manifest.version)

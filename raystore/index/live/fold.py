@@ -16,12 +16,12 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from raystore.data.publish.folder import file_system
-from raystore.errors import ShardCorrupt
+from raystore.errors import IndexNotFound, PassportMismatch, ShardCorrupt, StoreUnusable
 from raystore.index.build.part import write_part
 from raystore.index.kinds import KindName
 from raystore.index.live.base import not_in
@@ -183,19 +183,28 @@ def _count_gone(folder: Path, records: Sequence[ShardRecord], live: RowIds) -> d
 
 
 def _retire(layout: Layout, collection: str, fingerprint: str, *, drop_gone: bool) -> None:
-    """Remove folds and repairs that are older than the index before the newest; with `drop_gone` every older index."""
+    """Remove folds and repairs that are older than the index before the newest, and indexes whose manifest nobody can read;
+    with `drop_gone` every older index."""
     folder = layout.indexes(collection, fingerprint)
-    found = {number: read_manifest(layout, collection, fingerprint, number) for number in numbers(folder)}
-    old = list(found)[: -1 if drop_gone else -_KEPT]
-    retired = [number for number in old if drop_gone or found[number].made_by in ("fold", "repair")]
+    found = numbers(folder)
+    manifests: dict[int, IndexManifest] = {}
+    for number in found:
+        with suppress(IndexNotFound, StoreUnusable, PassportMismatch):
+            manifests[number] = read_manifest(layout, collection, fingerprint, number)
+    retired = [
+        number
+        for number in found[: -1 if drop_gone else -_KEPT]
+        if drop_gone or number not in manifests or manifests[number].made_by in ("fold", "repair")
+    ]
     for number in retired:
         away = layout.tmp / uuid.uuid4().hex
         os.rename(folder / str(number), away)  # at once: nobody sees half of it
         shutil.rmtree(away)
-    left = {record.home for number in found if number not in retired for record in found[number].shards}
-    for home in {record.home for number in retired for record in found[number].shards} - left:
-        if home is not None:
-            system, path = file_system(home, "fold_index")
+    homes = {number: {record.home for record in manifest.shards} for number, manifest in manifests.items()}
+    left: set[str | None] = {None}.union(*(kept for number, kept in homes.items() if number not in retired))
+    for home in set[str | None]().union(*(homes.get(number, set()) for number in retired)) - left:
+        system, path = file_system(str(home), "fold_index")
+        with suppress(FileNotFoundError):  # it was lost, and its shard was written again elsewhere
             system.rm(path, recursive=True)
 
 
