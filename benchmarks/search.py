@@ -42,7 +42,7 @@ SINGLES = 200
 KINDS = ("exact", "ivf", "ivf_pqfs", "hnsw")
 FASTEST = ("ivf_pqfs", "hnsw")
 
-Search = Callable[[np.ndarray], Sequence[Sequence[int]]]
+Search = Callable[[np.ndarray], Sequence[Sequence[int | str]]]
 
 
 def fill(layout: Layout, vectors: np.ndarray) -> CollectionTable:
@@ -93,8 +93,8 @@ class Peers:
         self.process.wait()
 
 
-def recall_of(found: Sequence[Sequence[int]], truth: np.ndarray) -> float:
-    return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found, truth.tolist(), strict=True)]))
+def recall_of(found: Sequence[Sequence[int | str]], truth: np.ndarray) -> float:
+    return float(np.mean([len(set(map(int, a)) & set(b)) / K for a, b in zip(found, truth.tolist(), strict=True)]))
 
 
 def least(settings: Sequence[int], recall: Callable[[int], float]) -> tuple[int, float]:
@@ -128,7 +128,7 @@ def bare_params(kind: str, setting: int, refine: int) -> Any:
 
 
 def ours(searcher: IndexSearcher, probes: int | None, **options: Any) -> Search:
-    return lambda queries: [[int(i) for i in ids] for ids in searcher.search(queries, K, probes=probes, **options).ids]
+    return lambda queries: searcher.search(queries, K, probes=probes, **options).ids
 
 
 def timed(search: Callable[[np.ndarray], Any], queries: np.ndarray, *, singly: bool) -> float:

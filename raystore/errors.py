@@ -124,7 +124,9 @@ class IndexNotFound(NotFound):
     noun = "index"
 
     def __str__(self) -> str:
-        return f"no index over {self.where}. Build one: collection.build_index()."
+        if self.existing:
+            return f"no index '{self.name}' over {self.where}. It has: {listed(self.existing)}."
+        return f"no index over {self.where}. Build one: collection.build_index() or `raystore index build`."
 
 
 class DeploymentNotFound(NotFound):

@@ -102,8 +102,8 @@ class Indexed(Opened):
         return found[1] if found else None
 
     def indexes(self, encoder: str | None = None) -> list[IndexFacts]:
-        """The indexes that are kept, newest first: number, kind, rows, shards, version, made_by, memory and disk bytes. One or two
-        older ones stay for who is still reading them, and to go back to: `use_index(number)`."""
+        """The indexes that are kept, newest first: number, kind, rows, shards, version, made_by, memory and disk bytes. Older
+        folds are removed by and by; what was built stays, to go back to (`use_index(number)`), until `fold_index(drop_gone=True)`."""
         return list_indexes(self._store.layout, self.name, self.encoder(encoder).fingerprint)
 
     def use_index(self, number: int, *, encoder: str | None = None) -> IndexManifest:

@@ -17,6 +17,7 @@ from raystore.errors import (
     ColumnNotFound,
     DimensionMismatch,
     IdConflict,
+    IndexNotFound,
     InvalidArguments,
     InvalidRows,
     InvalidVectors,
@@ -296,6 +297,43 @@ def test_a_search_with_another_passport_names_both(searched: Collection, store: 
         searched.search("the card", encoder="short")
     assert mine.fingerprint[:12] in str(by_name.value)
     assert other.label in str(by_name.value)
+
+
+def test_indexes_are_listed_folded_into_and_gone_back_to(fresh: Collection, folder: Path) -> None:
+    assert (fresh.indexes(), fresh.index(), fresh.fold_index()) == ([], None, None)
+    with pytest.raises(IndexNotFound, match=r"^no index over collection .* Build one: "):
+        fresh.use_index(1)
+    fresh.embed(folder / "tickets.parquet", text="body", id="ticket", workers=0)
+    fresh.build_index(shards=2, workers=0)
+    assert fresh.fold_index() is None
+    fresh.log([{"id": "new", "text": "never limit sentence"}])
+    folded = fresh.fold_index()
+    assert folded is not None
+    assert (folded.rows, len(folded.shards), folded.made_by, folded.made_from) == (N + 1, 3, "fold", 1)
+    back = fresh.use_index(1)
+    assert (back.rows, back.made_by, back.made_from) == (N, "rollback", 1)
+    facts = [(f.number, f.live, f.rows, f.shards, f.made_by) for f in fresh.indexes()]
+    assert facts == [(3, True, N, 2, "rollback"), (2, False, N + 1, 3, "fold"), (1, False, N, 2, "build")]
+    assert fresh.search("never limit sentence", k=1).ids == [["new"]]  # it stands beside the older one
+    with pytest.raises(IndexNotFound, match=r"^no index '7' over collection .* It has: '1', '2', '3'\.$"):
+        fresh.use_index(7)
+
+
+def test_a_profile_finds_what_is_near_many_rows_and_not_these(searched: Collection, tickets: Collection) -> None:
+    found = searched.recommend(["1", "5"], k=3, columns=["product"])
+    vectors = searched.encoder().encode(["the money 1", "the money 5"])
+    without = searched.search(vector=np.asarray(vectors).mean(axis=0), k=5).ids[0]
+    assert found.ids[0] == [i for i in without if i not in ("1", "5")][:3]
+    assert set(found.to_dicts()[0]) == {"query", "rank", "id", "score", "product"}
+    mine = tickets.recommend(subject="c-3", k=2, where="product = 'card'")  # rows 6 and 7
+    assert mine.ids == tickets.recommend(["6", "7"], k=2, where="product = 'card'").ids
+    with pytest.raises(ItemNotFound, match="the subjects of collection 'tickets'"):
+        tickets.recommend(subject="nobody")
+    with pytest.raises(ItemNotFound):
+        tickets.recommend(["1", "nothing"])
+    for given, problem in (({}, "none"), ({"items": ["1"], "subject": "c-3"}, "both")):
+        with pytest.raises(InvalidArguments, match=f"expected one of items and subject, found {problem}"):
+            tickets.recommend(**given)  # type: ignore[arg-type]
 
 
 def test_an_index_over_nothing_is_refused(fresh: Collection) -> None:

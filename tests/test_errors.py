@@ -89,7 +89,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         (errors.TableNotFound(name="x", where="store 's'"), "no table 'x' in store 's'. It has no table."),
         (
             errors.IndexNotFound(name="i", where="collection 't'"),
-            "no index over collection 't'. Build one: collection.build_index().",
+            "no index over collection 't'. Build one: collection.build_index() or `raystore index build`.",
         ),
         (
             errors.StoreNotFound(name="/x", where="nothing is there"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raystore.cli.encoders import ImageColumn, TextColumn
+from raystore.cli.indexes import built_line
 from raystore.cli.options import CollectionName, EncoderOption
 from raystore.cli.samples import read_sample
 from raystore.cli.state import STATE
@@ -28,7 +29,7 @@ tuning = typer.Typer()
 @tuning.command("tune")
 def index_tune(
     collection: CollectionName,
-    recall: Annotated[float, typer.Option(help="Of the k nearest, to be found.")] = 0.95,
+    recall: Annotated[float, typer.Option(help="Share of the k nearest to be found.")] = 0.95,
     memory: Annotated[
         str | None, typer.Option(help="That the index may hold in memory, all shards together: 1GiB.")
     ] = None,
@@ -42,7 +43,9 @@ def index_tune(
     build: Annotated[bool, typer.Option("--build", help="Build what is chosen.")] = False,
     encoder: EncoderOption = None,
 ) -> None:
-    """Measure every kind of index on the collection's own vectors against exact search, choose one within the budget, say why.
+    """Measure every kind of index on the collection's own vectors, and choose one.
+
+    Each is compared with exact search; what is chosen keeps the budget, and it is said why.
 
     Exit code 1 where none keeps the budget; the nearest is said.
     """
@@ -64,9 +67,7 @@ def index_tune(
         for line in report.says:
             STATE.out.say(f"\n{line}")
         if built is not None:
-            STATE.out.say(
-                f"\nbuilt: {built.rows:,} rows in {len(built.shards)} shards ({built.kind}), {built.build_s:.1f} s"
-            )
+            STATE.out.say(f"\nbuilt: {built_line(built)}")
         elif chosen is not None:
             STATE.out.say(f"\nraystore index build {collection} --kind {chosen.kind} --recall {recall:g}")
 

@@ -74,7 +74,8 @@ class Output:
             self.say(f"\n{title}")
         table = Table(header_style="bold", show_edge=False, pad_edge=False)
         for name in names:
-            numeric = bool(rows) and all(isinstance(r.get(name), (int, float)) for r in rows)
+            values = [value for value in (row.get(name) for row in rows) if value is not None]
+            numeric = bool(values) and all(isinstance(value, (int, float)) for value in values)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(_shown(row.get(name))) for name in names))

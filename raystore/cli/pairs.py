@@ -20,7 +20,8 @@ Where = Annotated[str | None, typer.Option(help="Only rows this predicate select
 Exact = Annotated[
     bool | None,
     typer.Option(
-        "--exact/--approximate", help="Compare every row with every other, or ask the index; by default the index."
+        "--exact/--approximate",
+        help="Compare every row with every other, or ask the index; by default the index, if there is one, above 50,000 rows.",
     ),
 ]
 
@@ -65,7 +66,7 @@ def collection_duplicates(
 
 def _emit(found: PairTable, more: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     def draw() -> None:
-        STATE.out.say(repr(found))
+        STATE.out.say(repr(found).removeprefix("PairTable: "))
         if rows:
             STATE.out.table(rows)
         STATE.out.say(f"\nAll of it: {found.path}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raystore.store import Store
 
 _INDEX = "plan"
+_FAR = 1_000  # times the rows that were measured: from there on people are told that it is a guess
 
 plan = typer.Typer(
     help="Plans: hours, money, machines and disk before a job is run. `plan --rows N` is of an index, `plan embed` of a job.",
@@ -68,10 +69,13 @@ def plan_index_verb(
     )
 
     def draw() -> None:
-        STATE.out.table([asdict(line) for line in report.lines], title=report.title)
+        STATE.out.table([{"what": o.name, "foretold": o.said, "how": o.how} for o in report.lines], title=report.title)
         if report.others:
             STATE.out.table([each.row for each in report.others], title="The other kinds, each at its cheapest")
         STATE.out.say(f"\nfrom tuning {tuning.number} of {tuning.collection}: {tuning.rows:,} rows, {tuning.cores} cores")
+        if wanted > _FAR * tuning.rows:
+            times = wanted / max(1, tuning.rows)
+            STATE.out.say(f"{times:,.0f} times as many rows as were measured: a rough guess, the build time above all")
 
     STATE.out.emit({**report.facts, "tuning": f"{tuning.collection}@{tuning.number}"}, draw)
 

@@ -43,6 +43,9 @@ from raystore.vectors import Matrix, Vectors, mark
 
 # Beyond this many ids, one scan of the vectors beats looking the ids up (1,000 random rows cost 15 ms).
 _SCAN_FROM_IDS = 20_000
+_READ_AHEAD = (
+    32 * 2**20
+)  # bytes of a scan that Lance reads before they are asked for; its default of 2 GiB is the whole table
 _LISTED_ROWS = 1_000  # row ids that a filter names one by one
 
 
@@ -252,6 +255,8 @@ class CollectionTable:
             filter=" AND ".join(f"({c})" for c in clauses if c) or None,
             with_row_id=True,
             batch_size=batch_rows,
+            batch_readahead=4,
+            io_buffer_size=_READ_AHEAD,
             scan_in_order=True,
         )
         for batch in scanner.to_batches():

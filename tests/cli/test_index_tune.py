@@ -37,7 +37,7 @@ def test_what_is_tuned_is_built_checked_and_planned_from(cli: Cli, root: Path) -
     )
     assert tuned.code == 0, tuned.err
     assert "Tuning of items: 216 of 240 rows of 32 numbers, 24 queries held out of them, recall at 10, " in tuned.out
-    assert "built: 240 rows in 1 shards (" in tuned.out
+    assert "built: 240 rows in 1 shard (" in tuned.out
     checked = cli(*store, "index", "check", "items", "--sample", "50", "--json").json
     assert (checked["number"], checked["rows"], checked["tail"], checked["gone"], checked["coverage"]) == (
         1,
@@ -98,4 +98,7 @@ def test_a_wrong_call_is_told_what_is_wrong(cli: Cli, root: Path, arguments: tup
 
 def test_a_collection_without_an_index_cannot_be_checked(cli: Cli, root: Path) -> None:
     ended = cli("--store", root, "index", "check", "items")
-    assert (ended.code, "Build one: collection.build_index()." in " ".join(ended.err.split())) == (3, True)
+    assert (
+        ended.code,
+        "Build one: collection.build_index() or `raystore index build`." in " ".join(ended.err.split()),
+    ) == (3, True)

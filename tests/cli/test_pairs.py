@@ -20,7 +20,7 @@ def root(studied: Studied, tmp_path: Path) -> Path:
 def test_the_graph_of_a_collection_is_a_table_in_the_store(cli: Cli, root: Path) -> None:
     made = cli("--store", root, "collection", "graph", "items", "-k", "3")
     assert made.code == 0, made.err
-    assert "PairTable: 3 nearest of 240 rows of items: 720 pairs, exact, encoder " in made.out
+    assert "\n3 nearest of 240 rows of items: 720 pairs, exact, encoder " in f"\n{made.out}"
     facts = cli("--store", root, "collection", "graph", "items", "-k", "3", "--json").json
     assert (facts["number"], facts["pairs"], facts["exact"], len(facts["head"])) == (2, 720, True, 20)
     assert lance.dataset(facts["table"]).count_rows() == 720

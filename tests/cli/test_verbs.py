@@ -30,7 +30,9 @@ def test_raw_file_to_a_prediction_by_commands_alone(cli: Cli, made: Made, tmp_pa
     assert (frozen["snapshot"], sum(frozen["counts"].values())) == ("refunds@1", 60)
     trained = cli(*store, "head", "train", "refunds", "--snapshot", "refunds")
     assert (trained.code, "Head refunds@1, on" in trained.out, "accuracy" in trained.out) == (0, True, True)
-    assert cli(*store, "index", "build", "tickets", "--shards", "2").out.startswith("61 rows in 2 shards (exact)")
+    assert cli(*store, "index", "build", "tickets", "--shards", "2").out.startswith(
+        "61 rows in 2 shards (exact), 0 bytes of memory, "
+    )
     predicted = cli(*store, "--json", "head", "predict", "refunds", "the card never arrived", "money").json
     assert [set(row) for row in predicted] == [{"label", "confidence", "abstained"}] * 2
 
@@ -77,7 +79,9 @@ READS = [
     ("head", "compare", "refunds", "refunds@1"),
     ("head", "predict", "refunds", "a card"),
     ("index", "show", "tickets"),
+    ("index", "list", "tickets"),
     ("search", "tickets", "the card"),
+    ("recommend", "tickets", "--subject", "c-1"),
     ("lineage", "refunds"),
     ("impact", "tiny"),
     ("key", "list"),

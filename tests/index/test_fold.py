@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,19 @@ def test_drop_gone_leaves_no_erased_row_at_a_home(world: World, tmp_path: Path) 
     assert (world.vectors[3].tobytes() in content, kept in content) == (False, True)
     assert nearest(views, world.vectors[[4, 250]]) == world.truth(world.vectors[[4, 250]], 1)
     assert world.ids[3] not in nearest(views, world.vectors[3], 50)[0]
+
+
+def test_a_fold_takes_away_what_nobody_can_read_and_misses_no_home_that_was_lost(world: World, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    build(world, kind="disk", home=f"file://{home}")
+    build(world)
+    (folder_of(world, 2) / "manifest.json").write_text("{")
+    build(world)
+    shutil.rmtree(home)
+    world.delete(world.ids[3])
+    number, manifest = fold(world, drop_gone=True)
+    assert (number, manifest.rows) == (4, ROWS - 1)
+    assert numbers(world.layout.indexes("tickets", FINGERPRINT)) == [4]
 
 
 def test_drop_gone_of_every_row_leaves_an_index_that_answers_nothing(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_only_allowed_rows_are_answered(case: Case, share: float, m: int) -> Non
 def test_a_filter_over_many_rows_is_pushed_into_the_lists(
     case: Case, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raystore.index.shard._SUBSET_ROWS", 0)  # as if there were millions
+    monkeypatch.setattr("raystore.index.shards.shard._SUBSET_ROWS", 0)  # as if there were millions
     chosen = np.random.default_rng(1).random(ROWS) < share
     shard = case.load()
     refine = FINE if case.kind == "ivf_pqfs" else 4  # its codes are two bytes here
@@ -203,6 +204,13 @@ def test_the_record_says_what_it_takes(case: Case) -> None:
     names = {path.name for path in case.folder.iterdir()}
     assert set(record.files) <= names
     assert names - set(record.files) <= {"shard-0003.vectors", "shard-0003.lists"}
+
+
+def test_the_table_of_kinds_in_the_docs_is_that_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "index.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+|nothing)", page, re.MULTILINE))
+    held = {kind: code_bytes(kind, 384) for kind in KINDS}
+    assert said == {kind: f"{bytes_:,.0f}" if bytes_ else "nothing" for kind, bytes_ in held.items()}
 
 
 def test_memory_is_the_codes_the_ids_and_the_centroids(case: Case) -> None:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hn
 
 from raystore.errors import IndexNotFound, InvalidArguments, PassportMismatch
 from raystore.index.build.run import build_index
-from raystore.index.pairs import plan
+from raystore.index.pairs import plan, run
 from raystore.index.pairs.compare import Near, near_pairs, neighbours
 from raystore.index.pairs.duplicates import duplicates
 from raystore.index.pairs.groups import Groups
@@ -96,8 +96,10 @@ def test_every_pair_above_the_threshold_stands_there_once(indexed: World, monkey
     assert found.facts.exact
 
 
-def test_the_index_nominates_where_it_is_not_told_otherwise(world: World) -> None:
+def test_the_index_nominates_where_the_rows_are_many_and_it_is_not_told_otherwise(world: World, monkeypatch) -> None:
     build_index(world.table, world.layout, *ARGUMENTS, kind="ivf", shards=2)
+    assert graph(world, k=10).facts.exact
+    monkeypatch.setattr(run, "EXACT_BELOW", ROWS - 1)
     found = graph(world, k=10)
     assert not found.facts.exact
     assert found.facts.index_version == 1

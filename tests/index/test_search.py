@@ -132,6 +132,17 @@ def test_bad_input_gets_a_sentence(served: Served, queries: np.ndarray) -> None:
     assert len(searcher.search(queries, 1).ids) == len(queries)
 
 
+def test_a_query_too_long_for_float32_is_refused_and_not_answered_with_nothing(world: World, queries: np.ndarray) -> None:
+    build_index(world.table, world.layout, "tickets", FINGERPRINT, metric="l2")
+    searcher = world.searcher()
+    assert len(searcher.search(np.asarray(queries[:1]) * 9e17, 3).ids[0]) == 3
+    with pytest.raises(InvalidVectors) as long:
+        searcher.search(np.asarray(queries[:1]) * 1e20)
+    assert str(long.value) == (
+        "search of collection 'tickets': 1 of 1 vectors are unusable: vector 0 is longer than 1e+18."
+    )
+
+
 def test_an_empty_collection_answers_with_nothing(empty_world: World, queries: np.ndarray) -> None:
     result = empty_world.searcher().search(queries, 3, columns=("product",))
     assert result.ids == [[]] * len(queries)

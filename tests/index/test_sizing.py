@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -117,10 +118,26 @@ def test_every_line_says_how_it_was_reckoned() -> None:
     assert "<table>" in plan._repr_html_()
 
 
-def test_half_the_cores_take_twice_as_long() -> None:
+def test_half_the_cores_build_in_twice_the_time_and_search_in_the_same() -> None:
+    """One query is searched on one core: more of them make no query quicker."""
     eight = plan_index(1_000_000, AT_100K, NODE, qps=1).chosen
     four = plan_index(1_000_000, AT_100K, Nodes(64 * 2**30, 4, 8), qps=1).chosen
-    assert four.shard_ms == pytest.approx(2 * eight.shard_ms)
+    assert four.build_s == pytest.approx(2 * eight.build_s)
+    assert (four.shard_ms, four.p95_ms) == (eight.shard_ms, eight.p95_ms)
+
+
+def test_the_sums_a_plan_shows_come_to_what_it_says() -> None:
+    plan = plan_index(10**9, BOTH, NODE, qps=200, recall=0.95)
+    how = {line.name: line.how for line in plan.lines}
+    said = {line.name: line.said for line in plan.lines}
+    in_shard, hop, each, shards = (float(number) for number in re.findall(r"[\d.]+", how["p95"]) if number != ".")
+    assert float(said["p95"].split()[0]) == pytest.approx(in_shard + hop + each * shards, rel=0.01)
+    measured = re.search(r"([\d,]+) s by the point", how["build"])
+    assert measured is not None
+    assert plan.chosen.build_s == pytest.approx(float(measured[1].replace(",", "")), rel=0.01)
+    rows = re.search(r"/ ([\d,]+) = ([\d,]+) a shard", how["shards"])
+    assert rows is not None
+    assert math.ceil(10**9 / int(rows[1].replace(",", ""))) == int(rows[2].replace(",", ""))
 
 
 def test_files_that_do_not_fit_in_memory_are_read_from_disk() -> None:

@@ -20,6 +20,7 @@ from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array
 from raystore.data.pinned import Pinned
 from raystore.index.build.run import build_index
+from raystore.index.live.base import mend
 from raystore.index.live.fold import fold_index
 from raystore.index.live.view import Gathered, View, Views
 from raystore.index.manifest import newest_number
@@ -244,7 +245,7 @@ def test_only_allowed_rows_are_found_wherever_they_stand(world: World) -> None:
 
 
 def test_without_an_index_a_long_tail_becomes_the_new_base(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raystore.index.view._TAIL_ROWS", 50)
+    monkeypatch.setattr("raystore.index.live.view._TAIL_ROWS", 50)
     views = views_of(world, None)
     assert views.current().base_rows == ROWS
     world.add(clustered(400, 7))
@@ -289,6 +290,23 @@ def test_a_block_that_is_bad_when_it_is_first_read_is_written_again_and_publishe
         world.vectors[450], 1
     )
     assert not caplog.records
+
+
+def test_a_fold_that_comes_before_the_repair_of_a_bad_file_leaves_no_row_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_index(world.table, world.layout, "tickets", FINGERPRINT)
+    harmed(world, 1, "shard-0000.rows.arrow")
+    world.add(clustered(30, 5))
+
+    def second(*arguments: object) -> object:
+        monkeypatch.undo()
+        fold_index(world.table, world.layout, "tickets", FINGERPRINT)
+        return mend(*arguments)
+
+    monkeypatch.setattr("raystore.index.live.base.mend", second)
+    views = Views(world.table, world.layout, "tickets", FINGERPRINT)
+    assert nearest(views, world.vectors[-30:], 3) == world.truth(world.vectors[-30:], 3)
 
 
 changes = st.lists(

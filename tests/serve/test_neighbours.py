@@ -14,7 +14,9 @@ from raystore.train.classify.register import Classifiers, register_classifier
 from tests.serve.conftest import CARD, COLOUR, MONEY, Served
 
 
-def test_a_deployment_of_neighbours_learns_from_rows_that_are_logged_and_names_where_it_asks(served: Served) -> None:
+def test_a_deployment_of_neighbours_learns_from_rows_that_are_logged_forgets_erased_ones_and_names_where_it_asks(
+    served: Served,
+) -> None:
     rooms = served.rooms
     encoder = rooms.encoders.get(served.fingerprint)
     desk = CollectionTable.create(rooms.layout, "desk", {encoder.fingerprint: encoder.dim}, {"topic": "string"})
@@ -44,6 +46,10 @@ def test_a_deployment_of_neighbours_learns_from_rows_that_are_logged_and_names_w
         (after,) = client.post("/v1/predict/desk", json=ask).json()["predictions"]
         assert (after["label"], after["probabilities"][0]["label"]) == ("colour", "colour")
         assert {p["label"] for p in after["probabilities"]} == {"card", "money", "colour"}
+        desk.rows.dataset().delete("topic = 'colour'")
+        (erased,) = client.post("/v1/predict/desk", json=ask).json()["predictions"]
+        assert erased["label"] in ("card", "money")
+        assert {p["label"]: p["probability"] for p in erased["probabilities"]}["colour"] == 0
     assert [link["noun"] for link in trace(rooms.catalog, before).facts] == ["deployment", "head", "collection", "encoder"]
     assert trace(rooms.catalog, head)["collection"]["labels"] == "topic"
     (below,) = [d for d in impact(rooms.catalog, encoder).top.below if (d.noun, d.name) == ("collection", "desk")]

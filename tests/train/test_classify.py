@@ -103,6 +103,26 @@ def test_integers_and_booleans_are_labels(desk: Desk) -> None:
     assert desk.classifier("urgent", k=1).classify(CENTRES[:2]).labels == ["true", "false"]
 
 
+def test_with_few_labels_a_class_it_is_right_as_often_as_it_says(desk: Desk) -> None:
+    rng = np.random.default_rng(5)
+    centres = rng.normal(size=(40, 16))
+
+    def drawn(n: int) -> np.ndarray:
+        rows = np.repeat(centres, n, axis=0) + 0.8 * rng.normal(size=(40 * n, 16))
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    desk.add([f"c{i}" for i in range(120)], drawn(3), [f"class {i // 3}" for i in range(120)])
+    told = desk.classifier().classify(drawn(20))
+    right = np.array(told.labels) == np.repeat([f"class {i}" for i in range(40)], 20)
+    assert told.confidence.mean() == pytest.approx(right.mean(), abs=0.065)  # one row left out at a time: 0.081
+
+
+def test_a_single_labelled_row_is_all_there_is_to_go_by(desk: Desk) -> None:
+    desk.add(["only"], CENTRES[:1], ["a class"])
+    told = desk.classifier().classify(CENTRES[:1])
+    assert (told.labels, told.confidence.tolist(), told.abstained.tolist()) == (["a class"], [1.0], [False])
+
+
 def test_a_text_far_from_every_labelled_row_is_not_classified(desk: Desk) -> None:
     desk.fill()
     told = desk.classifier().classify(np.stack([CENTRES[3], CENTRES[0]]))
@@ -165,8 +185,8 @@ def test_it_answers_the_same_through_any_index(desk: Desk, options: dict[str, An
     desk.fill(300)
     queries = near([0, 1, 2] * 3, 6, spread=0.3)
     before = desk.classifier().classify(queries)
-    number, _ = build_index(desk.table, desk.catalog.layout, "tickets", FINGERPRINT, **options)
-    after = desk.classifier().classify(queries)
+    number, manifest = build_index(desk.table, desk.catalog.layout, "tickets", FINGERPRINT, **options)
+    after = desk.classifier(probes=manifest.shards[0].nlist).classify(queries)  # all lists: nothing is left to chance
     assert after.index_version == number
     assert after.labels == before.labels
     np.testing.assert_allclose(after.confidence, before.confidence, atol=0.1)

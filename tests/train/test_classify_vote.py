@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from raystore.train.calibration import softmax
-from raystore.train.classify.calibrate import LEAST, calibrate, evenly, far_below
+from raystore.train.classify.calibrate import FOLDS, LEAST, calibrate, evenly, far_below, folds
 from raystore.train.classify.vote import class_votes, log_votes, vote_shares
 from raystore.train.classify.zero_shot import Described, pseudo_votes, sentence_of
 
@@ -85,6 +85,17 @@ def test_of_few_rows_nothing_is_concluded() -> None:
     few = np.zeros(LEAST - 1, np.int64)
     assert calibrate(np.zeros((LEAST - 1, 2), np.float32), few, few + 0.5, few + 1) == (1.0, None, LEAST - 1)
     assert far_below(np.full(LEAST, -np.inf)) is None
+
+
+@given(st.lists(st.integers(0, 6), max_size=80))
+def test_every_fold_holds_a_tenth_of_each_class(codes: list[int]) -> None:
+    of = folds(np.array(codes, dtype=np.int64))
+    assert len(of) == len(codes)
+    for code in set(codes):
+        held = np.bincount(of[np.array(codes) == code], minlength=FOLDS)
+        assert held.max() - held.min() <= 1
+    alone = of[[codes.count(code) == 1 for code in codes]] if codes else of
+    assert len(set(alone.tolist())) == len(alone)  # so that the other classes of one row are still there
 
 
 @given(st.integers(0, 500), st.integers(1, 50))

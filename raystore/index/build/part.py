@@ -10,13 +10,13 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from raystore.index.shards.blocks import send_home
 from raystore.index.build.plan import BuildPlan
+from raystore.index.build.stage import KEPT_S
 from raystore.index.kinds import KindName
 from raystore.index.manifest import IndexManifest, Rebuilt, ShardRecord, shard_stem
+from raystore.index.shards.blocks import send_home
 from raystore.index.shards.write import write_shard
 from raystore.index.source import VectorSource
-from raystore.index.build.stage import KEPT_S
 from raystore.layout import FP12, Layout, read_json, staging, sync_tree, write_json
 
 _RECORD = "record.json"

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raystore.errors import InvalidArguments, ShardCorrupt
+from raystore.index.build.part import rebuilt_part, write_part
 from raystore.index.build.plan import BuildPlan, no_vectors, plan_build, problems_of
+from raystore.index.build.stage import Stage, part_folder, resumable
 from raystore.index.manifest import (
     FOLD_AFTER_S,
     FOLD_ROWS,
@@ -30,10 +32,8 @@ from raystore.index.manifest import (
     publish_index,
     publish_repaired,
 )
-from raystore.index.build.part import rebuilt_part, write_part
 from raystore.index.shards.shard import Shard
 from raystore.index.source import VectorSource, open_source
-from raystore.index.build.stage import Stage, part_folder, resumable
 from raystore.layout import FP12, Layout
 from raystore.progress import Progress
 from raystore.session import root_cause, start_ray, thread_count

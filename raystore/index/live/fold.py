@@ -200,10 +200,11 @@ def _retire(layout: Layout, collection: str, fingerprint: str, *, drop_gone: boo
         away = layout.tmp / uuid.uuid4().hex
         os.rename(folder / str(number), away)  # at once: nobody sees half of it
         shutil.rmtree(away)
-    homes = {number: {record.home for record in manifest.shards} for number, manifest in manifests.items()}
-    left: set[str | None] = {None}.union(*(kept for number, kept in homes.items() if number not in retired))
-    for home in set[str | None]().union(*(homes.get(number, set()) for number in retired)) - left:
-        system, path = file_system(str(home), "fold_index")
+    left = {record.home for number, kept in manifests.items() if number not in retired for record in kept.shards}
+    for home in {record.home for number in retired if number in manifests for record in manifests[number].shards} - left:
+        if home is None:
+            continue
+        system, path = file_system(home, "fold_index")
         with suppress(FileNotFoundError):  # it was lost, and its shard was written again elsewhere
             system.rm(path, recursive=True)
 

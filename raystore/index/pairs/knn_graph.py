@@ -30,7 +30,7 @@ def knn_graph(
         where: only rows this predicate selects, on both sides.
         workers: 0 compares in this process; otherwise so many Ray actors do. A killed job goes on where it was.
         exact: True compares every row with every other; False has the index nominate; None takes the index where there is
-            one, and every row otherwise.
+            one and over 50,000 rows.
         progress: called with the rows compared so far and the rows in all.
 
     Raises:

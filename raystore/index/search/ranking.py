@@ -135,9 +135,12 @@ def _parts(queries: Positions, fetch: int) -> Iterator[Positions]:
 
 def _take_all(answers: Answers, part: Positions, found: Found) -> None:
     names = found.names
-    for at, rows, scores, n in zip(part.tolist(), found.rows, found.scores, (found.rows >= 0).sum(axis=1), strict=True):
-        answers.rows[at], answers.scores[at], answers.ranks[at] = rows[:n], scores[:n], int(n)
-        answers.ids[at] = [names[row] for row in rows[:n].tolist()]
+    lengths = np.count_nonzero(found.rows >= 0, axis=1).tolist()
+    for at, n, rows, scores, listed in zip(
+        part.tolist(), lengths, found.rows, found.scores, found.rows.tolist(), strict=True
+    ):
+        answers.rows[at], answers.scores[at], answers.ranks[at] = rows[:n], scores[:n], n
+        answers.ids[at] = [names[row] for row in listed[:n]]
 
 
 def _take(

@@ -25,7 +25,7 @@ from raystore.index.shards.hnsw import Graph
 from raystore.index.shards.ivf import IvfLists
 from raystore.index.shards.lists import DiskLists
 from raystore.index.shards.nominator import Nominator, faiss_name
-from raystore.index.shards.refine import best_of
+from raystore.index.shards.refine import best_of, rough_scores
 from raystore.index.shards.rows_file import joined_ids, read_rows_file, rows_name
 from raystore.index.shards.shard_vectors import HeldVectors, ShardVectors
 from raystore.index.shards.threads import faiss_threads
@@ -197,6 +197,10 @@ class Shard:
         if self._nominator is None:
             raise ValueError("an exact shard nominates nothing")
         return self._nominator.nominate(queries, fetch, None, probes)
+
+    def rough_scores(self, queries: Matrix, positions: Positions) -> Scores:
+        """(m, c) float32 scores of the rows at `positions` (m, c), right but for rounding; -inf where a position is -1."""
+        return rough_scores(queries, positions, self._vectors, self.metric)
 
     def vectors_at(self, positions: Positions) -> Matrix:
         """(c, d) float32 copies."""

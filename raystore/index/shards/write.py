@@ -121,7 +121,8 @@ def _write_vectors(
     for batch in source.scan(fingerprint, columns=(), as_of=as_of, since=since or None, row_ids=row_ids):
         writer.add(as_queries(batch.vectors, dim, metric, "index"))
         row_numbers.append(np.asarray(batch.row_ids, dtype=np.int64))
-        ids.append(batch.ids)
+        # A copy: the batch's own array keeps all of its memory, vectors too (844 MiB at 480,000 rows of 384, docs/LOG.md).
+        ids.append(batch.ids.take(pa.array(np.arange(len(batch.ids)))))
     files = writer.close()
     found, names = np.concatenate(row_numbers), joined_ids(ids)
     if (np.diff(found) > 0).all():

@@ -4,7 +4,7 @@ Nothing is trained: what a row's label adds or takes away is in the next answer.
 (labels.py) and a calibration by rows that were left out, made anew when a tenth of the labels has moved since.
 
 Cost of an answer: one search among the labelled rows, and the votes: 20 us in batches. The first one also reads the labels and
-calibrates with 512 searches.
+calibrates with 512 searches, a tenth of them at once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import numpy as np
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
 from raystore.errors import InvalidArguments
-from raystore.index.source import RowIds
 from raystore.train.calibration import softmax
 from raystore.train.classify.asked import Searcher, View, Votes, cosines_of, evidence_of, joined, named, parts_of
-from raystore.train.classify.calibrate import SAMPLE, Calibration, calibrate, evenly, far_below
+from raystore.train.classify.calibrate import SAMPLE, Calibration, calibrate, evenly, far_below, folds
 from raystore.train.classify.labels import NONE, Labelled, LabelledRows
 from raystore.train.classify.result import Classified
 from raystore.train.classify.vote import Codes, class_votes, log_votes, vote_shares
@@ -34,7 +33,7 @@ _MOVED = 0.1  # the share of labels that calls for a new calibration
 
 
 class Sample(NamedTuple):
-    """Labelled rows, each asked about without itself: their `codes`, their `votes`, and how many more their classes have."""
+    """Labelled rows, each asked about without its fold: their `codes`, their `votes`, and how many more rows their classes had."""
 
     codes: Codes
     votes: Votes
@@ -151,8 +150,9 @@ class Classifier:
         told = self.classify(vectors, threshold=threshold, leave_out=leave_out)
         return Predictions(told.labels, told.probabilities, told.confidence, told.abstained)
 
-    def sample(self, most: int = SAMPLE) -> tuple[Labelled, Sample] | None:
-        """The labelled rows as they are now, and a sample of them asked about without themselves; None where none has a label."""
+    def sample(self, most: int = SAMPLE) -> tuple[Labelled, Sample | None] | None:
+        """The labelled rows as they are now, and a sample of them asked about without themselves (None of a single row); None
+        where none has a label."""
         view = self._searcher.view()
         labelled = self._labelled.at(view.version) if self._labelled else None
         if labelled is None or not len(labelled.row_ids):
@@ -185,20 +185,30 @@ class Classifier:
     def _calibrated(self, view: View, labelled: Labelled | None) -> _State:
         calibration, described_far = Calibration(), None
         if labelled is not None and len(labelled.row_ids):
-            codes, votes, others = self._sample(view, labelled, SAMPLE)
-            calibration = calibrate(votes.logits, codes, votes.nearest, others)
+            sampled = self._sample(view, labelled, SAMPLE)
+            if sampled is not None:
+                calibration = calibrate(sampled.votes.logits, sampled.codes, sampled.votes.nearest, sampled.others)
         if self._described is not None:
             row_ids = self._table.pin(self.fingerprint).row_ids()
             _, vectors = self._table.vectors_at(self.fingerprint, row_ids[evenly(len(row_ids), SAMPLE)])
             described_far = far_below(self._described.cosines(np.asarray(vectors)).max(axis=1))
         return _State(view.version, labelled, calibration, described_far, labelled, view.rows)
 
-    def _sample(self, view: View, labelled: Labelled, most: int) -> Sample:
+    def _sample(self, view: View, labelled: Labelled, most: int) -> Sample | None:
+        """See `sample`; the rows of one fold stand together."""
         at = evenly(len(labelled.row_ids), most)
         found, vectors = self._table.vectors_at(self.fingerprint, labelled.row_ids[at])
-        own, codes = labelled.row_ids[at][found], labelled.codes[at][found]
-        parts = [self._votes(view, labelled, np.asarray(vectors)[p], own=own[p]) for p in parts_of(len(own))]
-        return Sample(codes, joined(parts), labelled.counts[codes] - 1)
+        at, rows, fold = at[found], np.asarray(vectors), folds(labelled.codes)
+        codes, votes, others = [], [], []
+        for number in np.unique(fold[at]).tolist():
+            beside = labelled.only(fold != number)
+            if not len(beside.row_ids):  # a single row
+                continue
+            mine = fold[at] == number
+            codes.append(labelled.codes[at[mine]])
+            others.append(beside.counts[codes[-1]])
+            votes += [self._votes(view, beside, rows[mine][part]) for part in parts_of(int(mine.sum()))]
+        return Sample(np.concatenate(codes), joined(votes), np.concatenate(others)) if votes else None
 
     def _votes(
         self,
@@ -206,10 +216,9 @@ class Classifier:
         labelled: Labelled | None,
         rows: Matrix,
         *,
-        own: RowIds | None = None,
         ids: Sequence[str | None] = (),
     ) -> Votes:
-        """The votes for unit rows. `own` (m,) are row ids, or `ids` ids, that have none."""
+        """The votes for unit rows. `ids` (m,) are of rows that have none."""
         described = self._described.cosines(rows) if self._described else None
         nearest = described.max(axis=1) if described is not None else None
         n_classes = len(labelled.counts) if labelled is not None else len(self.classes)
@@ -220,12 +229,12 @@ class Classifier:
             logits = log_votes(np.zeros(1), 0, self._described.shares(described, n_classes))
             none = np.empty((len(rows), 0), dtype=np.int64)
             return Votes(none, none, none.astype(np.float32), logits, nearest, None)
-        k, extra = self.voters.k, int(own is not None or bool(ids))
+        k, extra = self.voters.k, int(bool(ids))
         whole = labelled.version == view.version and len(labelled.row_ids) == view.rows
         found = view.search(rows, k + extra, allowed=None if whole else labelled.row_ids, probes=self.voters.probes)
         near, cosines, codes = found.rows, cosines_of(found.scores, view.metric), labelled.codes_of(found.rows)
         if extra:
-            itself = near == own[:, None] if own is not None else named(near, found.names, ids)
+            itself = named(near, found.names, ids)
             last = np.argsort(itself | (codes == NONE), axis=1, kind="stable")[:, :k]
             codes = np.where(itself, NONE, codes)
             near, cosines, codes = (
@@ -235,19 +244,16 @@ class Classifier:
             )
         real = codes != NONE
         votes = class_votes(vote_shares(cosines, real=real), np.where(real, codes, 0), n_classes)
-        spread = self._spread(labelled, own, described)
+        spread = self._spread(labelled, described)
         return Votes(near, codes, cosines, log_votes(votes, real.sum(axis=1, keepdims=True), spread), nearest, found)
 
-    def _spread(self, labelled: Labelled, own: RowIds | None, described: Matrix | None) -> Any:
+    def _spread(self, labelled: Labelled, described: Matrix | None) -> Any:
         """(c,) or (m, c): one vote over the classes that have a label or a description, and what the descriptions say."""
         counts = labelled.counts
         present = counts > 0
         if self._described is None or described is None:
             return present / (int(np.count_nonzero(present)) or 1)
         present[: len(self._described.vectors)] = True
-        if own is not None:
-            counts = np.repeat(counts[None], len(own), axis=0)
-            counts[np.arange(len(own)), labelled.codes_of(own)] -= 1
         pseudo = pseudo_votes(counts, self.voters.k) * self._described.shares(described, len(labelled.counts))
         return present / np.count_nonzero(present) + pseudo
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,6 +55,12 @@ class Labelled:
         at = np.minimum(np.searchsorted(self.row_ids, row_ids), len(self.row_ids) - 1)
         found: Codes = np.where(self.row_ids[at] == row_ids, self.codes[at], NONE)
         return found
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Labelled:
+        """Those of the rows."""
+        codes = self.codes[kept]
+        counts = np.bincount(codes, minlength=len(self.counts)).astype(np.int64)
+        return Labelled(self.version, self.labels_version, self.row_ids[kept], codes, counts)
 
     def moved_from(self, other: Labelled) -> int:
         """How many rows are labelled in only one of the two, or otherwise."""

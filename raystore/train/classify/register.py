@@ -32,7 +32,7 @@ from raystore.train.metrics import accuracy
 from raystore.train.report.report import Baselines, Report, measure
 from raystore.vectors import Matrix, as_unit_rows
 
-LEFT_OUT = "leave-one-out"  # what the report calls the rows it is measured on
+LEFT_OUT = "left-out"  # what the report calls the rows it is measured on
 _MEASURED = 2_048
 _BASELINE = 10
 
@@ -93,8 +93,9 @@ def register_classifier(
 ) -> Head:
     """The classifier, published as head `name@n`.
 
-    Its report is about a sample of the labelled rows, each classified without itself; the temperature of its probabilities is
-    fitted on the odd ones, so that the even ones, which are reported, have no part in it. Without labelled rows nothing is measured.
+    Its report is about a sample of the labelled rows, each classified by the nine tenths of the rows it is not among; the
+    temperature of its probabilities is fitted on the odd ones, so that the even ones, which are reported, have no part in it.
+    Without labelled rows nothing is measured.
 
     Raises:
         InvalidName, InvalidArguments: of the name, and the threshold.
@@ -155,11 +156,12 @@ def _report(name: str, classifier: Classifier, encoder: str, threshold: float | 
     voters = classifier.voters
     settings = {"k": voters.k, "probes": voters.probes, "labels": voters.labels, "described": len(voters.described)}
     sampled = classifier.sample(_MEASURED)
-    if sampled is None or len(sampled[1].codes) < 2 * LEAST:
+    labelled, sample = (None, None) if sampled is None else sampled
+    if labelled is None or sample is None or len(sample.codes) < 2 * LEAST:
         return Report(
             head=name,
             split=LEFT_OUT,
-            n={"train": 0 if sampled is None else len(sampled[0].row_ids), LEFT_OUT: 0},
+            n={"train": 0 if labelled is None else len(labelled.row_ids), LEFT_OUT: 0},
             entities=0,
             scores={"accuracy": 0.0, "macro_f1": 0.0, "log_loss": 0.0, "ece": 0.0},
             baselines=Baselines(majority=0.0, knn10=0.0, knn10_train_rows=0, knn10_rows=0),
@@ -168,7 +170,7 @@ def _report(name: str, classifier: Classifier, encoder: str, threshold: float | 
             encoder=encoder,
             snapshot=str(voters),
         )
-    labelled, (codes, votes, others) = sampled
+    codes, votes, others = sample
     fitted = np.arange(len(codes)) % 2 == 1
     temperature = temperature_of(votes.logits[fitted], codes[fitted], others[fitted])
     asked = ~fitted
