@@ -203,7 +203,8 @@ class Searching(Indexed):
 
         Args:
             where: only rows this predicate selects, on both sides.
-            exact: True compares every row with every other; False has the index nominate; None takes the index if there is one, above 50,000 rows.
+            exact: True compares every row with every other; False has the index nominate; None takes the index, if there is one,
+                above 50,000 rows.
             workers: 0 compares in this process, more on so many Ray workers; by default inline below 200,000 rows.
 
         Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 DOCS = Path(__file__).parent.parent / "docs"
 _BLOCK = re.compile(r"^<!-- (run: python|run: shell|file: \S+) -->\n```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _ANY_PYTHON = re.compile(r"^```python\n", re.MULTILINE)

@@ -21,7 +21,7 @@ from raystore.layout import Layout
 from .conftest import World
 from .test_actors import ids_of, served, stopped
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 FOREVER_S = 120.0  # a deadline that fails the test rather than ends a search
 
