@@ -125,9 +125,9 @@ def test_a_larger_batch_is_given_more_time_before_anything_is_known_of_it() -> N
 
 
 def test_an_answer_is_exact_only_if_every_shard_gave_one_and_it_was() -> None:
-    assert ShardAnswers({0: found(), 1: found()}, {}).exact
-    assert not ShardAnswers({0: found(), 1: found(exact=False)}, {}).exact
-    assert not ShardAnswers({0: found()}, {}, missing=[1]).exact
+    assert ShardAnswers({0: found(), 1: found()}).exact
+    assert not ShardAnswers({0: found(), 1: found(exact=False)}).exact
+    assert not ShardAnswers({0: found()}, missing=[1]).exact
 
 
 # What a replica does when asked at a time: answers after a while, fails after a while, or never ends.

@@ -122,11 +122,9 @@ class ActorShards:
         )
         if not replies:
             raise ShardsMissing(index=self._label, missing=missing)
-        names: dict[int, str] = {}
         for shard, reply in replies.items():
-            names |= reply.names
             self._note(shard, reply.problem)
-        return ShardAnswers({shard: replies[shard].found for shard in sorted(replies)}, names, missing)
+        return ShardAnswers({shard: replies[shard].found for shard in sorted(replies)}, missing)
 
     def status(self) -> list[dict[str, Any]]:
         """One line a replica: whether it answers, and what it says of itself."""

@@ -21,7 +21,7 @@ from raystore.index.live.inline import InlineShards
 from raystore.index.manifest import IndexManifest, ShardRecord, index_folder, newest_number, read_manifest
 from raystore.index.metric import Metric
 from raystore.index.shards.blocks import check_file
-from raystore.index.shards.rows_file import read_rows_file, rows_name
+from raystore.index.shards.rows_file import ShardRows, read_rows_file, rows_name
 from raystore.index.shards.shard import Shard, memory_shard
 from raystore.index.source import RowIds, VectorSource, read_rows
 from raystore.layout import Layout
@@ -55,19 +55,19 @@ class NewestNumber:
 
 @dataclass(eq=False)
 class Base:
-    """An opened index, or (number None) the rows as they were at one version. `row_ids` are those of its shards, ascending in
-    each; `version` is the collection's: rows whose vector came later are not here."""
+    """An opened index, or (number None) the rows as they were at one version. `named` are the rows of its shards, and
+    their ids; `version` is the collection's: rows whose vector came later are not here."""
 
     number: int | None
     manifest: IndexManifest | None
     shards: Shards
-    row_ids: tuple[RowIds, ...]
+    named: tuple[ShardRows, ...]
     version: int
     ended: bool = False  # found bad, or its actors were ended by whoever switched to a newer index
 
     @property
     def rows(self) -> int:
-        return sum(map(len, self.row_ids))
+        return sum(map(len, self.named))
 
     @property
     def metric(self) -> Metric:
@@ -79,7 +79,7 @@ class Base:
 
     def gone_from(self, live: RowIds) -> RowIds:
         """Its rows that are not among the (ascending) live ones, ascending. Cost: 5 ms for 1,000,000 rows."""
-        parts = [_NONE, *(not_in(row_ids, live) for row_ids in self.row_ids)]
+        parts = [_NONE, *(not_in(part.row_ids, live) for part in self.named)]
         gone: RowIds = np.unique(np.concatenate(parts))
         return gone
 
@@ -148,7 +148,7 @@ def _read_all(source: VectorSource, fingerprint: str) -> Base:
     version = source.version
     rows = read_rows(source, fingerprint, as_of=version)
     shard = memory_shard(rows.row_ids, rows.vectors, rows.ids, "cosine")
-    return Base(None, None, InlineShards({0: shard}), (shard.row_ids,), version)
+    return Base(None, None, InlineShards({0: shard}), (shard.named,), version)
 
 
 def _open_inline(source: VectorSource, layout: Layout, number: int, manifest: IndexManifest, before: Base | None) -> Base:
@@ -167,33 +167,33 @@ def _open_inline(source: VectorSource, layout: Layout, number: int, manifest: In
         if (whole.made_by, whole.made_from) != ("repair", number):
             raise Replaced  # a build or a fold came first: it has other shards
         number, manifest = fresh, whole
-    row_ids = tuple(shard.row_ids for shard in shards.values())
-    return Base(number, manifest, InlineShards(shards), row_ids, manifest.version)
+    named = tuple(shard.named for shard in shards.values())
+    return Base(number, manifest, InlineShards(shards), named, manifest.version)
 
 
 def _open_actors(
     source: VectorSource, layout: Layout, number: int, manifest: IndexManifest, before: Base | None, deadline_s: float
 ) -> Base:
     folder = index_folder(layout, manifest.collection, manifest.fingerprint, number)
-    kept: dict[str, RowIds] = {}
+    kept: dict[str, ShardRows] = {}
     if before is not None and before.manifest is not None:
-        kept = dict(zip(map(_key, before.manifest.shards), before.row_ids, strict=True))
-    row_ids: dict[int, RowIds] = {}
+        kept = dict(zip(map(_key, before.manifest.shards), before.named, strict=True))
+    named: dict[int, ShardRows] = {}
     problems: dict[int, str] = {}
     for record in manifest.shards:
         if _key(record) in kept:
-            row_ids[record.number] = kept[_key(record)]
+            named[record.number] = kept[_key(record)]
             continue
         try:
             check_file(folder / rows_name(record.number), record.files.get(rows_name(record.number), ""))
-            row_ids[record.number] = read_rows_file(folder, record.number)[0]
+            named[record.number] = read_rows_file(folder, record.number)
         except ShardCorrupt as error:
             problems[record.number] = str(error)
     if problems:
         mend(source, layout, number, manifest, problems)
         raise Replaced
     actors = ActorShards(layout, number, manifest, deadline_s=deadline_s)
-    return Base(number, manifest, actors, tuple(row_ids.values()), manifest.version)
+    return Base(number, manifest, actors, tuple(named.values()), manifest.version)
 
 
 def _good_shards(before: Base | None, manifest: IndexManifest) -> dict[str, Shard]:

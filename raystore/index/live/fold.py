@@ -176,7 +176,7 @@ def _count_gone(folder: Path, records: Sequence[ShardRecord], live: RowIds) -> d
         name = rows_name(record.number)
         try:
             check_file(folder / name, record.files.get(name, ""))
-            gone[record.number] = len(not_in(read_rows_file(folder, record.number)[0], live))
+            gone[record.number] = len(not_in(read_rows_file(folder, record.number).row_ids, live))
         except ShardCorrupt:
             gone[record.number] = record.rows
     return gone

@@ -28,10 +28,9 @@ _KEPT, _ENOUGH = 64, 8  # answers remembered of each size of batch, and how many
 
 @dataclass(frozen=True)
 class ShardAnswers:
-    """The shards' answers by shard number, the ids of the rows in them, and the numbers of the shards that did not answer."""
+    """The shards' answers by shard number, and the numbers of the shards that did not answer."""
 
     answers: Mapping[int, Found]
-    names: Mapping[int, str]
     missing: Sequence[int] = ()
 
     @property

@@ -50,7 +50,6 @@ class InlineShards:
                 which shard. Nothing of it was answered.
         """
         answers = {}
-        names: dict[int, str] = {}
         for number, shard in self.shards.items():
             try:
                 found = shard.search(queries, k, allowed=allowed, without=without, probes=probes, refine=refine)
@@ -58,5 +57,4 @@ class InlineShards:
                 self.problems[number] = str(error)
                 raise
             answers[number] = found
-            names |= shard.names_of(found.rows)
-        return ShardAnswers(answers, names)
+        return ShardAnswers(answers)

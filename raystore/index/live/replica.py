@@ -34,7 +34,6 @@ class Problem(NamedTuple):
 
 class Reply(NamedTuple):
     found: Found
-    names: dict[int, str]
     problem: Problem | None
 
 
@@ -108,7 +107,7 @@ class ShardActor:
         found = self._shard.search(
             queries, k, allowed=allowed, without=without, probes=probes, refine=refine, threads=self._threads
         )
-        return Reply(found, self._shard.names_of(found.rows), self._problem)
+        return Reply(found, self._problem)
 
     def _newest(self) -> tuple[int, IndexManifest, int]:
         """The newest index that has this shard, and the shard's place in it."""

@@ -6,6 +6,7 @@ not four times as long, so there are about log4(n) parts, and a row is copied ab
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from raystore.data.pinned import Came
 from raystore.index.metric import Metric, as_queries
+from raystore.index.shards.rows_file import ShardRows
 from raystore.index.shards.shard import Found, Shard, memory_shard
 from raystore.index.source import RowIds
 from raystore.vectors import Matrix
@@ -95,13 +97,14 @@ class Tail:
         )
         return Tail(metric, tuple(parts))
 
-    def search(self, queries: Matrix, k: int, allowed: RowIds | None) -> tuple[list[Found], dict[int, str]]:
-        """Each part's k best, and the ids of the rows in them."""
-        answers = [part.shard.search(queries, k, allowed=allowed) for part in self.parts]
-        names: dict[int, str] = {}
-        for part, found in zip(self.parts, answers, strict=True):
-            names |= part.shard.names_of(found.rows)
-        return answers, names
+    def search(self, queries: Matrix, k: int, allowed: RowIds | None) -> list[Found]:
+        """Each part's k best."""
+        return [part.shard.search(queries, k, allowed=allowed) for part in self.parts]
+
+    @property
+    def named(self) -> Iterator[ShardRows]:
+        """The rows of each part, and their ids."""
+        return (part.shard.named for part in self.parts)
 
     def _where(self, chosen: list[npt.NDArray[np.bool_]]) -> Tail:
         if all(kept.all() for kept in chosen):

@@ -125,11 +125,8 @@ class View:
         if self.base.shards.problems:
             self.views.mend_later(self.base)
         answers: list[Found] = list(found.answers.values())
-        names = found.names
         if self.tail.rows:
-            later, their_names = self.tail.search(queries, wanted, allowed)
-            answers += later
-            names = {**names, **their_names}
+            answers += self.tail.search(queries, wanted, allowed)
         if len(answers) == 1:
             rows, scores = answers[0].rows, answers[0].scores
         else:
@@ -138,13 +135,20 @@ class View:
         return Gathered(
             rows=rows,
             scores=scores,
-            names=names,
+            names=self._names_of(rows),
             missing=list(found.missing),
             exact=not found.missing and all(answer.exact for answer in answers),
             coverage=1 - lost / max(lost, self.base.rows + self.tail.rows) if lost else 1.0,
             version=self.version,
             number=self.number,
         )
+
+    def _names_of(self, rows: RowIds) -> dict[int, str]:
+        wanted = np.unique(rows)
+        names: dict[int, str] = {}
+        for part in (*self.base.named, *self.tail.named):
+            names |= part.names_of(wanted)
+        return names
 
 
 class Views:

@@ -26,7 +26,7 @@ from raystore.index.shards.ivf import IvfLists
 from raystore.index.shards.lists import DiskLists
 from raystore.index.shards.nominator import Nominator, faiss_name
 from raystore.index.shards.refine import best_of, rough_scores
-from raystore.index.shards.rows_file import joined_ids, read_rows_file, rows_name
+from raystore.index.shards.rows_file import ShardRows, joined_ids, read_rows_file, rows_name
 from raystore.index.shards.shard_vectors import HeldVectors, ShardVectors
 from raystore.index.shards.threads import faiss_threads
 from raystore.index.shards.vector_file import VectorFile
@@ -103,12 +103,11 @@ class Shard:
         self.nprobe, self.refine, self.recall = nprobe, refine, recall
         self.memory_bytes = memory_bytes + (0 if nominator is None else nominator.memory_bytes)
         self.disk_bytes = disk_bytes
-        self._ids = ids
+        self.named = ShardRows(row_ids, ids)
         self._vectors = vectors
         self._nominator = nominator
         self._longest: float | None = 1.0 + 1e-5 if metric == "cosine" else None
         self._asked: tuple[RowIds | None, RowIds | None, Chosen] | None = None
-        self._dense = self.rows > 0 and int(row_ids[-1]) - int(row_ids[0]) == self.rows - 1
 
     @classmethod
     def load(cls, folder: Path, record: ShardRecord, index: IndexFacts) -> Shard:
@@ -121,9 +120,9 @@ class Shard:
         kind = record.kind or index.kind
         for name in (rows_name(number), faiss_name(number))[: 1 if kind == "exact" else 2]:
             check_file(folder / name, files.get(name, ""))
-        row_ids, ids = read_rows_file(folder, number)
+        rows = read_rows_file(folder, number)
         vectors = VectorFile.open(
-            folder, number, files, len(row_ids), index.dim, home=record.home, cache_bytes=index.cache_bytes
+            folder, number, files, len(rows), index.dim, home=record.home, cache_bytes=index.cache_bytes
         )
         nominator: Nominator | None = None
         if kind == "hnsw":
@@ -135,8 +134,8 @@ class Shard:
         return cls(
             kind,
             index.metric,
-            row_ids,
-            ids,
+            rows.row_ids,
+            rows.ids,
             vectors,
             index.dim,
             nominator,
@@ -207,23 +206,12 @@ class Shard:
         return self._vectors.rows(positions)
 
     def names_of(self, row_ids: RowIds) -> dict[int, str]:
-        """The ids of those row ids that are in this shard."""
-        wanted = np.unique(row_ids)
-        at = self.positions_of(wanted)
-        return dict(zip(self.row_ids[at].tolist(), self._ids.take(pa.array(at)).to_pylist(), strict=True))
+        """The ids of those row ids, in any order and shape, that are in this shard."""
+        return self.named.names_of(np.unique(row_ids))
 
     def positions_of(self, row_ids: RowIds) -> Positions:
         """Where those of the (ascending) row ids stand that are in this shard."""
-        if not self.rows or not len(row_ids):
-            return np.empty(0, dtype=np.int64)
-        first, last = self.row_ids[0], self.row_ids[-1]
-        mine = row_ids[np.searchsorted(row_ids, first) : np.searchsorted(row_ids, last, "right")]
-        if self._dense:
-            near: Positions = mine - first
-            return near
-        at: Positions = np.searchsorted(self.row_ids, mine)
-        present: Positions = at[self.row_ids[at] == mine]
-        return present
+        return self.named.positions_of(row_ids)
 
     def _chosen(self, allowed: RowIds | None, without: RowIds | None) -> Chosen | None:
         """The positions a search may answer with; None is all of them."""
