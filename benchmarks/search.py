@@ -216,7 +216,9 @@ def peer_at(peers: Peers, peer: str, queries: np.ndarray, truth: np.ndarray) -> 
     def recall(setting: int) -> float:
         return recall_of(peers.ask(peer=peer, do="batch", lo=0, hi=len(queries), setting=setting)["found"], truth)
 
-    setting, reached = least({"lancedb": (1, 2, 3, 4, 6, 8, 12, 16, 20, 40), "usearch": (16, 24, 32, 48, 64, 96)}[peer], recall)
+    setting, reached = least(
+        {"lancedb": (1, 2, 3, 4, 6, 8, 12, 16, 20, 40), "usearch": (16, 24, 32, 48, 64, 96)}[peer], recall
+    )
     return {"build_s": round(built, 1), "setting": setting, "recall": reached}
 
 
