@@ -3,7 +3,7 @@
     RaystoreError
     ├── NotFound (LookupError)              404  names what there is
     │   ├── StoreNotFound, EncoderNotFound, CollectionNotFound, TableNotFound, SnapshotNotFound
-    │   └── HeadNotFound, IndexNotFound, DeploymentNotFound, KeyNotFound, ItemNotFound, ColumnNotFound
+    │   └── HeadNotFound, IndexNotFound, PairsNotFound, DeploymentNotFound, KeyNotFound, ItemNotFound, ColumnNotFound
     ├── AlreadyExists (FileExistsError)     409
     ├── StoreUnusable (OSError)             500  no store, a newer format, a root not supported yet
     ├── InvalidName (ValueError)            422
@@ -127,6 +127,10 @@ class IndexNotFound(NotFound):
         if self.existing:
             return f"no index '{self.name}' over {self.where}. It has: {listed(self.existing)}."
         return f"no index over {self.where}. Build one: collection.build_index() or `raystore index build`."
+
+
+class PairsNotFound(NotFound):
+    noun = "table of pairs"
 
 
 class DeploymentNotFound(NotFound):

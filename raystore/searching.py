@@ -16,7 +16,8 @@ from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments, ItemNotFound
 from raystore.index.pairs.duplicates import duplicates
 from raystore.index.pairs.knn_graph import knn_graph
-from raystore.index.pairs.table import PairTable
+from raystore.index.pairs.plan import PairKind
+from raystore.index.pairs.table import PairTable, open_pairs
 from raystore.index.search.asked import LIMIT
 from raystore.index.search.question import check_given, profile, question
 from raystore.index.search.result import SearchResult
@@ -240,6 +241,14 @@ class Searching(Indexed):
                 self._table, self._store.layout, self.name, self.encoder(encoder).fingerprint,
                 threshold=threshold, limit=limit, where=where, exact=exact, workers=chosen, progress=advance,
             )  # fmt: skip
+
+    def pairs(self, kind: PairKind, number: int | None = None, *, encoder: str | None = None) -> PairTable:
+        """A table that `knn_graph` ("knn") or `duplicates` ("duplicates") made before: the newest, or the one of that number.
+
+        Raises:
+            PairsNotFound: there is none.
+        """
+        return open_pairs(self._store.layout, self.name, self.encoder(encoder).fingerprint, kind, number)
 
     def close(self) -> None:
         """Let go of the vectors and shards this object holds in memory, and end the actors of its indexes."""

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
-from raystore.errors import IndexNotFound, InvalidArguments, PassportMismatch
+from raystore.errors import InvalidArguments, PairsNotFound, PassportMismatch
 from raystore.index.build.run import build_index
 from raystore.index.pairs import plan, run
 from raystore.index.pairs.compare import Near, near_pairs, neighbours
@@ -212,8 +212,10 @@ def test_tables_are_numbered_and_found_again(world: World) -> None:
     again = open_pairs(world.layout, *ARGUMENTS, "knn", 1)
     assert rows_of(again) == rows_of(first)
     assert lance.dataset(str(again.path)).count_rows() == len(first) == 1200
-    with pytest.raises(IndexNotFound):
+    with pytest.raises(PairsNotFound) as refused:
         open_pairs(world.layout, *ARGUMENTS, "duplicates")
+    where = "collection 'tickets' for encoder 5f3c1a2b9d0e"
+    assert str(refused.value) == f"no table of pairs 'duplicates-0' in {where}. It has no table of pairs."
     with pytest.raises(PassportMismatch):
         open_pairs(world.layout, "tickets", FINGERPRINT[:12] + "f" * 52, "knn")
 

@@ -20,7 +20,7 @@ import lance
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from raystore.errors import IndexNotFound, PassportMismatch
+from raystore.errors import PairsNotFound, PassportMismatch
 from raystore.index.pairs.plan import PairKind
 from raystore.layout import FP12, Layout, disk_full_is_said, sync, sync_tree
 from raystore.markup import rows_html
@@ -142,14 +142,14 @@ def open_pairs(layout: Layout, collection: str, fingerprint: str, kind: PairKind
     """The newest table of that kind, or the one of that number.
 
     Raises:
-        IndexNotFound: there is none.
+        PairsNotFound: there is none.
         PassportMismatch: it is of another encoder whose fingerprint begins alike.
     """
     existing = pair_numbers(layout, collection, fingerprint, kind)
     wanted = number if number is not None else max(existing, default=0)
     if wanted not in existing:
         where = f"collection '{collection}' for encoder {fingerprint[:FP12]}"
-        raise IndexNotFound(name=f"{kind}-{wanted}", where=where, existing=[f"{kind}-{n}" for n in existing])
+        raise PairsNotFound(name=f"{kind}-{wanted}", where=where, existing=[f"{kind}-{n}" for n in existing])
     path = layout.graphs(collection, fingerprint) / f"{kind}-{wanted}.lance"
     facts = PairFacts.model_validate_json(lance.dataset(str(path)).schema.metadata[_FACTS])
     if facts.fingerprint != fingerprint:
