@@ -48,6 +48,18 @@ def test_the_manifest_says_what_was_built(world: World) -> None:
     assert not list(world.layout.tmp.iterdir())
 
 
+def test_a_kind_that_cannot_reach_the_recall_says_so(empty_world: World, caplog: pytest.LogCaptureFixture) -> None:
+    noise = np.random.default_rng(0).standard_normal((2_000, DIM)).astype(np.float32)
+    empty_world.add(noise / np.linalg.norm(noise, axis=1, keepdims=True))  # no clusters: four bits a part tell little
+    _, manifest = build(empty_world, kind="ivf_pqfs", target_recall=0.999)
+    assert manifest.recall is not None
+    assert manifest.recall < 0.999
+    assert caplog.messages == [
+        f"index 1 over 'tickets' (ivf_pqfs) finds {100 * manifest.recall:.1f}% of the 10 nearest of its own rows, not the 99.9% it was "
+        "asked for, at the most that kind gives here; another kind may: collection.tune_index()"
+    ]
+
+
 def test_an_ivf_states_its_probes_and_their_recall(world: World) -> None:
     _, manifest = build(world, shards=2, kind="ivf")
     for shard in manifest.shards:

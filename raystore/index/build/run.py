@@ -8,6 +8,7 @@ Cost: one scan of the vectors and, per worker, the codes of one shard in memory.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Collection, Generator, Sequence
@@ -38,6 +39,8 @@ from raystore.layout import FP12, Layout
 from raystore.progress import Progress
 from raystore.session import root_cause, start_ray, thread_count
 from raystore.vectors import as_unit_rows
+
+log = logging.getLogger("raystore")
 
 _LOOKED_AT = 32  # rows of a finished shard that are compared with the collection before a build goes on from it
 
@@ -127,7 +130,14 @@ def build_index(
         if not any(record.rows for record in records):
             raise InvalidArguments(call=call, problems=[no_vectors(collection, fingerprint)])
         manifest = plan.manifest(records, facts, build_s=round(time.monotonic() - started, 3))
-        return publish_index(stage.files, layout, manifest), manifest
+        number = publish_index(stage.files, layout, manifest)
+        if manifest.recall is not None and manifest.recall < target_recall:
+            log.warning(
+                "index %s over '%s' (%s) finds %.1f%% of the 10 nearest of its own rows, not the %.1f%% it was asked for, at the most "
+                "that kind gives here; another kind may: collection.tune_index()",
+                number, collection, kind, 100 * manifest.recall, 100 * target_recall,
+            )  # fmt: skip
+        return number, manifest
 
 
 def open_shard(
