@@ -1,1 +1,1 @@
-"""What is like this? Exact and IVF search over one vector column, in shards, inline or as Ray actors."""
+"""What is like this? Search over one vector column of a collection: kinds of index, shards, replicas, what is asked, tuning, pairs."""
