@@ -11,6 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.model,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(jupyter_client|nbclient|zmq|tornado|traitlets).*"),
 ]
