@@ -31,7 +31,7 @@ test: $(VENV)/.dev  ## all tests but the slow ones
 test-fast: $(VENV)/.dev  ## the tests without Ray and without a model, under a minute
 	$(PYTEST) -m 'not slow and not ray and not model and not browser and not gpu and not bench'
 
-test-slow: $(VENV)/.dev  ## kills by the dozen, the wheel in an empty environment
+test-slow: $(VENV)/.dev  ## kills by the dozen, soaks, the pages of the docs, the wheel in an empty environment
 	$(PYTEST) -m slow
 
 lint: $(VENV)/.dev  ## ruff and mypy --strict
