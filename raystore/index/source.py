@@ -147,7 +147,7 @@ def read_rows(
         block[filled:needed] = unit
         filled = needed
         row_numbers.append(np.asarray(batch.row_ids, dtype=np.int64))
-        ids.append(batch.ids)
+        ids.append(batch.ids.take(pa.array(np.arange(len(batch.ids)))))  # a copy: the batch's array keeps its vectors too
     found = np.concatenate([np.empty(0, dtype=np.int64), *row_numbers])
     rows = Rows(found, pa.chunked_array(ids, pa.string()), block[:filled])
     if (np.diff(found) < 0).any():  # fragments need not stand in row-id order

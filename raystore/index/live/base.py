@@ -146,7 +146,7 @@ def mend(
 
 def _read_all(source: VectorSource, fingerprint: str) -> Base:
     version = source.version
-    rows = read_rows(source, fingerprint, as_of=version)
+    rows = read_rows(source, fingerprint, as_of=version, rows_hint=source.pin(fingerprint).live)
     shard = memory_shard(rows.row_ids, rows.vectors, rows.ids, "cosine")
     return Base(None, None, InlineShards({0: shard}), (shard.named,), version)
 
