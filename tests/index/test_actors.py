@@ -17,7 +17,7 @@ import pytest
 
 from raystore.data.collection import CollectionTable
 from raystore.errors import JobFailed, ShardsMissing
-from raystore.index.build.run import build_index
+from raystore.index.build.run import build_index, open_shard
 from raystore.index.live.actors import ActorShards, Replaced, actor_name, namespace
 from raystore.index.live.gather import ShardAnswers
 from raystore.index.live.inline import InlineShards
@@ -95,7 +95,8 @@ def gone_in_time(names: Sequence[str], world: World, ray) -> bool:
 
 def test_actors_answer_what_this_process_would_to_the_bit(standing, queries) -> None:
     world, shards = standing
-    inline = InlineShards.open(world.table, world.layout, shards.number, shards.manifest)
+    opened = [open_shard(world.table, world.layout, shards.number, shards.manifest, place) for place in range(2)]
+    inline = InlineShards(dict(enumerate(shard for shard, _ in opened)))
     allowed = world.table.row_ids("product = 'card'")
     for options in ({}, {"allowed": allowed}, {"allowed": allowed, "without": allowed[::2]}, {"without": allowed}):
         here, there = inline.search(queries, 7, **options), shards.search(queries, 7, **options)

@@ -5,33 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raystore.errors import ShardCorrupt
-from raystore.index.build.run import open_shard
 from raystore.index.live.gather import ShardAnswers
-from raystore.index.manifest import IndexManifest
 from raystore.index.shards.shard import Shard
-from raystore.index.source import RowIds, VectorSource
-from raystore.layout import Layout
+from raystore.index.source import RowIds
 from raystore.vectors import Matrix
 
 
 class InlineShards:
-    """Shards by number. The same face as raystore.index.actors.ActorShards, and the same answers."""
+    """Shards by number. The same face as raystore.index.live.actors.ActorShards, and the same answers."""
 
-    def __init__(self, shards: Mapping[int, Shard], problems: Mapping[int, str] | None = None) -> None:
+    def __init__(self, shards: Mapping[int, Shard]) -> None:
         self.shards = dict(shards)
-        self.problems = dict(problems or {})
-
-    @classmethod
-    def open(cls, source: VectorSource, layout: Layout, number: int, manifest: IndexManifest) -> InlineShards:
-        """All shards of an index, from their files or, said in `problems`, from the collection."""
-        opened = {
-            record.number: open_shard(source, layout, number, manifest, place)
-            for place, record in enumerate(manifest.shards)
-        }
-        return cls(
-            {shard: found for shard, (found, _) in opened.items()},
-            {shard: str(problem) for shard, (_, problem) in opened.items() if problem is not None},
-        )
+        self.problems: dict[int, str] = {}
 
     def search(
         self,
