@@ -26,18 +26,20 @@ class Catalog:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
-    def put(self, folder: Path, record: Mapping[str, Any]) -> int:
+    def put(self, folder: Path, record: Mapping[str, Any], *, only: int | None = None) -> int:
         """The number the record got. A racing writer gets another number; none is lost or overwritten.
 
-        `published_at`, added to it, is ISO 8601 in UTC with microseconds.
+        `published_at`, added to it, is ISO 8601 in UTC with microseconds. With `only`, that number or FileExistsError.
         """
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         stamped = {**record, "published_at": now}
-        number = (numbers(folder) or [0])[-1] + 1
+        number = only or (numbers(folder) or [0])[-1] + 1
         while True:
             try:
                 write_json(folder / f"{number}.json", stamped, self.layout.tmp, exclusive=True)
             except FileExistsError:
+                if only is not None:
+                    raise
                 number += 1
                 continue
             return number

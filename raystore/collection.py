@@ -12,17 +12,20 @@ import pyarrow as pa
 from raystore.access import LOCAL, Principal
 from raystore.data.collection import CollectionTable
 from raystore.data.columns import SYSTEM
+from raystore.data.current import default_first
 from raystore.data.kept_source import read_source
 from raystore.data.keyed import quoted
 from raystore.data.log import LogResult, RowLog
 from raystore.data.manifest import read_jobs
 from raystore.data.set_aside import set_aside_rows
+from raystore.encoders.loaded import LoadedEncoder
 from raystore.encoders.registry import Encoder
+from raystore.encoders.together import load_together
 from raystore.errors import HeadNotFound, InvalidArguments, ItemNotFound
 from raystore.index.manifest import newest_number
 from raystore.markup import facts_html
+from raystore.migrating import Migrating
 from raystore.progress import Progress, shown
-from raystore.searching import Searching
 from raystore.train.predicting import predictions_of
 
 if TYPE_CHECKING:
@@ -54,14 +57,14 @@ class JobArguments(TypedDict, total=False):
     keep: Sequence[str]
     id_prefix: str
     check: bool
-    encoder: str | None
+    encoder: str | Sequence[str] | None
     workers: Workers
     gpu_workers: Workers
     gpus_per_worker: float
     progress: Progress | None
 
 
-class Collection(Searching):
+class Collection(Migrating):
     """One collection of a store; get it from `store.collection(name)` or `store.create_collection(name, ...)`.
 
     Every call reads the newest version. `len(collection)` is its number of rows.
@@ -70,9 +73,10 @@ class Collection(Searching):
     def __init__(self, store: Store, table: CollectionTable) -> None:
         super().__init__(store, table)
         self._logs: dict[tuple[str, ...], RowLog] = {}
+        self._loaded: Mapping[str, LoadedEncoder] = {}  # what `log` encodes with
 
     def __repr__(self) -> str:
-        encoders = ", ".join(e.label for e in self.encoders)
+        encoders = ", ".join(self.encoder_labels)
         return f"<collection {self.name}: {len(self):,} rows, encoder {encoders}, version {self.version}>"
 
     def _repr_html_(self) -> str:
@@ -81,7 +85,7 @@ class Collection(Searching):
             "rows": len(self),
             "version": self.version,
             "columns": [*SYSTEM, *(f"{name} {kind}" for name, kind in self.columns.items())],
-            "encoders": list(numbers),
+            "encoders": self.encoder_labels,
             "indexes": [f"{label} index {number}" for label, number in numbers.items() if number] or "none",
             "keeps raw content": self.keeps_source,
         }
@@ -105,10 +109,13 @@ class Collection(Searching):
 
         Cost: the encoding, then about 6 ms; calls of many threads share a commit.
         """
-        fingerprints = tuple(self._table.fingerprints)  # another process may have added an encoder
+        # Another process may have added an encoder, or cut over to another.
+        fingerprints = tuple(default_first(self._store.catalog, self._table))
         if fingerprints not in self._logs:
-            loaded = [self._encoder_of(each).load() for each in fingerprints]
-            self._logs = {fingerprints: RowLog(self._table, loaded, self._store.key)}
+            if self._loaded.keys() != set(fingerprints):
+                self._loaded = load_together([self._encoder_of(each) for each in fingerprints])
+            encoders = {each: self._loaded[each] for each in fingerprints}
+            self._logs = {fingerprints: RowLog(self._table, encoders, self._store.key)}
         return self._logs[fingerprints].log(rows, fingerprint=fingerprint, add_columns=add_columns)
 
     @overload
@@ -130,7 +137,7 @@ class Collection(Searching):
         keep: Sequence[str] = (),
         id_prefix: str = "",
         check: bool = False,
-        encoder: str | None = None,
+        encoder: str | Sequence[str] | None = None,
         workers: Workers = None,
         gpu_workers: Workers = None,
         gpus_per_worker: float = 1.0,
@@ -139,7 +146,8 @@ class Collection(Searching):
     ) -> EmbedReport | DryRun:
         """What became of the rows of the files: embedded, filled, known already, or set aside with a reason.
 
-        Run it again after a kill at any point: it goes on where it stopped. Known ids are skipped without reading
+        A row gets a vector of every encoder of the collection that takes its content, from one read and in one commit. Run it
+        again after a kill at any point: it goes on where it stopped. Known ids that lack no vector are skipped without reading
         their content, unless `check=True`, which reads it and sets rows with another content aside.
 
         Args:
@@ -151,9 +159,9 @@ class Collection(Searching):
             id: the column of ids, strings or integers; without it, ids are file name and row number.
             subject, tenant, time, keep: columns kept beside the vector.
             id_prefix: put before every id, for files whose ids are unique only within them.
-            encoder: where the collection has several, whose vectors the rows get; the first one's by default. A row that
-                is there and lacks this encoder's vector is filled, if its content is what was embedded before. For
-                the vectors of the others, call add_encoder(name) afterwards.
+            encoder: where the collection has several, the one or those whose vectors the rows get; by default all that take
+                the content. A row that is there and lacks a vector of one of them is filled, if its content is what was
+                embedded before. A row that one of them cannot encode is set aside whole.
             workers: 0 embeds in this process, more on so many Ray workers without a GPU; (1, 8) is a pool that grows and
                 shrinks. By default inline below 2,000 rows, else on every GPU of the Ray, else on every core.
             gpu_workers: Ray workers with a GPU each, beside the others; (0, 4) takes up to four, if there are GPUs.
@@ -175,15 +183,20 @@ class Collection(Searching):
 
         source: Any = paths
         columns = SourceColumns(text, image, id, subject, tenant, time, tuple(keep))
-        job = self._table, self.encoder(encoder), self._store.key, source, columns
+        named = [encoder] if isinstance(encoder, str) else encoder
+        chosen = self.encoders if named is None else list(dict.fromkeys(self.encoder(each) for each in named))
+        if not chosen:
+            raise InvalidArguments(call=f"embed into '{self.name}'", problems=["encoder= names none: leave it out for all"])
+        job = self._table, chosen, self._store.key, source, columns
         if dry_run:
             tried = dry_run_ray_dataset if is_ray_dataset(paths) else dry_run_files
-            return tried(*job, id_prefix=id_prefix, check=check)
+            return tried(*job, named=named is not None, id_prefix=id_prefix, check=check)
         embed = embed_ray_dataset if is_ray_dataset(paths) else embed_files
         with shown(progress, f"embedding into {self.name}") as advance:
             return embed(
                 self._store.layout,
                 *job,
+                named=named is not None,
                 id_prefix=id_prefix,
                 check=check,
                 workers=workers,
@@ -241,7 +254,8 @@ class Collection(Searching):
 
     def jobs(self) -> list[dict[str, Any]]:
         """What was embedded from where, oldest first: number, kind (embed or fill), started, ended, failed, encoder,
-        fingerprint, columns, id_prefix, files (path, rows, size_bytes, modified), workers, encoded_by, counts, reasons.
+        fingerprint, fingerprints (of all its encoders), columns, id_prefix, files (path, rows, size_bytes, modified), workers,
+        encoded_by, counts, reasons.
 
         A job that was killed, or still runs, has no end (None).
         """
@@ -296,7 +310,7 @@ class Collection(Searching):
             columns: kept columns to copy; None copies all, also ones that are added later.
             labels: source tables with an `id` key, each a folder of its own.
             predictions: heads ("refunds", "refunds@live"), each a folder of its own: one version of each.
-            vectors: also the vectors of `encoder` (by default the first); needs the verb `vectors`.
+            vectors: also the vectors of `encoder` (by default the current one); needs the verb `vectors`.
             progress: called with rows read and rows to read; without it, a bar on a terminal and in a notebook.
 
         Raises:
@@ -361,7 +375,7 @@ class Collection(Searching):
         Args:
             since: a version of the collection (rows added after it), or a time (rows whose `time` is not before it).
             label: a kept column whose shares are compared too.
-            encoder: whose vectors are compared; needed only where the collection has several.
+            encoder: whose vectors are compared; needed only where the collection has several and none of them is current.
         """
         from raystore.data.drift.samples import collection_drift
 

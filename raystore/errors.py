@@ -3,7 +3,7 @@
     RaystoreError
     ├── NotFound (LookupError)              404  names what there is
     │   ├── StoreNotFound, EncoderNotFound, CollectionNotFound, TableNotFound, SnapshotNotFound
-    │   └── HeadNotFound, IndexNotFound, PairsNotFound, DeploymentNotFound, KeyNotFound, ItemNotFound, ColumnNotFound
+    │   └── HeadNotFound, IndexNotFound, PairsNotFound, DeploymentNotFound, KeyNotFound, RunNotFound, ItemNotFound, ColumnNotFound
     ├── AlreadyExists (FileExistsError)     409
     ├── StoreUnusable (OSError)             500  no store, a newer format, a root not supported yet
     ├── InvalidName (ValueError)            422
@@ -17,6 +17,7 @@
     │   └── QueryRefused
     ├── SnapshotRefused (ValueError)        422  duplicates, null labels, classes missing from train
     ├── PassportMismatch (ValueError)       409  a vector of one encoder met another
+    ├── NotBetter (ValueError)              409  a fine-tuned encoder whose proof says that a figure fell
     ├── GoldenMoved (ValueError)            409  an encoder no longer encodes what it did
     ├── ModelUnusable (ValueError)          422  no weights, pickled weights, changed weights
     ├── IdConflict (ValueError)             409  a known id with another payload
@@ -30,6 +31,8 @@
     ├── KeyRequired (PermissionError)       401
     ├── NotAllowed (PermissionError)        403  a valid key without this verb
     ├── JobFailed (RuntimeError)            500  a worker died or raised; says how to go on
+    ├── TrainingCollapsed (RuntimeError)    422  fine-tuning put all rows into one place
+    ├── TrainingDiverged (RuntimeError)     422  fine-tuning got worse with every step, or its loss is no number
     ├── ExtraNotInstalled (ImportError)     501
     ├── QueryStopped (RuntimeError)         422  SQL over HTTP that met a limit of time, memory or size
     └── QueryBusy (RuntimeError)            503  as much SQL runs as may run at once
@@ -139,6 +142,10 @@ class DeploymentNotFound(NotFound):
 
 class KeyNotFound(NotFound):
     noun = "key"
+
+
+class RunNotFound(NotFound):
+    noun = "run"
 
 
 class ItemNotFound(NotFound):
@@ -307,6 +314,30 @@ class PassportMismatch(RaystoreError, ValueError):
         return f"{self.asker} expects {expected}, but was given {found}. {self.advice}"
 
 
+@dataclass(eq=False, kw_only=True, repr=False)
+class NotBetter(RaystoreError, ValueError):
+    """`low` and `high` bound the difference with 95% confidence; both are the difference where too few rows gave no interval.
+    `also`: the other figures that fell."""
+
+    status = 409
+    encoder: str
+    metric: str
+    before: float
+    after: float
+    low: float
+    high: float
+    advice: str
+    also: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        sure = f", 95% interval {self.low:+.3f} to {self.high:+.3f}" if self.low < self.high else ""
+        also = f", and so did {listed(self.also)}" if self.also else ""
+        return (
+            f"encoder '{self.encoder}' was not made live: its {self.metric} fell from {self.before:.3f} to {self.after:.3f} "
+            f"(difference {self.after - self.before:+.3f}{sure}){also}. {self.advice}"
+        )
+
+
 def _short(told: str) -> str:
     """Fingerprints by the digits that the store's names hold."""
     return _FINGERPRINT.sub(lambda found: found[0][:12], told)
@@ -461,6 +492,40 @@ class JobFailed(RaystoreError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.job} failed: {self.reason}. {self.advice}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class TrainingCollapsed(RaystoreError, RuntimeError):
+    """`variance` is the mean squared distance of the rows from their middle (1: spread all over), `rank` their effective
+    dimensions, `kept` the step of the last good checkpoint."""
+
+    status = 422
+    step: int
+    found: str
+    variance: float
+    rank: float
+    kept: int
+
+    def __str__(self) -> str:
+        return (
+            f"fine-tuning stopped at step {self.step}: {self.found} (variance {self.variance:.2g}, effective rank {self.rank:.1f}). "
+            f"The weights of step {self.kept} are kept. Try a lower learning_rate, a higher temperature, or larger batches."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class TrainingDiverged(RaystoreError, RuntimeError):
+    status = 422
+    step: int
+    found: str
+    learning_rate: float
+    kept: int
+
+    def __str__(self) -> str:
+        return (
+            f"fine-tuning stopped at step {self.step}: {self.found}. The weights of step {self.kept} are kept. "
+            f"Try learning_rate={self.learning_rate / 5:.2g} (it was {self.learning_rate:.2g}), or a longer warmup."
+        )
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

@@ -13,6 +13,7 @@ from typing import Any
 
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable, collection_names
+from raystore.data.current import current_of
 from raystore.data.publish.publish import publications
 from raystore.data.snapshots.snapshot import SnapshotRecord, open_snapshot, snapshot_names
 from raystore.encoders.records import find_fingerprint, name_of, read_encoder
@@ -241,10 +242,13 @@ class _Down:
         trained: list[tuple[SnapshotRecord, list[str]]],
         calling: Mapping[str, SnapshotRecord],
     ) -> Dependent:
-        about = {}
+        about: dict[str, Any] = {}
         if fingerprint in table.fingerprints:
             rows = table.count()
             about = {"rows": rows, "with a vector": rows - table.count_lacking(fingerprint)}
+            current = current_of(self._catalog, table)
+            if current is not None and current.fingerprint == fingerprint:
+                about["current"] = f"since {current.at}"
         told = [p for p in self._publications if (p.collection, p.fingerprint) == (table.name, fingerprint)]
         below = [
             *self._index(table.name, fingerprint),

@@ -48,6 +48,11 @@ def filled_column(fingerprint: str) -> str:
     return f"_filled_{fingerprint[:FP12]}"
 
 
+def bridged_column(fingerprint: str) -> str:
+    """The hidden Lance column that numbers the commits which filled rows by a bridge into this encoder's column."""
+    return f"_bridged_{fingerprint[:FP12]}"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths under one root. All are absolute; none is made by looking at it."""
@@ -88,6 +93,9 @@ class Layout:
 
     def encoder(self, fingerprint: str) -> Path:
         return self.root / "encoders" / fingerprint[:FP12]
+
+    def encoder_sources(self, fingerprint: str) -> Path:
+        return self.encoder(fingerprint) / "sources"
 
     def encoders(self) -> Path:
         return self.root / "encoders"
@@ -139,6 +147,17 @@ class Layout:
     def tunings(self, collection: str | None = None) -> Path:
         folder = self.root / "tunings"
         return folder if collection is None else folder / collection
+
+    def models(self, name: str | None = None) -> Path:
+        folder = self.root / "models"
+        return folder if name is None else folder / name
+
+    def runs(self, name: str | None = None) -> Path:
+        folder = self.root / "runs"
+        return folder if name is None else folder / name
+
+    def run_notes(self, name: str, number: int) -> Path:
+        return self.runs(name) / "notes" / str(number)
 
     def deployment(self, name: str) -> Path:
         return self.deployments / name

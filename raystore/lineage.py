@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from raystore.catalog import Catalog
+from raystore.data.collection import CollectionTable, collection_names
+from raystore.data.current import current_of
 from raystore.data.snapshots.snapshot import SnapshotRecord, open_snapshot, snapshot_names
 from raystore.data.snapshots.split import SIDES
+from raystore.encoders.records import name_of
 from raystore.encoders.registry import Encoders
 from raystore.errors import DeploymentNotFound, InvalidArguments
 from raystore.layout import FP12
@@ -61,7 +64,7 @@ def trace(catalog: Catalog, thing: Any) -> Lineage:
     if isinstance(thing, Head):
         return Lineage(_head(catalog, thing))
     if isinstance(thing, SnapshotRecord):
-        return Lineage(_snapshot(thing))
+        return Lineage(_snapshot(catalog, thing))
     if isinstance(thing, str):
         return Lineage(_named(catalog, thing))
     problem = f"{type(thing).__name__} has no lineage, expected a prediction, a head, a snapshot, or a name"
@@ -84,7 +87,7 @@ def _named(catalog: Catalog, reference: str) -> list[dict[str, Any]]:
     if name in heads.names():
         return _head(catalog, heads.get(reference))
     if name in snapshot_names(catalog):
-        return _snapshot(open_snapshot(catalog, reference))
+        return _snapshot(catalog, open_snapshot(catalog, reference))
     existing = [*deployment_records(catalog), *heads.names(), *snapshot_names(catalog)]
     raise DeploymentNotFound(name=reference, where="the deployments, heads and snapshots", existing=existing)
 
@@ -109,9 +112,9 @@ def _head(catalog: Catalog, head: Head) -> list[dict[str, Any]]:
     passport = Encoders(catalog).resolve(head.fingerprint)
     encoder = {"noun": "encoder", "name": head.encoder, "fingerprint": head.fingerprint, "model": passport.architecture}
     if head.voters is not None:
-        return [link, _voters(head.voters), encoder]
+        return [link, _voters(head.voters) | _asked_by(catalog, head.voters.collection), encoder]
     snapshot = open_snapshot(catalog, f"{head.snapshot['name']}@{head.snapshot['number']}")
-    return [link, *_snapshot(snapshot), encoder]
+    return [link, *_snapshot(catalog, snapshot), encoder]
 
 
 def _voters(voters: Voters) -> dict[str, Any]:
@@ -120,7 +123,19 @@ def _voters(voters: Voters) -> dict[str, Any]:
     return {"noun": "collection", "name": voters.collection} | {name: fact for name, fact in told.items() if fact}
 
 
-def _snapshot(record: SnapshotRecord) -> list[dict[str, Any]]:
+def _asked_by(catalog: Catalog, collection: str) -> dict[str, Any]:
+    """The encoder that `use_encoder` made the collection's current one, since when and why; nothing where none was chosen."""
+    if collection not in collection_names(catalog.layout):
+        return {}
+    current = current_of(catalog, CollectionTable.open(catalog.layout, collection))
+    if current is None:
+        return {}
+    label = f"{name_of(catalog, current.fingerprint)}@{current.fingerprint[:FP12]}"
+    told = {"current encoder": label, "since": current.at, "reason": current.reason}
+    return {name: fact for name, fact in told.items() if fact}
+
+
+def _snapshot(catalog: Catalog, record: SnapshotRecord) -> list[dict[str, Any]]:
     link = {
         "noun": "snapshot",
         "name": f"{record.name}@{record.number}",
@@ -130,7 +145,8 @@ def _snapshot(record: SnapshotRecord) -> list[dict[str, Any]]:
     }
     if record.encoders:  # that its SQL calls
         link["encoders"] = ", ".join(f"{name}@{fingerprint[:FP12]}" for name, fingerprint in record.encoders.items())
-    return [{**link, "sql": record.spec["sql"], **_rules(record.spec)}, {"noun": "collection", "name": record.collection}]
+    collection = {"noun": "collection", "name": record.collection, **_asked_by(catalog, record.collection)}
+    return [{**link, "sql": record.spec["sql"], **_rules(record.spec)}, collection]
 
 
 def _rules(spec: Mapping[str, Any]) -> dict[str, str]:

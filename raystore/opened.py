@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raystore.data.collection import CollectionTable
+from raystore.data.current import current_of, default_first
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
 
@@ -50,16 +51,24 @@ class Opened:
         return [self._encoder_of(fingerprint) for fingerprint in self._table.fingerprints]
 
     def encoder(self, name: str | None = None) -> Encoder:
-        """The named encoder, or the collection's first; PassportMismatch if it holds no vectors of it."""
+        """The named encoder; where none is, the one that `use_encoder` made current, or else the collection's first.
+
+        Raises:
+            EncoderNotFound; PassportMismatch: it holds no vectors of it.
+        """
         if name is None:
-            return self._encoder_of(self._table.fingerprints[0])
+            return self._encoder_of(default_first(self._store.catalog, self._table)[0])
         encoder = self._store.encoder(name)
         self._table.check_encoder(encoder.fingerprint, encoder.label)
         return encoder
 
     def the_encoder(self, asked: str | Encoder | None, call: str) -> Encoder:
-        """The encoder that is named; the only one where none is. InvalidArguments where there are several to choose from."""
-        if asked is None and len(self.encoders) > 1:
+        """The encoder that is named; where none is, the one that `use_encoder` made current, or else the only one.
+
+        Raises:
+            InvalidArguments: there are several, and none of them was made current.
+        """
+        if asked is None and len(self.encoders) > 1 and current_of(self._store.catalog, self._table) is None:
             labels = ", ".join(e.label for e in self.encoders)
             problem = f"collection '{self.name}' holds vectors of several encoders ({labels}): choose one with encoder="
             raise InvalidArguments(call=call, problems=[problem])

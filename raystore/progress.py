@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -20,12 +20,22 @@ if TYPE_CHECKING:
 _REDRAW_S = 0.2
 
 Progress = Callable[[int, int], None]  # done, in all; the first call says what was done before
+Noted = Callable[[int, int, str], None]  # and a few words on how it goes
 
 
 def shown(progress: Progress | None, what: str, unit: str = "rows") -> AbstractContextManager[Progress]:
     """The caller's own function, or a bar on standard error."""
+    return nullcontext(progress) if progress is not None else _drawn(what, unit)
+
+
+def noted(progress: Progress | None, what: str, unit: str = "rows") -> AbstractContextManager[Noted]:
+    """As `shown`, of work that says how it goes: the words stand behind the bar. The caller's own function is not told them."""
     if progress is not None:
-        return nullcontext(progress)
+        return nullcontext(lambda done, total, _: progress(done, total))
+    return _drawn(what, unit)
+
+
+def _drawn(what: str, unit: str) -> AbstractContextManager[_Advance]:
     if _in_notebook():
         return notebook_bar(what, unit)
     if not sys.stderr.isatty():
@@ -35,7 +45,11 @@ def shown(progress: Progress | None, what: str, unit: str = "rows") -> AbstractC
     return bar(Console(stderr=True, highlight=False), what, unit)
 
 
-def _nobody(done: int, total: int) -> None:
+class _Advance(Protocol):
+    def __call__(self, done: int, total: int, note: str = ...) -> None: ...
+
+
+def _nobody(done: int, total: int, note: str = "") -> None:
     """Where nobody looks."""
 
 
@@ -46,8 +60,8 @@ def _in_notebook() -> bool:
 
 
 @contextmanager
-def notebook_bar(what: str, unit: str = "rows") -> Iterator[Progress]:
-    """A `progress(done, total)` that draws itself in the cell's output, at most five times a second.
+def notebook_bar(what: str, unit: str = "rows") -> Iterator[_Advance]:
+    """A `progress(done, total, note)` that draws itself in the cell's output, at most five times a second.
 
     No widget: rich's own bar asks for ipywidgets, warns without them, and then shows nothing until the end.
     """
@@ -56,7 +70,7 @@ def notebook_bar(what: str, unit: str = "rows") -> Iterator[Progress]:
     began, first, drawn = time.monotonic(), -1, 0.0
     handle: Any = None
 
-    def advance(done: int, total: int) -> None:
+    def advance(done: int, total: int, note: str = "") -> None:
         nonlocal first, drawn, handle
         now = time.monotonic()
         first = done if first < 0 else first
@@ -67,7 +81,7 @@ def notebook_bar(what: str, unit: str = "rows") -> Iterator[Progress]:
         speed = f", {pace:,.0f} {unit}/s" if pace else ""
         left = f", {(total - done) / pace:,.0f} s left" if pace and done < total else ""
         shape = f"<progress value='{done}' max='{max(total, 1)}'></progress>"
-        shown = HTML(f"{shape} {escape(what)}: {done:,}{of} {unit}{speed}{left}")
+        shown = HTML(f"{shape} {escape(what)}: {done:,}{of} {unit}{speed}{left} {escape(note)}")
         if handle is None:
             handle = display(shown, display_id=True)
         else:
@@ -77,8 +91,8 @@ def notebook_bar(what: str, unit: str = "rows") -> Iterator[Progress]:
 
 
 @contextmanager
-def bar(console: Console, what: str, unit: str = "rows") -> Iterator[Progress]:
-    """A `progress(done, total)` that moves a bar; where `console` is no terminal, only its end is shown.
+def bar(console: Console, what: str, unit: str = "rows") -> Iterator[_Advance]:
+    """A `progress(done, total, note)` that moves a bar; where `console` is no terminal, only its end is shown.
 
     Pace is new rows a second since the start: workers report in batches of a thousand, so a pace over the last moments
     would jump.
@@ -96,13 +110,19 @@ def bar(console: Console, what: str, unit: str = "rows") -> Iterator[Progress]:
             left = max(0, round((task.total - task.completed) / pace))
             return Text(f"{pace:,.0f} {unit}/s, {left // 60}:{left % 60:02} left", style="cyan")
 
-    drawn = Bar(TextColumn(what), BarColumn(), MofNCompleteColumn(), PaceColumn(), console=console, transient=False)
-    task = drawn.add_task(what, total=None, before=0)
+    class NoteColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["note"], style="dim")
 
-    def advance(done: int, total: int) -> None:
+    drawn = Bar(TextColumn(what), BarColumn(), MofNCompleteColumn(), PaceColumn(), NoteColumn(), console=console)
+    task = drawn.add_task(what, total=None, before=0, note="")
+
+    def advance(done: int, total: int, note: str = "") -> None:
         drawn.start()
         first = drawn.tasks[0].total is None
-        drawn.update(task, completed=done, total=total, before=done if first else drawn.tasks[0].fields["before"])
+        drawn.update(
+            task, completed=done, total=total, before=done if first else drawn.tasks[0].fields["before"], note=note
+        )
 
     if console.is_terminal:  # elsewhere only its end is shown, and where there was nothing to do, nothing
         drawn.start()

@@ -6,12 +6,14 @@ The work stands in the room `index`; each call here is a few lines.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raystore.data.collection import CollectionTable
 from raystore.data.keyed import quoted
+from raystore.encoders.bridged import Bridge, read_bridge
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments, ItemNotFound
 from raystore.index.pairs.duplicates import duplicates
@@ -59,6 +61,7 @@ class Searching(Indexed):
         distinct: str | None = None,
         diversity: float | None = None,
         encoder: str | None = None,
+        through: str | None = None,
     ) -> SearchResult:
         """The rows nearest to a text (or several), an image, an item of the collection, or a vector; best first.
 
@@ -78,21 +81,27 @@ class Searching(Indexed):
             after: the `cursor` of the page before.
             distinct: a column ("subject"): of rows with one value in it only the nearest.
             diversity: 0 to 1: rows that are not all alike (maximal marginal relevance).
+            through: a bridge (`store.build_bridge`) from the encoder that reads the query, or made `vector`, to the one that
+                is searched; the answer's `bridged` says how well it finds.
 
         Raises:
             InvalidArguments: none or several of text, image, item and vector; numbers out of range; all are named.
             ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, SqlRefused, ColumnNotFound, ShardsMissing.
         """
-        asked = self.encoder(encoder)
         call = f"search in '{self.name}'"
+        reader, bridge = self._bridge(through, item, call)
+        asked = self.encoder(encoder if encoder is not None or bridge is None else bridge.target)
         _check_text(call, text)
         check_given(call, {"text": text, "image": image, "item": item, "vector": vector}, like, unlike)
-        base = self._asked(asked, text, image, item, vector)
+        base = self._asked(reader or asked, text, image, item, vector)
+        if bridge is not None and base is not None:
+            base = bridge.ask(base)
         made = question(self._table, asked.fingerprint, base, like, unlike, call)
-        return self._searcher(asked.fingerprint).search(
+        found = self._searcher(asked.fingerprint).search(
             made.vectors, k, where=where, columns=columns, probes=probes, refine=refine, min_score=min_score,
             limit=limit, after=after, distinct=distinct, diversity=diversity, without=made.without,
         )  # fmt: skip
+        return found if bridge is None else replace(found, bridged=bridge.said)
 
     def recommend(
         self,
@@ -256,6 +265,16 @@ class Searching(Indexed):
             searcher.close(stop_actors=True)
         self._searchers.clear()
         self._classifiers.clear()
+
+    def _bridge(self, name: str | None, item: str | None, call: str) -> tuple[Encoder | None, Bridge | None]:
+        """The encoder of that name, which is a bridge, and its map; nothing where no bridge is asked for."""
+        if name is None:
+            return None, None
+        if item is not None:
+            problem = "item= has a vector of the encoder that is searched: leave through= out"
+            raise InvalidArguments(call=call, problems=[problem])
+        reader = self._store.encoder(name)
+        return reader, read_bridge(self._store.layout, reader.fingerprint, reader.label)
 
     def _asked(
         self,

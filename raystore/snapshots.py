@@ -86,7 +86,7 @@ class Snapshots:
         """What stands on two sides of the split: entities, ids, and rows whose vectors are nearly the same.
 
         Args:
-            encoder: whose vectors are compared; needed only where the collection has several.
+            encoder: whose vectors are compared; needed only where the collection has several and none of them is current.
             threshold: the cosine from which two rows count as near duplicates.
             limit: pairs that are listed; all are counted.
             progress: called with rows compared and rows to compare; without it, a bar on a terminal and in a notebook.
@@ -104,7 +104,7 @@ class Snapshots:
         """Whether `b` comes from where `a` came from: shares of the classes, and the embeddings under two tests.
 
         Args:
-            encoder: whose vectors are compared; needed only where the collection has several.
+            encoder: whose vectors are compared; needed only where the collection has several and none of them is current.
         """
         from raystore.data.drift.samples import snapshot_drift
 

@@ -25,10 +25,12 @@ from raystore.progress import Progress, shown
 from raystore.secret import load_store_key
 from raystore.session import INLINE_BELOW, choose_workers, use_cluster
 from raystore.snapshots import Reference, Snapshots
+from raystore.tuning import Tuning
 
 if TYPE_CHECKING:
     from raystore.impact import Impact
     from raystore.lineage import Lineage
+    from raystore.migrate.bridge import Bridged
     from raystore.serve.deploy import Running
     from raystore.train.compare.compare import Comparison
     from raystore.train.heads import Head, Kind
@@ -54,7 +56,7 @@ def open(root: str | Path, *, ray: str | None = None, create: bool = True) -> St
     return Store(root, ray=ray, create=create)
 
 
-class Store:
+class Store(Tuning):
     """A root and everything under it; see `raystore.open`."""
 
     def __init__(self, root: str | Path, *, ray: str | None = None, create: bool = True) -> None:
@@ -109,14 +111,15 @@ class Store:
         self,
         name: str,
         *,
-        encoder: str | Encoder,
+        encoder: str | Encoder | Sequence[str | Encoder],
         columns: Mapping[str, str] | None = None,
         keep_source: bool = False,
         exist_ok: bool = False,
     ) -> Collection:
-        """The new, empty collection for the vectors of one encoder.
+        """The new, empty collection for the vectors of one encoder, or of several.
 
         Args:
+            encoder: of several the first is the one it is asked by, until `collection.use_encoder` chooses another.
             columns: kept columns and their types (string, int64, float64, bool, timestamp, date).
             keep_source: keep the raw texts and images too, in plain, beside the vectors: `collection.source(ids)`. Nothing
                 else in a store holds them. It is chosen here for good.
@@ -125,15 +128,19 @@ class Store:
         Raises:
             InvalidName, InvalidArguments, AlreadyExists, EncoderNotFound; PassportMismatch with `exist_ok` and another encoder.
         """
-        passport = self.encoders.resolve(encoder) if isinstance(encoder, str) else encoder.passport
+        asked = [encoder] if isinstance(encoder, (str, Encoder)) else list(encoder)
+        passports = [self.encoders.resolve(each) if isinstance(each, str) else each.passport for each in asked]
+        if not passports:
+            raise InvalidArguments(call=f"create_collection('{name}')", problems=["encoder= names none"])
         if exist_ok and name in self.collections:
             collection = self.collection(name)
-            collection._table.check_encoder(passport.fingerprint)
+            for passport in passports:
+                collection._table.check_encoder(passport.fingerprint)
             if keep_source and not collection._table.keeps_source:
                 problem = f"collection '{name}' is there and keeps no content; that is chosen when a collection is made"
                 raise InvalidArguments(call=f"create_collection('{name}')", problems=[problem])
             return collection
-        dims = {passport.fingerprint: passport.dim}
+        dims = {passport.fingerprint: passport.dim for passport in passports}
         CollectionTable.create(self.layout, name, dims, columns, keep_source=keep_source)
         return self.collection(name)
 
@@ -226,6 +233,46 @@ class Store:
         found = self.collection(table.name).search(vector=query, k=k, encoder=query.fingerprint)
         return pa.table({"id": pa.array(found.ids[0], pa.string()), "score": pa.array(found.scores[0], pa.float32())})
 
+    def build_bridge(
+        self,
+        name: str,
+        old: str | Encoder,
+        new: str | Encoder,
+        *,
+        collection: str,
+        back: str | None = None,
+        pairs: int = 20_000,
+        kinds: Sequence[str] | None = None,
+        labels: str | Mapping[str, str] | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Bridged:
+        """The map from the old encoder's space into the new one's (`name`), and back (`back`, by default '<name>-back'): encoders of
+        their own, fitted on a collection's rows that have a vector of both, and measured on such rows held out.
+
+        Through the forward one, rows whose content is gone live in the new space (`collection.bridge_rows`); through the back
+        one, new queries find old rows, and old heads go on serving (`search(through=)`, `deploy(through=)`).
+
+        Args:
+            pairs: rows drawn at random, at most.
+            kinds: of "procrustes", "low-rank" and "mlp"; None tries all and keeps the best, direction by direction.
+            labels: a kept column or {id: label}: then it is also measured what searches by label keep of re-embedding's.
+
+        Raises:
+            InvalidArguments: fewer than 100 pairs, names that cannot be; all are named. PassportMismatch: the collection lacks one.
+
+        Cost: reads no content and loads no model; some minutes for 20,000 pairs, of which the MLP takes most.
+        """
+        from raystore.migrate.bridge import build_bridge
+
+        table = self.collection(collection).table
+        first, second = (self.encoders.get(e if isinstance(e, str) else e.fingerprint) for e in (old, new))
+        with shown(progress, f"fitting {name}", "maps") as advance:
+            return build_bridge(
+                self.catalog, table, name, first, second,
+                back=back, pairs=pairs, kinds=kinds, labels=labels, seed=seed, progress=advance,
+            )  # fmt: skip
+
     # --- snapshots, heads, deployments -------------------------------------------------------------------------------
 
     def snapshot(
@@ -300,7 +347,7 @@ class Store:
         Args:
             snapshot: the training set; its test side is what `head.report` is about, and its task what is learned.
             kind: "linear" (logistic regression; ridge for numbers), "mlp" or "knn".
-            encoder: needed only where the collection holds several encoders' vectors.
+            encoder: needed only where the collection holds several encoders' vectors and none of them is its current one.
             workers: 0 trains in this process, more on so many Ray Train workers; by default inline below 200,000 rows.
             precision: abstain below the lowest confidence at which so large a share of the kept rows of val is right.
             options: linear: loss, l2 (a list: the best on val), class_weight, max_iter, tol; mlp: hidden, dropout,
@@ -436,6 +483,7 @@ class Store:
         *,
         head: str | Head,
         log: str | None = None,
+        through: str | None = None,
         host: str = "127.0.0.1",
         port: int = 8000,
         replicas: int = 1,
@@ -447,6 +495,8 @@ class Store:
         Args:
             head: `refunds` (its newest), `refunds@2`, or a Head.
             log: a collection that keeps an embedding of each prediction.
+            through: a bridge back to the head's encoder (`build_bridge`): a newer encoder reads what is sent, and the head goes
+                on answering. Answers say so in `bridged`, with what was measured.
             host: beyond loopback every request needs a key (`store.keys.create`).
 
         Raises:
@@ -457,7 +507,7 @@ class Store:
         from raystore.serve.spec import parse_spec
 
         spec = parse_spec({"host": host, "port": port, "replicas": replicas}, f"deploy('{name}')")
-        Rooms(self.root).record(name, head if isinstance(head, str) else head.label, log=log)
+        Rooms(self.root).record(name, head if isinstance(head, str) else head.label, log=log, through=through)
         return deploy(self.root, spec)
 
     def impact(self, thing: Any) -> Impact:

@@ -102,6 +102,14 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
             "head 'refunds@2' expects minilm@5f3c, but was given mpnet@a81e. Train a head on mpnet.",
         ),
         (
+            errors.NotBetter(
+                encoder="minilm", metric="P@10", before=0.907, after=0.88, low=-0.035, high=-0.019, advice="Train again.",
+                also=["linear head accuracy"],
+            ),
+            "encoder 'minilm' was not made live: its P@10 fell from 0.907 to 0.880 (difference -0.027, 95% interval -0.035 to "
+            "-0.019), and so did 'linear head accuracy'. Train again.",
+        ),
+        (
             errors.ExtraNotInstalled(what="maps", package="umap-learn", extra="explore"),
             "maps need umap-learn. Install it: pip install 'raystore[explore]'",
         ),
@@ -113,6 +121,18 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         (
             errors.BodyTooLarge(what="the text", found=11, limit=10, unit="characters"),
             "the text has 11 characters, over the limit of 10.",
+        ),
+        (
+            errors.TrainingCollapsed(
+                step=40, found="all rows have become nearly one point", variance=0.0012, rank=1.04, kept=30
+            ),
+            "fine-tuning stopped at step 40: all rows have become nearly one point (variance 0.0012, effective rank 1.0). The "
+            "weights of step 30 are kept. Try a lower learning_rate, a higher temperature, or larger batches.",
+        ),
+        (
+            errors.TrainingDiverged(step=3, found="its loss is not a number", learning_rate=0.05, kept=0),
+            "fine-tuning stopped at step 3: its loss is not a number. The weights of step 0 are kept. Try learning_rate=0.01 "
+            "(it was 0.05), or a longer warmup.",
         ),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, RaystoreError) else "",

@@ -47,7 +47,7 @@ def collection_list() -> None:
             "collection": c.name,
             "rows": len(c),
             "version": c.version,
-            "encoders": ", ".join(e.label for e in c.encoders),
+            "encoders": ", ".join(c.encoder_labels),
             "columns": ", ".join(c.columns),
         }
         for c in map(store.collection, store.collections)
@@ -124,7 +124,7 @@ def collection_publish(
     labels: Annotated[list[str], typer.Option(help="A source table with an id key; may be repeated.")] = [],  # noqa: B006
     predictions: Annotated[list[str], typer.Option(help="A head, NAME or NAME@ALIAS; may be repeated.")] = [],  # noqa: B006
     vectors: Annotated[bool, typer.Option("--vectors", help="Also the vectors.")] = False,
-    encoder: Annotated[str | None, typer.Option(help="Whose vectors; by default the collection's first.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Whose vectors; by default the collection's current one.")] = None,
 ) -> None:
     """Bring a Parquet copy of a collection up to date, for a warehouse. What earlier calls published and this one does not name
     leaves it. Run it again at any time.

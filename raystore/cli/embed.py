@@ -49,8 +49,12 @@ def embed(
     time: Annotated[str | None, typer.Option(help="The time column.")] = None,
     keep: Annotated[list[str], typer.Option(help="A column to keep; may be repeated.")] = [],  # noqa: B006
     encoder: Annotated[
-        str | None, typer.Option(help="The encoder, where the collection is made, or one of several that it holds.")
-    ] = None,
+        list[str],
+        typer.Option(
+            help="The encoder, where the collection is made, or one of several that it holds; may be repeated. "
+            "By default all that it holds."
+        ),
+    ] = [],  # noqa: B006
     id_prefix: Annotated[str, typer.Option(help="Put before every id.")] = "",
     check: Annotated[bool, typer.Option(help="Read known rows too and set changed ones aside.")] = False,
     workers: PoolSize = None,
@@ -70,16 +74,20 @@ def embed(
     store = STATE.open(create=not dry_run)
     job: JobArguments = {
         "text": text, "image": image, "id": id, "subject": subject, "tenant": tenant, "time": time, "keep": keep,
-        "id_prefix": id_prefix, "check": check, "encoder": encoder, "workers": pool_size("workers", workers),
+        "id_prefix": id_prefix, "check": check, "encoder": encoder or None, "workers": pool_size("workers", workers),
         "gpu_workers": pool_size("gpu-workers", gpu_workers), "gpus_per_worker": gpus_per_worker,
     }  # fmt: skip
     if dry_run:
-        is_new = encoder is not None and name not in store.collections
-        tried = _try_new(store, name, paths, job) if is_new else store.collection(name).embed(paths, dry_run=True, **job)
+        is_new = bool(encoder) and name not in store.collections
+        tried = (
+            _try_new(store, name, paths, encoder, job)
+            if is_new
+            else store.collection(name).embed(paths, dry_run=True, **job)
+        )
         STATE.out.emit(asdict(tried), lambda: _draw_trial(tried))
         return
-    is_new = encoder is not None and name not in store.collections
-    if encoder is not None:
+    is_new = bool(encoder) and name not in store.collections
+    if encoder:
         store.create_collection(name, encoder=encoder, exist_ok=True)
     target = store.collection(name)
     try:
@@ -100,7 +108,7 @@ def embed(
     STATE.out.emit({**asdict(report), "rows_per_s": report.rows_per_s}, draw)
 
 
-def _try_new(store: Store, name: str, paths: list[str], job: JobArguments) -> DryRun:
+def _try_new(store: Store, name: str, paths: list[str], encoders: list[str], job: JobArguments) -> DryRun:
     """The trial of a job into a collection that the job would make."""
     from raystore.data.dry_run import dry_run_new
     from raystore.data.manifest import SourceColumns
@@ -108,9 +116,9 @@ def _try_new(store: Store, name: str, paths: list[str], job: JobArguments) -> Dr
     columns = SourceColumns(
         job["text"], job["image"], job["id"], job["subject"], job["tenant"], job["time"], tuple(job["keep"])
     )
-    encoder = store.encoder(str(job["encoder"]))
+    chosen = list(dict.fromkeys(map(store.encoder, encoders)))
     prefix, check = job["id_prefix"], job["check"]
-    return dry_run_new(store.layout, name, encoder, store.key, paths, columns, id_prefix=prefix, check=check)
+    return dry_run_new(store.layout, name, chosen, store.key, paths, columns, id_prefix=prefix, check=check)
 
 
 def _draw_trial(tried: DryRun) -> None:

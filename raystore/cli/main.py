@@ -15,6 +15,7 @@ from raystore.cli import (
     collections,
     embed,
     encoders,
+    fine_tune,
     head_registry,
     heads,
     index_tune,
@@ -64,6 +65,7 @@ def options(
     STATE.out.as_json = as_json
 
 
+encoders.encoder.add_typer(fine_tune.runs)
 app.add_typer(encoders.encoder, name="encoder")
 collections.collection.add_typer(pairs.pairs)
 app.add_typer(collections.collection, name="collection")
@@ -76,6 +78,8 @@ app.add_typer(snapshots.snapshot, name="snapshot")
 heads.head.add_typer(head_registry.registry)
 heads.head.add_typer(classify.registered)
 app.add_typer(heads.head, name="head")
+app.command("fine-tune")(fine_tune.fine_tune)
+app.command("improve")(fine_tune.improve)
 indexes.index.add_typer(index_tune.tuning)
 app.add_typer(indexes.index, name="index")
 app.command("search")(indexes.search)

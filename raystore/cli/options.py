@@ -10,7 +10,9 @@ Workers = Annotated[
     int | None, typer.Option(help="0 works in this process, more on so many Ray workers; by default chosen by size.")
 ]
 CollectionName = Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name.")]
-EncoderOption = Annotated[str | None, typer.Option(help="Needed where the collection has several.")]
+EncoderOption = Annotated[
+    str | None, typer.Option(help="Needed where the collection has several and none is its current one.")
+]
 AsOf = Annotated[
     str | None, typer.Option(metavar="TIME", help="Read everything as it was then: 2026-03-01, 2026-03-01T12:00:00Z.")
 ]

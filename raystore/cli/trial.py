@@ -158,7 +158,7 @@ class _Job:
         if total > MAX_SAMPLE_ROWS:
             problem = f"the sample has {total:,} rows, and is embedded whole: give files with {MAX_SAMPLE_ROWS:,} at most"
             raise InvalidArguments(call=CALL, problems=[problem])
-        check_sources(sources, columns, self._encoder, self._open("sample")._table, CALL)
+        check_sources(sources, columns, [self._encoder], self._open("sample")._table, CALL)
         if not total:
             raise InvalidArguments(call=CALL, problems=["the sample has no rows"])
         return references, columns
@@ -170,7 +170,7 @@ class _Job:
         from raystore.data.pool_size import check_pool
 
         table = self._open(name)._table
-        plan = plan_of(table, self._encoder, columns, {})
+        plan = plan_of(table, [self._encoder], columns, {})
         asked = check_pool(self.workers, None, 1.0, CALL)
         counts, points, began = EmbedCounts(), list[tuple[float, int]](), time.monotonic()
 
@@ -178,7 +178,7 @@ class _Job:
             points.append((time.monotonic() - began, done))
 
         layout, key = self._store.layout, self._store.key
-        run_slices(layout, table, plan, self._encoder, key, references, asked, counts, watch)
+        run_slices(layout, table, plan, [self._encoder], key, references, asked, counts, watch)
         return _Ran(counts, time.monotonic() - began, points)
 
     def _open(self, name: str) -> Collection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -166,26 +167,32 @@ class CollectionTable:
             raise InvalidArguments(call=f"add_encoder to '{self.name}'", problems=[problem])
         return True
 
-    def fill(self, rows: pa.Table, fingerprint: str) -> Filled:
-        """What became of vectors of this encoder for rows that lack one; see `KeyedTable.fill`.
+    def fill(
+        self, rows: pa.Table, fingerprint: str | Sequence[str], *, also: Mapping[str, str] = MappingProxyType({})
+    ) -> Filled:
+        """What became of vectors of these encoders for rows that lack one, in one commit; see `KeyedTable.fill_columns`.
 
-        Whoever reads an earlier version goes on reading these rows without a vector.
+        Whoever reads an earlier version goes on reading these rows without a vector. `also`: by fingerprint a column that is
+        there and gets the commit's number beside the vectors written.
         """
-        stamp = filled_column(fingerprint)
-        if stamp not in self.schema.names:
-            self.rows.add_columns([pa.field(stamp, pa.int64())])
-        return self.rows.fill(rows, vector_column(fingerprint), stamp=stamp)
+        asked = [fingerprint] if isinstance(fingerprint, str) else fingerprint
+        stamps: dict[str, str | None] = {vector_column(each): filled_column(each) for each in asked}
+        there = self.schema.names
+        if missing := [stamp for stamp in stamps.values() if stamp not in there]:
+            self.rows.add_columns([pa.field(stamp, pa.int64()) for stamp in missing])
+        return self.rows.fill_columns(rows, stamps, {vector_column(each): column for each, column in also.items()})
 
     def count_lacking(self, fingerprint: str) -> int:
         """How many rows have no vector of this encoder. Cost: one pass over which are null, 40 ms at 200,000 rows."""
         self.check_encoder(fingerprint)
         return int(self.rows.dataset().count_rows(f"{vector_column(fingerprint)} IS NULL"))
 
-    def count_filled(self, fingerprint: str, since: int) -> int:
-        """How many rows that were there got their vector of this encoder after that version. Cost: one pass over integers."""
+    def count_filled(self, fingerprints: Sequence[str], since: int) -> int:
+        """How many rows that were there got a vector of one of these encoders after that version. Cost: one pass over integers."""
         dataset = self.rows.dataset()
-        stamp = stamps_of(dataset.schema).get(vector_column(fingerprint))
-        return 0 if stamp is None else int(dataset.count_rows(f"{stamp} > {int(since)}"))
+        stamps = stamps_of(dataset.schema)
+        later = [f"{stamps[c]} > {int(since)}" for c in map(vector_column, fingerprints) if c in stamps]
+        return int(dataset.count_rows(" OR ".join(later))) if later else 0
 
     def row_ids_lacking(self, fingerprint: str) -> npt.NDArray[np.int64]:
         """The Lance row ids of the rows that have no vector of this encoder, sorted. Cost: as `count_lacking`."""

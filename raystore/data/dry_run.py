@@ -8,18 +8,19 @@ collection is not touched. Nothing here knows Ray: the pace is that of one proce
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from raystore.data.collection import CollectionTable
 from raystore.data.embed import Embedder
-from raystore.data.ingest import check_sources, content_found, left_to_do, new_columns, plan_of
+from raystore.data.ingest import check_sources, content_found, left_to_do, new_columns, plan_of, takers
 from raystore.data.job import EmbedCounts, EmbedPlan, JobEncoder
 from raystore.data.manifest import SourceColumns
 from raystore.data.readers import SOURCES, Block, Reference, find_files, read
 from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
+from raystore.encoders.together import load_together
 from raystore.errors import AlreadyExists
 from raystore.layout import Layout, check_name, staging
 from raystore.markup import facts_html
@@ -65,36 +66,39 @@ class DryRun:
 
 def dry_run_files(
     table: CollectionTable,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     store_key: bytes,
     paths: str | Path | Sequence[str | Path],
     columns: SourceColumns,
     *,
+    named: bool = True,
     id_prefix: str = "",
     check: bool = False,
 ) -> DryRun:
     """What `embed_files` would do, from a sample of the rows that are left; writes nothing."""
     call = f"embed into '{table.name}'"
-    table.check_encoder(encoder.fingerprint, encoder.label)
     sources, references = plan_files(find_files(paths, call, SOURCES), 1, call)
     columns = content_found(sources, columns, call)
-    kept_types = check_sources(sources, columns, encoder, table, call)
+    encoders = takers(encoders, columns, table, named=named)
+    kept_types = check_sources(sources, columns, encoders, table, call)
     new_columns(table, kept_types)
-    plan = plan_of(table, encoder, columns, kept_types, id_prefix=id_prefix, check=check)
+    plan = plan_of(table, encoders, columns, kept_types, id_prefix=id_prefix, check=check)
     todo, known = left_to_do(references, plan, table)
     rows = sum(r.n_rows for r in todo)
     sample = sample_rows(todo, plan)
-    return dry_run(table, plan, encoder.load(), store_key, sample, files=len(sources), rows=rows, known=known)
+    loaded = load_together(encoders)
+    return dry_run(table, plan, loaded, store_key, sample, files=len(sources), rows=rows, known=known)
 
 
 def dry_run_new(
     layout: Layout,
     name: str,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     store_key: bytes,
     paths: str | Path | Sequence[str | Path],
     columns: SourceColumns,
     *,
+    named: bool = True,
     id_prefix: str = "",
     check: bool = False,
 ) -> DryRun:
@@ -107,14 +111,14 @@ def dry_run_new(
     if layout.table(name).exists():
         raise AlreadyExists(noun="table", name=name, advice="Collections and tables share one SQL namespace.")
     with staging(layout.tmp) as stage:
-        table = CollectionTable.create(Layout(stage), name, {encoder.fingerprint: encoder.dim})
-        return dry_run_files(table, encoder, store_key, paths, columns, id_prefix=id_prefix, check=check)
+        table = CollectionTable.create(Layout(stage), name, {encoder.fingerprint: encoder.dim for encoder in encoders})
+        return dry_run_files(table, encoders, store_key, paths, columns, named=named, id_prefix=id_prefix, check=check)
 
 
 def dry_run(
     table: CollectionTable,
     plan: EmbedPlan,
-    encoder: JobEncoder,
+    encoders: Mapping[str, JobEncoder],
     store_key: bytes,
     sample: Block,
     *,
@@ -132,8 +136,8 @@ def dry_run(
         return found
     first = min(_FIRST_ROWS, sample.n_rows)
     with staging(table.layout.tmp) as stage:
-        scratch = _scratch(Layout(stage), table, plan, encoder.dim)
-        embedder = Embedder(scratch.layout, replace(plan, start_version=scratch.version), encoder, store_key)
+        scratch = _scratch(Layout(stage), table, plan)
+        embedder = Embedder(scratch.layout, replace(plan, start_version=scratch.version), encoders, store_key)
         counts, pace = _embedded(embedder, _part(sample, 0, first))
         # The first batch pays for what is made once: where there are more rows, they tell the pace.
         last = min(sample.n_rows, first + max(_FIRST_ROWS, int(pace * _SECONDS)))
@@ -147,8 +151,8 @@ def dry_run(
         reasons=dict(sorted(counts.reasons.items())),
         rows_per_s=pace,
         seconds_left=rows / pace,
-        vector_bytes=rows * encoder.dim * 4,
-        device=f"{encoder.backend} on {encoder.device}",
+        vector_bytes=sum(rows * table.dim(fingerprint) * 4 for fingerprint in plan.fingerprints),
+        device=" and ".join(dict.fromkeys(f"{encoder.backend} on {encoder.device}" for encoder in encoders.values())),
     )
 
 
@@ -190,9 +194,10 @@ def _embedded(embedder: Embedder, block: Block) -> tuple[EmbedCounts, float]:
     return counts, block.n_rows / max(time.perf_counter() - began, 1e-6)
 
 
-def _scratch(layout: Layout, table: CollectionTable, plan: EmbedPlan, dim: int) -> CollectionTable:
+def _scratch(layout: Layout, table: CollectionTable, plan: EmbedPlan) -> CollectionTable:
     """An empty collection with the columns that the job's would have."""
-    return CollectionTable.create(layout, table.name, {plan.fingerprint: dim}, table.columns | plan.kept_types)
+    dims = {fingerprint: table.dim(fingerprint) for fingerprint in plan.fingerprints}
+    return CollectionTable.create(layout, table.name, dims, table.columns | plan.kept_types)
 
 
 def _duration(seconds: float) -> str:

@@ -115,9 +115,9 @@ def add_encoder(
     for part in parts if lacking else ():
         types = _kept_types(table, part.columns)
         prefix = part.id_prefix
-        plan = plan_of(table, encoder, part.columns, types, id_prefix=prefix, fill_only=True, from_kept=part.from_kept)
-        with RunningJob(layout, table.name, job_record("fill", encoder, part.columns, prefix, part.sources)) as job:
-            pool = run_slices(layout, table, plan, encoder, store_key, part.references, asked, job.counts, progress)
+        plan = plan_of(table, [encoder], part.columns, types, id_prefix=prefix, fill_only=True, from_kept=part.from_kept)
+        with RunningJob(layout, table.name, job_record("fill", [encoder], part.columns, prefix, part.sources)) as job:
+            pool = run_slices(layout, table, plan, [encoder], store_key, part.references, asked, job.counts, progress)
             job.workers = pool.most
         totals.counts.add(job.counts)
         totals.workers = max(totals.workers, pool.most)
@@ -191,7 +191,7 @@ def _plan_again(
     for path in paths:
         try:
             found, slices = plan_files([path], workers, call)
-            check_sources(found, columns, encoder, table, call)
+            check_sources(found, columns, [encoder], table, call)
         except InvalidArguments:
             gone.append(path)
         else:

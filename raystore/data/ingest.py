@@ -25,6 +25,7 @@ from raystore.data.pool_size import AskedPool, Pool, Workers, check_pool
 from raystore.data.readers import SOURCES, Reference, SourceFile, find_files
 from raystore.data.readers import plan as plan_files
 from raystore.encoders.registry import Encoder
+from raystore.encoders.together import load_together
 from raystore.errors import InvalidArguments
 from raystore.layout import Layout
 from raystore.markup import facts_html
@@ -38,7 +39,8 @@ _LOOK_FIRST_ROWS = 200_000
 class EmbedReport:
     """What a job did: `added` + `filled` + `known` + `set_aside` = `read`; `reasons` counts why rows were set aside.
 
-    `filled` rows were in the collection and got the vector of this encoder that they lacked.
+    `filled` rows were in the collection and got the vectors that they lacked. `fingerprints` are the encoders of which each row
+    has a vector now, `fingerprint` the first of them.
     """
 
     collection: str
@@ -53,6 +55,7 @@ class EmbedReport:
     workers: int
     gpu_workers: int = 0
     filled: int = 0
+    fingerprints: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         return facts_html(
@@ -75,9 +78,10 @@ class EmbedReport:
     def __str__(self) -> str:
         aside = f", {self.set_aside:,} set aside ({self._why})" if self.set_aside else ""
         filled = f", {self.filled:,} filled" if self.filled else ""
+        each = f" with {len(self.fingerprints)} encoders" if len(self.fingerprints) > 1 else ""
         how = Pool((self.workers, self.workers), (self.gpu_workers, self.gpu_workers))
         return (
-            f"{self.collection}: {self.added:,} rows embedded{filled}, {self.known:,} known already{aside}; "
+            f"{self.collection}: {self.added:,} rows embedded{each}{filled}, {self.known:,} known already{aside}; "
             f"{self.seconds:.1f} s, {self.rows_per_s:,.0f} rows/s, {how}"
         )
 
@@ -85,11 +89,12 @@ class EmbedReport:
 def embed_files(
     layout: Layout,
     table: CollectionTable,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     store_key: bytes,
     paths: str | Path | Sequence[str | Path],
     columns: SourceColumns,
     *,
+    named: bool = True,
     id_prefix: str = "",
     check: bool = False,
     workers: Workers = None,
@@ -97,20 +102,24 @@ def embed_files(
     gpus_per_worker: float = 1.0,
     progress: Progress | None = None,
 ) -> EmbedReport:
-    """Embed the rows of the files into the collection; the public face is `Collection.embed`."""
+    """Embed the rows of the files into the collection; the public face is `Collection.embed`.
+
+    Args:
+        encoders: of which each row gets a vector. With `named` one that does not take the content is refused, else left out.
+    """
     call = f"embed into '{table.name}'"
-    table.check_encoder(encoder.fingerprint, encoder.label)
     asked = check_pool(workers, gpu_workers, gpus_per_worker, call)
     files = find_files(paths, call, SOURCES)
     sources, references = plan_files(files, asked.slices_for, call)
     columns = content_found(sources, columns, call)
-    kept_types = check_sources(sources, columns, encoder, table, call)
+    encoders = takers(encoders, columns, table, named=named)
+    kept_types = check_sources(sources, columns, encoders, table, call)
     add_columns(table, kept_types)
-    plan = plan_of(table, encoder, columns, kept_types, id_prefix=id_prefix, check=check)
-    record = job_record("embed", encoder, columns, id_prefix, sources)
+    plan = plan_of(table, encoders, columns, kept_types, id_prefix=id_prefix, check=check)
+    record = job_record("embed", encoders, columns, id_prefix, sources)
     began = time.monotonic()
     with RunningJob(layout, table.name, record) as job:
-        pool = run_slices(layout, table, plan, encoder, store_key, references, asked, job.counts, progress)
+        pool = run_slices(layout, table, plan, encoders, store_key, references, asked, job.counts, progress)
         job.workers = pool.most
     return report_of(plan, job.counts, pool, len(files), time.monotonic() - began)
 
@@ -118,7 +127,7 @@ def embed_files(
 def report_of(plan: EmbedPlan, counts: EmbedCounts, pool: Pool, files: int, seconds: float) -> EmbedReport:
     return EmbedReport(
         collection=plan.collection,
-        fingerprint=plan.fingerprint,
+        fingerprint=plan.fingerprints[0],
         files=files,
         read=counts.read,
         added=counts.added,
@@ -129,12 +138,13 @@ def report_of(plan: EmbedPlan, counts: EmbedCounts, pool: Pool, files: int, seco
         workers=pool.cpu[1],
         gpu_workers=pool.gpu[1],
         filled=counts.filled,
+        fingerprints=plan.fingerprints,
     )
 
 
 def plan_of(
     table: CollectionTable,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     columns: SourceColumns,
     kept_types: dict[str, str],
     *,
@@ -145,7 +155,7 @@ def plan_of(
 ) -> EmbedPlan:
     return EmbedPlan(
         collection=table.name,
-        fingerprint=encoder.fingerprint,
+        fingerprints=tuple(encoder.fingerprint for encoder in encoders),
         content=columns.content,
         modality=columns.modality,
         id=columns.id,
@@ -163,7 +173,7 @@ def plan_of(
 
 def job_record(
     kind: Literal["embed", "fill"],
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     columns: SourceColumns,
     id_prefix: str,
     sources: Sequence[SourceFile],
@@ -172,8 +182,9 @@ def job_record(
     return JobRecord(
         kind=kind,
         started=now(),
-        encoder=encoder.label,
-        fingerprint=encoder.fingerprint,
+        encoder=", ".join(encoder.label for encoder in encoders),
+        fingerprint=encoders[0].fingerprint,
+        fingerprints=tuple(encoder.fingerprint for encoder in encoders),
         columns=columns,
         id_prefix=id_prefix,
         files=tuple(files),
@@ -184,7 +195,7 @@ def run_slices(
     layout: Layout,
     table: CollectionTable,
     plan: EmbedPlan,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     store_key: bytes,
     references: Sequence[Reference],
     asked: AskedPool,
@@ -201,7 +212,7 @@ def run_slices(
     remaining = sum(r.n_rows for r in todo)
     if todo and asked.is_inline(remaining):
         asked.say(pool, remaining, f"embed into '{table.name}'")
-        _inline(layout, plan, encoder, store_key, todo, counts, total, progress)
+        _inline(layout, plan, encoders, store_key, todo, counts, total, progress)
     elif todo:
         known = counts.read
         gained = (lambda rows: progress(min(known + rows, total), total)) if progress else None
@@ -240,11 +251,28 @@ def content_found(sources: Sequence[SourceFile], columns: SourceColumns, call: s
     raise InvalidArguments(call=call, problems=["which column is to be embedded? Name it with text= or image="])
 
 
+def takers(
+    encoders: Sequence[Encoder], columns: SourceColumns, table: CollectionTable, *, named: bool
+) -> Sequence[Encoder]:
+    """The encoders of which the rows get a vector: those that were named, or of all those that take the content.
+
+    Where none of all takes it, they are all given back: `check_sources` says so.
+
+    Raises:
+        PassportMismatch: the collection holds no vectors of one.
+    """
+    for encoder in encoders:
+        table.check_encoder(encoder.fingerprint, encoder.label)
+    if named:
+        return encoders
+    return [encoder for encoder in encoders if columns.modality in encoder.passport.modalities] or encoders
+
+
 def check_sources(
-    sources: Sequence[SourceFile], columns: SourceColumns, encoder: Encoder, table: CollectionTable, call: str
+    sources: Sequence[SourceFile], columns: SourceColumns, encoders: Sequence[Encoder], table: CollectionTable, call: str
 ) -> dict[str, str]:
     """The kept columns and their types; every missing or unusable column of every file is named together."""
-    problems = _modality_problems(columns, encoder)
+    problems = _modality_problems(columns, encoders)
     declared = table.columns
     kept: dict[str, str] = {}
     named = {
@@ -293,12 +321,12 @@ def check_sources(
     return kept
 
 
-def _modality_problems(columns: SourceColumns, encoder: Encoder) -> list[str]:
-    taken = encoder.passport.modalities
-    if columns.modality in taken:
-        return []
-    other = " or ".join(f"{m}=" for m in taken)
-    return [f"encoder {encoder.label} takes no {columns.modality}s ({columns.modality}=): name a column with {other}"]
+def _modality_problems(columns: SourceColumns, encoders: Sequence[Encoder]) -> list[str]:
+    asked = columns.modality
+    other = {
+        e.label: " or ".join(f"{m}=" for m in e.passport.modalities) for e in encoders if asked not in e.passport.modalities
+    }
+    return [f"encoder {label} takes no {asked}s ({asked}=): name a column with {named}" for label, named in other.items()]
 
 
 def new_columns(table: CollectionTable, kept_types: dict[str, str]) -> list[pa.Field]:
@@ -316,14 +344,14 @@ def add_columns(table: CollectionTable, kept_types: dict[str, str]) -> None:
 def _inline(
     layout: Layout,
     plan: EmbedPlan,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     store_key: bytes,
     todo: Sequence[Reference],
     counts: EmbedCounts,
     total: int,
     progress: Progress | None,
 ) -> None:
-    embedder = Embedder(layout, plan, encoder.load(), store_key)
+    embedder = Embedder(layout, plan, load_together(encoders), store_key)
 
     def advance(part: EmbedCounts) -> None:
         counts.add(part)

@@ -35,12 +35,13 @@ class JobEncoder(Protocol):
 class EmbedPlan:
     """What a job does with each row. Columns are names in the source files; `content` is the one to embed.
 
-    `fill_only`: rows that the collection holds without a vector of this encoder get one, and no row is added.
+    `fingerprints` are the encoders of which a row gets a vector, all in one commit.
+    `fill_only`: rows that the collection holds without a vector of these encoders get one, and no row is added.
     `from_kept`: the rows come from the collection's kept source, each with its payload (`kept_rows.py`).
     """
 
     collection: str
-    fingerprint: str
+    fingerprints: tuple[str, ...]
     content: str
     modality: Modality
     id: str | None
@@ -68,8 +69,9 @@ class EmbedPlan:
 class EmbedCounts:
     """What became of the rows read: added + filled + known + absent + set_aside = read.
 
-    `filled` rows were there and got their vector of this encoder; `absent` ones are not in the collection, where a job
-    only fills, or their content is not in its kept source. `encoded_by` counts rows by backend and device, as "openvino on cpu".
+    `filled` rows were there and got the vectors that they lacked; `absent` ones are not in the collection, where a job
+    only fills, or their content is not in its kept source. `encoded_by` counts rows by backend and device, as "openvino on cpu";
+    a row that several encoders encode there counts once.
     """
 
     OUTCOMES: ClassVar = ("added", "filled", "known", "absent", "set_aside")

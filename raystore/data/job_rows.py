@@ -8,6 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from raystore.data.job import EmbedPlan
 from raystore.data.keyed import PAYLOAD
 from raystore.data.readers import Block, parse_text
@@ -18,7 +21,7 @@ from raystore.encoders.items import Item
 
 @dataclass
 class JobRow:
-    """One usable row of a block: its number in the source, and which row of the job's vectors is its own, once encoded."""
+    """One usable row of a block: its number in the source, the encoders it lacks a vector of, and the vectors, once encoded."""
 
     number: int
     id: str
@@ -28,7 +31,8 @@ class JobRow:
     time: datetime | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     payload: bytes = b""
-    vector_row: int | None = None
+    lacks: tuple[str, ...] = ()
+    vectors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # (dim,) by fingerprint
 
 
 def row_ids_of(block: Block, path: str, id_column: str | None, id_prefix: str) -> list[Any]:

@@ -43,7 +43,8 @@ def _found(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Some rows at a time, found by their keys, with the number of the first."""
     within = f"_rowid >= {reference.start} AND _rowid < {reference.stop}"
-    condition = f"{within} AND {vector_column(plan.fingerprint)} IS NULL"
+    null = " OR ".join(f"{vector_column(each)} IS NULL" for each in plan.fingerprints)
+    condition = f"{within} AND ({null})"
     lacking = table.rows.dataset().to_table(columns=["id", PAYLOAD], filter=condition)
     schema, mean = source.table.dataset().schema, source.mean_bytes()
     step = decoded_rows(schema, [plan.content], batch_rows(plan), mean, BATCH_BYTES)

@@ -14,15 +14,18 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import lance
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata, write_fragments
@@ -230,18 +233,28 @@ class KeyedTable:
         return self._held("writing rows", lambda lease: self._commit_held(groups, lease, refuse_differing))
 
     def fill(self, rows: pa.Table, column: str, *, stamp: str | None = None) -> Filled:
-        """Write values into a column where it is null; durable when it returns.
+        """Write values into a column where it is null; see `fill_columns`. `stamp` is the column beside it."""
+        return self.fill_columns(rows, {column: stamp})
 
-        The rows keep their row ids, their other values and their `_added`: that the value came late, only `stamp` says.
+    def fill_columns(
+        self, rows: pa.Table, stamps: Mapping[str, str | None], also: Mapping[str, str] = MappingProxyType({})
+    ) -> Filled:
+        """Write values into columns where they are null, in one commit; durable when it returns.
+
+        The rows keep their row ids, their other values and their `_added`: that a value came late, only its stamp says.
 
         Args:
-            rows: the key, the payload and the column; keys unique.
-            stamp: an int64 column that gets the number of this commit beside each value written.
+            rows: the key, the payload and the columns, null where there is no value to write; keys unique.
+            stamps: beside each column, the int64 column that gets the number of this commit where its value is written.
+            also: beside some of the columns, one more that gets it.
+
+        Returns:
+            `filled` counts the rows that got a value, `known` those that lacked none of what was given.
 
         Raises:
             WriterBlocked, DiskFull: nothing was written.
         """
-        return self._held("filling a column", lambda lease: self._fill_held(rows, column, stamp, lease))
+        return self._held("filling a column", lambda lease: self._fill_held(rows, stamps, also, lease))
 
     def _held(self, doing: str, work: Callable[[Lease], Done]) -> Done:
         """What `work` returns, done under the fence; then whatever maintenance is due."""
@@ -298,7 +311,9 @@ class KeyedTable:
             )
         self._sync_manifest(version)
 
-    def _fill_held(self, rows: pa.Table, column: str, stamp: str | None, lease: Lease) -> Filled:
+    def _fill_held(
+        self, rows: pa.Table, stamps: Mapping[str, str | None], also: Mapping[str, str], lease: Lease
+    ) -> Filled:
         dataset = self.dataset(lease)
         keys = rows.column(self.key).to_pylist()
         held = dataset.to_table(filter=f"{self.key} IN ({', '.join(map(quoted, keys))})") if keys else None
@@ -307,24 +322,29 @@ class KeyedTable:
         given = dict(zip(keys, rows.column(PAYLOAD).to_pylist(), strict=True))
         places = {key: place for place, key in enumerate(keys)}
         present = held.column(self.key).to_pylist()
-        same = [given[key] == payload for key, payload in zip(present, held.column(PAYLOAD).to_pylist(), strict=True)]
-        empty = held.column(column).is_null().to_pylist()
-        chosen = [i for i, (is_same, is_empty) in enumerate(zip(same, empty, strict=True)) if is_same and is_empty]
+        payloads = held.column(PAYLOAD).to_pylist()
+        same = np.array([given[key] == payload for key, payload in zip(present, payloads, strict=True)], np.bool_)
+        at = np.array([places[key] for key in present], np.int64)
+        written = {
+            column: same & _mask(held.column(column).is_null()) & _mask(rows.column(column).is_valid())[at]
+            for column in stamps
+        }
+        filled = np.logical_or.reduce(list(written.values()))
         outcome = Filled(
-            version=int(dataset.version) + (1 if chosen else 0),
-            filled=len(chosen),
-            known=sum(is_same and not is_empty for is_same, is_empty in zip(same, empty, strict=True)),
+            version=int(dataset.version) + int(filled.any()),
+            filled=int(filled.sum()),
+            known=int((same & ~filled).sum()),
             differing=tuple(sorted(key for key, is_same in zip(present, same, strict=True) if not is_same)),
             absent=tuple(sorted(places.keys() - set(present))),
         )
-        if chosen:
+        if filled.any():
+            chosen = np.flatnonzero(filled)
             whole = held.take(chosen)
-            written = {column: rows.column(column).take([places[present[i]] for i in chosen])}
-            if stamp is not None:
-                written[stamp] = pa.repeat(pa.scalar(outcome.version, pa.int64()), len(chosen))
-            for name, values in written.items():
-                number = held.schema.get_field_index(name)
-                whole = whole.set_column(number, held.schema.field(number), values)
+            for column, stamp in stamps.items():
+                new = written[column][chosen]
+                whole = _put(whole, column, rows.column(column).take(at[chosen]), new)
+                for each in filter(None, (stamp, also.get(column))):
+                    whole = _put(whole, each, pa.repeat(pa.scalar(outcome.version, pa.int64()), len(chosen)), new)
             self._rewrite(dataset, whole, outcome.version, lease)
         return outcome
 
@@ -406,6 +426,20 @@ class KeyedTable:
             if missing:
                 with lost_lease_is_said(lease):
                     dataset.add_columns(pa.schema(missing))
+
+
+def _mask(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    mask: npt.NDArray[np.bool_] = values.to_numpy().astype(np.bool_)
+    return mask
+
+
+def _put(rows: pa.Table, column: str, values: pa.Array | pa.ChunkedArray, chosen: npt.NDArray[np.bool_]) -> pa.Table:
+    """The rows with these values in the column where `chosen` says so, and their own elsewhere."""
+    number = rows.schema.get_field_index(column)
+    field = rows.schema.field(number)
+    both = pa.chunked_array([*rows.column(number).chunks, *pa.chunked_array(values).chunks], field.type)
+    places = np.arange(len(rows)) + np.where(chosen, len(rows), 0)
+    return rows.set_column(number, field, both.take(places))
 
 
 def _signs(path: Path) -> Signs | None:

@@ -51,7 +51,7 @@ class RowEncoder(Protocol):
 class LogResult:
     """What a call wrote: the collection's version that holds it, rows added, rows known before (unchanged).
 
-    `fingerprint` is the collection's first encoder's.
+    `fingerprint` is that of the encoder the collection is asked by.
     """
 
     version: int
@@ -122,17 +122,18 @@ def _undeclared(
 class RowLog:
     """Writes rows into one collection with one or several of its encoders. Safe to share between threads.
 
-    A row gets a vector of each encoder that takes its content; of the collection's other encoders it has none.
+    A row gets a vector of each encoder that takes its content; of the collection's other encoders it has none. The encoders are
+    given alone, or several by fingerprint, the one that the collection is asked by first; one object under two fingerprints
+    encodes an item once for both.
     """
 
-    def __init__(self, table: CollectionTable, encoders: RowEncoder | Sequence[RowEncoder], store_key: bytes) -> None:
-        given = list(encoders) if isinstance(encoders, Sequence) else [encoders]
-        for encoder in given:
-            table.check_encoder(encoder.fingerprint)
+    def __init__(self, table: CollectionTable, encoders: RowEncoder | Mapping[str, RowEncoder], store_key: bytes) -> None:
+        self._encoders = dict(encoders) if isinstance(encoders, Mapping) else {encoders.fingerprint: encoders}
+        for fingerprint in self._encoders:
+            table.check_encoder(fingerprint)
         self._table = table
-        self._encoders = {encoder.fingerprint: encoder for encoder in given}
-        self._first = given[0].fingerprint
-        self._max_chars = min(encoder.max_chars for encoder in given)
+        self._first = next(iter(self._encoders))
+        self._max_chars = min(encoder.max_chars for encoder in self._encoders.values())
         self._key = store_key
         self._source = open_source(table)
         self._commits = GroupCommit(table.rows)
@@ -251,20 +252,24 @@ class RowLog:
         """
         found: dict[str, pa.FixedSizeListArray] = {}
         given = {place: i for place, i in enumerate(rows) if incoming.items[i] is None}
+        encoded: dict[int, Vectors] = {}  # of the items, by the encoder as an object
         for name in dict.fromkeys([*self._encoders, *([fingerprint] if fingerprint and given else [])]):
             encoder = self._encoders.get(name)
             dim = encoder.dim if encoder else self._table.dim(name)
             vectors = np.zeros((len(rows), dim), dtype=np.float32)
             has = np.zeros(len(rows), dtype=np.bool_)
-            if name == fingerprint:
+            # A vector is the encoder's whose it is, and of a bridge into its space: there it is what the bridge would encode.
+            if fingerprint is not None and fingerprint in (name, encoder.fingerprint if encoder else None):
                 for place, i in given.items():
                     vectors[place], has[place] = incoming.vectors[i], True
             if encoder is not None:
                 taken = encoder.passport.modalities
                 items = {p: item for p, i in enumerate(rows) if (item := incoming.items[i]) and modality_of(item) in taken}
                 if items:
-                    vectors[list(items)] = self._encode(encoder, list(items.values()), [rows[p] for p in items], incoming)
-                    has[list(items)] = True
+                    if id(encoder) not in encoded:
+                        numbers = [rows[p] for p in items]
+                        encoded[id(encoder)] = self._encode(encoder, list(items.values()), numbers, incoming)
+                    vectors[list(items)], has[list(items)] = encoded[id(encoder)], True
             found[name] = vector_array(vectors, has)
         return found
 

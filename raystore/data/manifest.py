@@ -67,8 +67,9 @@ class JobRecord(BaseModel):
     started: str
     ended: str | None = None
     failed: str | None = None
-    encoder: str
-    fingerprint: str
+    encoder: str  # the label; of a job that wrote vectors of several, all of theirs, with commas
+    fingerprint: str  # of the first
+    fingerprints: tuple[str, ...] = ()  # of all
     columns: SourceColumns
     id_prefix: str = ""
     files: tuple[JobFile, ...]

@@ -1,7 +1,7 @@
 """RAY: the workers of an embedding job, and how work reaches them.
 
 A pool has workers without a GPU, workers with one (or a part of one), or both side by side; each kind may grow and
-shrink. Every worker opens the store by its root, passes the encoder's golden check before its first row, then reads,
+shrink. Every worker opens the store by its root, passes the encoders' golden checks before its first row, then reads,
 encodes and commits by itself (`embed.Embedder`). Through Ray pass references and counts; rows only where the
 caller's own Ray Dataset is embedded, whose blocks lie there already.
 
@@ -32,7 +32,7 @@ from raystore.data.job import EmbedCounts, EmbedPlan, batch_rows
 from raystore.data.pool_size import AskedPool, Pool
 from raystore.data.readers import BATCH_BYTES, Block, Reference
 from raystore.data.readers.columns import blocks_of
-from raystore.encoders.registry import open_encoder
+from raystore.encoders.together import open_together
 from raystore.errors import InvalidArguments, ItemNotFound, RaystoreError
 from raystore.secret import load_store_key
 from raystore.session import no_core_files, root_cause, start_ray, thread_count
@@ -198,7 +198,7 @@ class _CountWatch:
             self._progress(self._count() - before)
 
     def _count(self) -> int:
-        filled = self._table.count_filled(self._plan.fingerprint, self._plan.start_version)
+        filled = self._table.count_filled(self._plan.fingerprints, self._plan.start_version)
         return filled if self._plan.fill_only else filled + self._table.count()
 
 
@@ -222,7 +222,7 @@ class _Dispenser:
 
 
 class _Worker:
-    """One Ray Data actor. It holds an encoder that passed the golden check and an Embedder of the job's plan.
+    """One Ray Data actor. It holds encoders that passed the golden check and an Embedder of the job's plan.
 
     Its errors go back as results: of an actor that fails while it is made, or raises at its work, the driver learns
     no more than that. What keeps it from an encoder (GoldenMoved...) is said at its first turn, before it takes work.
@@ -237,8 +237,9 @@ class _Worker:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         try:
             layout, about = open_root(root, create=False)
-            encoder = open_encoder(layout, plan.fingerprint, threads=threads, backend="torch" if on_gpu else None)
-            self._embedder = Embedder(layout, plan, encoder, load_store_key(layout, about["key_id"]))
+            backend = "torch" if on_gpu else None
+            encoders = open_together(layout, plan.fingerprints, threads=threads, backend=backend)
+            self._embedder = Embedder(layout, plan, encoders, load_store_key(layout, about["key_id"]))
         except RaystoreError as error:
             self._refused = error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raystore.data.collection import CollectionTable
@@ -24,6 +24,7 @@ from raystore.data.ingest import (
     new_columns,
     plan_of,
     report_of,
+    takers,
 )
 from raystore.data.job import EmbedPlan, batch_rows
 from raystore.data.manifest import RunningJob, SourceColumns
@@ -32,6 +33,7 @@ from raystore.data.pool_size import Pool, Workers, check_pool
 from raystore.data.readers import Block, SourceFile
 from raystore.data.readers.columns import type_name
 from raystore.encoders.registry import Encoder
+from raystore.encoders.together import load_together
 from raystore.errors import InvalidArguments
 from raystore.layout import Layout
 from raystore.progress import Progress
@@ -40,11 +42,12 @@ from raystore.progress import Progress
 def embed_ray_dataset(
     layout: Layout,
     table: CollectionTable,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     store_key: bytes,
     dataset: Any,
     columns: SourceColumns,
     *,
+    named: bool = True,
     id_prefix: str = "",
     check: bool = False,
     workers: Workers = None,
@@ -55,16 +58,15 @@ def embed_ray_dataset(
     """As `embed_files`, for the rows of a ray.data.Dataset; only into a collection that keeps its source."""
     call = f"embed into '{table.name}'"
     asked = check_pool(workers, gpu_workers, gpus_per_worker, call)
-    table.check_encoder(encoder.fingerprint, encoder.label)
-    columns, kept_types = _checked(dataset, columns, encoder, table, call)
+    columns, encoders, kept_types = _checked(dataset, columns, encoders, table, call, named=named)
     add_columns(table, kept_types)
-    plan = plan_of(table, encoder, columns, kept_types, id_prefix=id_prefix, check=check)
+    plan = plan_of(table, encoders, columns, kept_types, id_prefix=id_prefix, check=check)
     began = time.monotonic()
     pool = Pool()
-    with RunningJob(layout, table.name, job_record("embed", encoder, columns, id_prefix, [])) as job:
+    with RunningJob(layout, table.name, job_record("embed", encoders, columns, id_prefix, [])) as job:
         # How many rows there are nobody knows before they were made: nothing is chosen by it, and no total is told.
         if asked.is_inline(sys.maxsize):
-            embedder = Embedder(layout, plan, encoder.load(), store_key)
+            embedder = Embedder(layout, plan, load_together(encoders), store_key)
             for block in _blocks(dataset, plan):
                 job.counts.add(embedder.embed_block(DATASET, block))
                 if progress:
@@ -79,28 +81,28 @@ def embed_ray_dataset(
 
 def dry_run_ray_dataset(
     table: CollectionTable,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     store_key: bytes,
     dataset: Any,
     columns: SourceColumns,
     *,
+    named: bool = True,
     id_prefix: str = "",
     check: bool = False,
 ) -> DryRun:
     """What `embed_ray_dataset` would do, from its first rows. Counting the rows may run the whole Dataset."""
     call = f"embed into '{table.name}'"
-    table.check_encoder(encoder.fingerprint, encoder.label)
-    columns, kept_types = _checked(dataset, columns, encoder, table, call)
+    columns, encoders, kept_types = _checked(dataset, columns, encoders, table, call, named=named)
     new_columns(table, kept_types)
-    plan = plan_of(table, encoder, columns, kept_types, id_prefix=id_prefix, check=check)
+    plan = plan_of(table, encoders, columns, kept_types, id_prefix=id_prefix, check=check)
     sample = next(_blocks(dataset.limit(SAMPLE_ROWS), plan), Block(0, {}, 0))
-    return dry_run(table, plan, encoder.load(), store_key, sample, files=0, rows=dataset.count())
+    return dry_run(table, plan, load_together(encoders), store_key, sample, files=0, rows=dataset.count())
 
 
 def _checked(
-    dataset: Any, columns: SourceColumns, encoder: Encoder, table: CollectionTable, call: str
-) -> tuple[SourceColumns, dict[str, str]]:
-    """The columns, with the one to embed, and the types of those kept; refuses before a row is asked for."""
+    dataset: Any, columns: SourceColumns, encoders: Sequence[Encoder], table: CollectionTable, call: str, *, named: bool
+) -> tuple[SourceColumns, Sequence[Encoder], dict[str, str]]:
+    """The columns, with the one to embed, the encoders that do, and the types of those kept; refuses before a row is asked for."""
     if not table.keeps_source:
         problem = (
             "the blocks of a Ray Dataset, and so the content, lie in Ray's object store, and this collection keeps no "
@@ -114,7 +116,8 @@ def _checked(
     types = {} if schema is None else {n: type_name(t) for n, t in zip(schema.names, schema.types, strict=True)}
     source = SourceFile(path=DATASET, kind="ray", n_rows=0 if schema is None else 1, columns=types)
     columns = content_found([source], columns, call)
-    return columns, check_sources([source], columns, encoder, table, call)
+    encoders = takers(encoders, columns, table, named=named)
+    return columns, encoders, check_sources([source], columns, encoders, table, call)
 
 
 def _blocks(dataset: Any, plan: EmbedPlan) -> Iterator[Block]:

@@ -18,6 +18,7 @@ import numpy as np
 from raystore.catalog import Catalog
 from raystore.encoders.backends import BatchSize
 from raystore.encoders.basis import Basis, basis
+from raystore.encoders.bridged import is_bridged
 from raystore.encoders.exports import Equivalence, ExportFailed, neighbour_overlap
 from raystore.encoders.items import Item
 from raystore.encoders.load import load_registered
@@ -192,6 +193,8 @@ def _check(call: str, name: str, base: Encoder, precision: str) -> None:
         problems.append(f"precision is '{precision[:40]}', expected {', '.join(get_args(Derivable))}")
     if base.passport.equivalence != "torch-fp32":
         problems.append(f"{base.label} is itself of the class {base.passport.equivalence}; derive from its base")
+    if is_bridged(base.passport):
+        problems.append(f"{base.label} is a bridge between two encoders; derive from the one that reads its items")
     if name == base.name:
         problems.append("that is the base's own name; another precision is another encoder and needs another name")
     if problems:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from raystore.encoders import golden
 from raystore.encoders.backends import ExportedBackend, choose_backend, exported_backends
+from raystore.encoders.bridged import is_bridged, open_bridged
 from raystore.encoders.equivalence import NotEquivalent, measure, sample_rows
 from raystore.encoders.exports import (
     TOKENIZER,
@@ -59,6 +60,8 @@ def open_encoder(
     """
     stored = read_encoder(layout, fingerprint)
     label = stored.passport.label(name) if name else fingerprint[:FP12]
+    if is_bridged(stored.passport):
+        return open_bridged(stored, label, lambda host: open_encoder(layout, host, threads=threads, backend=backend))
     if stored.passport.equivalence != "torch-fp32":
         return _open_derived(layout, stored, label, threads, backend)
     chosen, asked_for = choose_backend(backend)

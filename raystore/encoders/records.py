@@ -1,6 +1,8 @@
 """What a store keeps of an encoder: its folder (passport and golden vectors) and the records that name it.
 
     encoders/<fp12>/passport.json, golden.safetensors, exports/ (a cache), graph/ (of an int8 encoder: its weights)
+    encoders/<fp12>/bridge/              of a bridge: its map
+    encoders/<fp12>/sources/<n>.json     where the weights of a fine-tuned one lie in this store
     aliases/encoder/<name>/<n>.json      fingerprint, and the source its weights came from
 
 The source stands outside the fingerprint: the same encoder may come from a folder here and a hub name there.
@@ -12,8 +14,10 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from raystore.catalog import Catalog, Record
@@ -22,7 +26,7 @@ from raystore.encoders.model import Options
 from raystore.encoders.passport import Card, Passport, digest_of
 from raystore.encoders.source import Source, file_digest, find_source
 from raystore.errors import EncoderNotFound, InvalidArguments, ModelUnusable
-from raystore.layout import FP12, Layout, check_name, disk_full_is_said, names, read_json, staging, write_json
+from raystore.layout import FP12, Layout, check_name, disk_full_is_said, names, numbers, read_json, staging, write_json
 
 KIND = "encoder"
 _HEX = re.compile(r"[0-9a-f]{12,64}")
@@ -42,11 +46,17 @@ class StoredEncoder:
 
 
 def publish_encoder(
-    layout: Layout, passport: Passport, vectors: golden.Golden, card: Card, graph: Path | None = None
+    layout: Layout,
+    passport: Passport,
+    vectors: golden.Golden,
+    card: Card,
+    graph: Path | None = None,
+    beside: Mapping[str, Path] = MappingProxyType({}),
 ) -> bool:
     """Put the encoder's folder in place, whole; False where it stands there already, which is left as it is.
 
-    `graph`: a folder whose files become graph/, for an encoder whose weights come from nowhere else.
+    `graph`: a folder whose files become graph/, for an encoder whose weights come from nowhere else. `beside`: more such folders,
+    by what they become.
     """
     folder = layout.encoder(passport.fingerprint)
     if (folder / "passport.json").is_file():
@@ -63,8 +73,8 @@ def publish_encoder(
             "passport": passport.model_dump(mode="json"),
             "card": card.model_dump(mode="json"),
         }
-        if graph is not None:
-            shutil.copytree(graph, stage / "graph")
+        for name, files in {**({"graph": graph} if graph is not None else {}), **beside}.items():
+            shutil.copytree(files, stage / name)
         write_json(stage / "passport.json", about, layout.tmp)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -176,7 +186,10 @@ def source_record(source: Source, options: Options) -> Record:
 
 
 def sources_of(catalog: Catalog, fingerprint: str, name: str | None = None) -> list[dict[str, Any]]:
-    """Every source this encoder was registered from, newest record first, those under `name` before others."""
+    """Every source this encoder was registered from, newest record first, those under `name` before others.
+
+    Last come those that stand under no name (`add_source`).
+    """
     found: list[dict[str, Any]] = []
     known = catalog.alias_names(KIND)
     for each in ([name] if name in known else []) + [n for n in known if n != name]:
@@ -185,7 +198,14 @@ def sources_of(catalog: Catalog, fingerprint: str, name: str | None = None) -> l
             record = catalog.record(catalog.layout.aliases(KIND, str(each)), number)
             if record is not None and record.get("fingerprint") == fingerprint and "source" in record:
                 found.append(record["source"])
-    return found
+    folder = catalog.layout.encoder_sources(fingerprint)
+    records = [catalog.record(folder, number) for number in reversed(numbers(folder))]
+    return found + [record["source"] for record in records if record is not None]
+
+
+def add_source(catalog: Catalog, fingerprint: str, about: Record) -> None:
+    """Keep a source with the encoder itself, where no name means it yet."""
+    catalog.put(catalog.layout.encoder_sources(fingerprint), {"source": about})
 
 
 def open_source(catalog: Catalog, fingerprint: str, label: str, name: str | None = None) -> tuple[Source, Options]:
@@ -197,7 +217,8 @@ def open_source(catalog: Catalog, fingerprint: str, label: str, name: str | None
     first: ModelUnusable | None = None
     for about in sources_of(catalog, fingerprint, name):
         try:
-            return find_source(about["model"], about.get("revision")), Options.model_validate(about["options"])
+            source = find_source(about["model"], about.get("revision"), root=catalog.layout.root)
+            return source, Options.model_validate(about["options"])
         except ModelUnusable as error:
             first = first or error
     if first is not None:

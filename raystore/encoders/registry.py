@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from raystore.catalog import Catalog, Record
 from raystore.encoders import golden
 from raystore.encoders.backends import choose_backend
+from raystore.encoders.bridged import is_bridged
 from raystore.encoders.card import read_card
 from raystore.encoders.items import Item
 from raystore.encoders.load import load_model, refuse_random_weights
@@ -34,6 +35,7 @@ from raystore.encoders.records import (
     check_encoder_name,
     find_fingerprint,
     name_of,
+    open_source,
     publish_encoder,
     read_encoder,
     source_record,
@@ -124,7 +126,7 @@ class Encoder:
         """
         stored = read_encoder(self._catalog.layout, self.fingerprint)
         expected = stored.golden(self.label)
-        if stored.passport.equivalence != "torch-fp32":
+        if stored.passport.equivalence != "torch-fp32" or is_bridged(stored.passport):
             return self.load().check_golden(expected)
         reference = open_torch(self._catalog.layout, stored, self.label, name=self.name)
         worst = reference.check_golden(expected)
@@ -230,7 +232,7 @@ class Encoders:
         ]
         if problems:
             raise InvalidArguments(call="register", problems=problems)
-        source = find_source(model, revision)
+        source = find_source(model, revision, root=self._catalog.layout.root)
         options = Options(
             max_length=max_length, pooling=pooling, prompt=prompt, dimensions=dimensions, resize=resize, kernel=kernel
         )
@@ -278,6 +280,12 @@ class Encoders:
             return None
 
     def _register(self, name: str, source: Source, options: Options, about: Record, card: Card) -> Encoder:
+        encoder = self.admit(name, source, options, card)
+        self._point(name, encoder.passport, about)
+        return encoder
+
+    def admit(self, name: str, source: Source, options: Options, card: Card) -> Encoder:
+        """The encoder, kept with its golden vectors and its export, while no name means it yet; its label says `name`."""
         layout = self._catalog.layout
         model = load_model(source, options)
         passport, label = model.passport, model.passport.label(name)
@@ -290,7 +298,6 @@ class Encoders:
             stored = read_encoder(layout, passport.fingerprint)
         reference.check_golden(stored.golden(label))
         prepare_backend(layout, stored, model, label)
-        self._point(name, passport, about)
         return Encoder(self._catalog, passport, name)
 
     def _point(self, name: str, passport: Passport, about: Record) -> None:
@@ -298,7 +305,7 @@ class Encoders:
         record = self._catalog.alias(KIND, name)
         if record is not None and record.get("fingerprint") == passport.fingerprint:
             try:
-                find_source(record["source"]["model"], record["source"]["revision"])
+                open_source(self._catalog, passport.fingerprint, passport.label(name), name)
             except ModelUnusable:
                 log.info("encoder '%s' keeps its fingerprint and has a new source, the old one is gone", name)
             else:

@@ -1,4 +1,5 @@
-"""Where a model's files come from: a hub name, a folder, or the copy of all-MiniLM-L6-v2 installed beside raystore.
+"""Where a model's files come from: a hub name, a folder, a store (what was fine-tuned there), or the copy of
+all-MiniLM-L6-v2 installed beside raystore.
 
 Refuses what would run foreign code or unpickle, before anything is loaded. Touches the network only for a hub
 name; a folder and the packaged copy never do. Knows files, no tensors.
@@ -28,6 +29,8 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 MODEL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
 HUB_TIMEOUT_S = 10
+_STORE = "store:"  # and a path under the store's root: found again wherever the store is moved to
+_STORE_PATH = re.compile(r"models/[a-z][a-z0-9_-]{0,62}/[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find_source(model: str | Path, revision: str | None = None) -> Source:
+def find_source(model: str | Path, revision: str | None = None, *, root: Path | None = None) -> Source:
     """The model's files, checked.
 
-    `minilm`, `all-MiniLM-L6-v2` and `sentence-transformers/all-MiniLM-L6-v2` are the packaged copy where it is
-    installed, unless a revision is asked for. An existing folder is that folder. Anything else is a hub name.
+    `store:models/<name>/<n>` is a folder of the store at `root`. `minilm`, `all-MiniLM-L6-v2` and
+    `sentence-transformers/all-MiniLM-L6-v2` are the packaged copy where it is installed, unless a revision is asked
+    for. An existing folder is that folder. Anything else is a hub name.
 
     Raises:
         ModelUnusable: not found, not reachable, pickled or no weights, remote code, modules raystore does not run.
@@ -64,6 +68,8 @@ def find_source(model: str | Path, revision: str | None = None) -> Source:
         raise InvalidArguments(call="register", problems=["model= takes a hub name or the path of a folder"])
     text = str(model)
     source = _packaged() if text.lower() in _MINILM_NAMES and revision is None else None
+    if source is None and text.startswith(_STORE):
+        source = _from_store(text, root)
     if source is None and Path(text).expanduser().is_dir():
         folder = Path(text).expanduser().absolute()
         source = Source(model=str(folder), folder=folder)
@@ -71,6 +77,23 @@ def find_source(model: str | Path, revision: str | None = None) -> Source:
         source = _from_hub(text, revision)
     check_folder(source)
     return source
+
+
+def store_source(path: str) -> str:
+    """What finds a model again that lies at `path` under a store's root: 'store:models/banking/3'."""
+    return f"{_STORE}{path}"
+
+
+def _from_store(model: str, root: Path | None) -> Source:
+    path = model.removeprefix(_STORE)
+    folder = (root or Path()) / path
+    if root is None or not _STORE_PATH.fullmatch(path) or not folder.is_dir():
+        raise ModelUnusable(
+            model=model,
+            found="it is in no store" if root is None else f"the store '{root}' has no such folder",
+            advice="Models that were fine-tuned are named 'store:models/<name>/<number>', in their own store.",
+        )
+    return Source(model=model, folder=folder)
 
 
 def _packaged() -> Source | None:

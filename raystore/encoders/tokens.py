@@ -66,30 +66,44 @@ class TextReader:
 
     def _windows(self, texts: Sequence[str]) -> Iterator[list[Any]]:
         for start in range(0, len(texts), WINDOW):
-            window = [self._part.prompt + clean(text) for text in texts[start : start + WINDOW]]
-            yield self._tokenizer.encode_batch_fast(window)
+            yield self.encodings(texts[start : start + WINDOW])
+
+    def encodings(self, texts: Sequence[str]) -> list[Any]:
+        """The tokenizer's encoding of each text (`ids`, `type_ids`, ..), behind the prompt and cut as the model reads it."""
+        encodings: list[Any] = self._tokenizer.encode_batch_fast([self._part.prompt + clean(text) for text in texts])
+        return encodings
 
     def _matrices(self, encodings: Sequence[Any], multiple: int) -> dict[str, Integers]:
-        part = self._part
-        # A tokenizer without special tokens reads an empty text as no token at all; a model wants one position.
-        longest = max(1, *(len(e) for e in encodings))
-        width = -(-longest // multiple) * multiple
-        width = max(longest, min(width, part.max_length))
-        shape = (len(encodings), width)
-        ids = np.full(shape, part.pad_id, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        types = np.zeros(shape, dtype=np.int64) if "token_type_ids" in part.inputs else None
-        for i, encoding in enumerate(encodings):
-            n = len(encoding)
-            place = slice(width - n, width) if part.padding_side == "left" else slice(0, n)
-            ids[i, place] = encoding.ids
-            mask[i, place] = 1
-            if types is not None:
-                types[i, place] = encoding.type_ids
-        found = {"input_ids": ids, "attention_mask": mask}
-        if types is not None:
-            found["token_type_ids"] = types
-        return {name: found[name] for name in part.inputs}
+        types = [e.type_ids for e in encodings] if "token_type_ids" in self._part.inputs else None
+        return matrices([e.ids for e in encodings], types, self._part, multiple)
+
+
+def matrices(rows: Sequence[Any], types: Sequence[Any] | None, part: TextPart, multiple: int = 1) -> dict[str, Integers]:
+    """(n, width) each, named as the model names its inputs: the token ids of `rows` padded to the longest of them.
+
+    Args:
+        types: the type ids of each row; None is zeros.
+        multiple: the width is one of it, as far as the model's length allows.
+    """
+    # A tokenizer without special tokens reads an empty text as no token at all; a model wants one position.
+    longest = max([1, *(len(row) for row in rows)])
+    width = -(-longest // multiple) * multiple
+    width = max(longest, min(width, part.max_length))
+    shape = (len(rows), width)
+    ids = np.full(shape, part.pad_id, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    kinds = np.zeros(shape, dtype=np.int64) if "token_type_ids" in part.inputs else None
+    for i, row in enumerate(rows):
+        n = len(row)
+        place = slice(width - n, width) if part.padding_side == "left" else slice(0, n)
+        ids[i, place] = row
+        mask[i, place] = 1
+        if kinds is not None and types is not None:
+            kinds[i, place] = types[i]
+    found = {"input_ids": ids, "attention_mask": mask}
+    if kinds is not None:
+        found["token_type_ids"] = kinds
+    return {name: found[name] for name in part.inputs}
 
 
 def split(lengths: Integers, size: BatchSize) -> list[Integers]:

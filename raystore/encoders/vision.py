@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from raystore.encoders.model import Model, Options, example_inputs, tensor_digests
 from raystore.encoders.passport import ImagePart, Passport, TextPart, digest_of
 from raystore.encoders.pixels import Pooling, image_part
+from raystore.encoders.residual import read_residuals
 from raystore.encoders.source import Source
 from raystore.encoders.text import config_digest, quiet
 from raystore.encoders.tokenizer import canonical_tokenizer, check_files, check_tokenizer
@@ -99,6 +100,9 @@ def load_vision_model(source: Source, options: Options) -> Model:
         text = _text_part(tokenizer, tokenizer_json, model.config.text_config, options)
     read = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(_UNREAD)}
     tensors = tensor_digests(read)
+    for modality, net in read_residuals(source, tuple(graphs)).items():
+        graphs[modality].residual = net
+        tensors |= tensor_digests(net.state_dict(), f"residual.{modality}.")
     passport = Passport(
         weights=digest_of(tensors),
         architecture=type(model).__name__,
@@ -252,6 +256,7 @@ def _image_graph(model: Any, kind: _Kind, part: ImagePart) -> torch.nn.Module:
             # CLIP's halves apart, so that an exported image graph does not carry the text model along.
             self.model = model.vision_model if part.pooling == "projection" else model
             self.projection = model.visual_projection if part.pooling == "projection" else torch.nn.Identity()
+            self.residual = torch.nn.Identity()
 
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
             found = self.model(pixel_values=pixel_values)
@@ -261,7 +266,7 @@ def _image_graph(model: Any, kind: _Kind, part: ImagePart) -> torch.nn.Module:
                 rows = found.last_hidden_state[:, tokens:].mean(dim=1)
             else:
                 rows = self.projection(found.pooler_output.flatten(1))
-            return torch.nn.functional.normalize(rows, p=2.0, dim=1)
+            return torch.nn.functional.normalize(self.residual(rows), p=2.0, dim=1)
 
     if kind.model == "Dinov2Model":
         _freeze_positions(model, part)
@@ -298,9 +303,11 @@ def _text_graph(model: Any) -> torch.nn.Module:
             super().__init__()
             self.model = model.text_model
             self.projection = model.text_projection
+            self.residual = torch.nn.Identity()
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             found = self.model(input_ids=input_ids, attention_mask=attention_mask)
-            return torch.nn.functional.normalize(self.projection(found.pooler_output), p=2.0, dim=1)
+            rows = self.residual(self.projection(found.pooler_output))
+            return torch.nn.functional.normalize(rows, p=2.0, dim=1)
 
     return TextRows().eval()

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from raystore.encoders.bridged import Bridge
 from raystore.encoders.items import Encoded, Item
 from raystore.encoders.passport import Passport
 from raystore.errors import ItemsUnusable
@@ -47,6 +48,7 @@ class BatchingEncoder:
         self.dim = encoder.dim
         self.max_chars = encoder.max_chars
         self.count_tokens = encoder.count_tokens
+        self.bridge: Bridge | None = getattr(encoder, "bridge", None)  # of an encoder that is one
         self._encoder = encoder
         self._max_batch = max_batch
         self._waiting: list[_Job] = []

@@ -15,15 +15,17 @@ from typing import Any, Unpack
 from raystore.access import ApiKeys, is_loopback
 from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable, collection_names
+from raystore.data.current import default_first
 from raystore.data.log import LogResult, RowLog
 from raystore.data.sandbox.process import SandboxLimits, SqlSandbox
 from raystore.data.tables.table import table_names
 from raystore.encoders import Encoders, LoadedEncoder, open_encoder
+from raystore.encoders.bridged import read_bridge
 from raystore.encoders.records import KIND
+from raystore.encoders.together import leaders_of
 from raystore.errors import EncoderNotFound, KeyRequired, ModelUnusable
 from raystore.index.search.asked import SearchOptions
 from raystore.index.search.searcher import IndexSearcher
-from raystore.layout import Layout
 from raystore.secret import load_store_key
 from raystore.serve.auth import Door
 from raystore.serve.batching import BatchingEncoder
@@ -64,17 +66,24 @@ class Rooms:
         """
         if not spec.deployments:
             return deployment_records(self.catalog)
-        return {name: self.record(name, wanted.head, log=wanted.log) for name, wanted in spec.deployments.items()}
+        return {
+            name: self.record(name, wanted.head, log=wanted.log, through=wanted.through)
+            for name, wanted in spec.deployments.items()
+        }
 
-    def record(self, name: str, head: str, *, encoder: str | None = None, log: str | None = None) -> DeploymentRecord:
-        """The published record of one deployment; see `record_deployment`. `encoder` and `log` are names."""
+    def record(
+        self, name: str, head: str, *, encoder: str | None = None, log: str | None = None, through: str | None = None
+    ) -> DeploymentRecord:
+        """The published record of one deployment; see `record_deployment`. `encoder`, `log` and `through` are names."""
         asked = self.encoders.get(encoder) if encoder is not None else None
+        reader = self.encoders.get(through) if through is not None else None
         return record_deployment(
             self.catalog,
             name,
             self.heads.get(head),
             encoder=(asked.label, asked.fingerprint) if asked else None,
             log=(log, CollectionTable.open(self.layout, log).fingerprints) if log is not None else None,
+            through=read_bridge(self.layout, reader.fingerprint, reader.label) if reader else None,
         )
 
     def live(self, records: Mapping[str, DeploymentRecord]) -> dict[str, Live]:
@@ -84,7 +93,7 @@ class Rooms:
     def opened(self, name: str) -> OpenCollection:
         """The collection, opened once."""
         if name not in self._opened:  # two threads may make two, of which one is kept
-            self._opened.setdefault(name, OpenCollection(self.layout, name, self.store_key))
+            self._opened.setdefault(name, OpenCollection(self.catalog, name, self.store_key))
         return self._opened[name]
 
     def _asking(self, head: Head) -> Head:
@@ -125,25 +134,36 @@ class Rooms:
 class OpenCollection:
     """A collection with its log and its searches, opened as they are needed."""
 
-    def __init__(self, layout: Layout, name: str, store_key: bytes) -> None:
-        self._layout = layout
-        self._table = CollectionTable.open(layout, name)
+    def __init__(self, catalog: Catalog, name: str, store_key: bytes) -> None:
+        self._catalog = catalog
+        self._layout = catalog.layout
+        self._table = CollectionTable.open(catalog.layout, name)
         self._store_key = store_key
         self._logs: dict[tuple[str, ...], RowLog] = {}
         self._searchers: dict[str, IndexSearcher] = {}
+        self._leaders: dict[str, str] = {}
 
     @property
     def fingerprints(self) -> list[str]:
-        return self._table.fingerprints
+        """Its encoders, the one it is asked by first: looked up anew each time, so a cut-over holds from the next request on."""
+        return default_first(self._catalog, self._table)
+
+    @property
+    def loaded_as(self) -> Mapping[str, str]:
+        """Of each of its encoders, the one that is loaded for it."""
+        fingerprints, leaders = self.fingerprints, self._leaders
+        if list(leaders) != fingerprints:
+            self._leaders = leaders = leaders_of(self._layout, fingerprints)
+        return leaders
 
     def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors:
         return self._table.vectors_of(ids, fingerprint)
 
     def log(
-        self, rows: Sequence[Mapping[str, Any]], encoders: Sequence[BatchingEncoder], fingerprint: str | None
+        self, rows: Sequence[Mapping[str, Any]], encoders: Mapping[str, BatchingEncoder], fingerprint: str | None
     ) -> LogResult:
         """See `RowLog.log`; `encoders` are all of the collection's, of which a row with a text gets a vector each."""
-        key = tuple(encoder.fingerprint for encoder in encoders)
+        key = tuple(encoders)
         log = self._logs.get(key)
         if log is None:  # two threads may make two; commits are safe either way, only grouped apart
             log = self._logs.setdefault(key, RowLog(self._table, encoders, self._store_key))

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raystore.data.sandbox.process import Rows
+from raystore.encoders.bridged import Bridge
 from raystore.encoders.items import Item
 from raystore.errors import CollectionNotFound, DeploymentNotFound, InvalidArguments, PassportMismatch
 from raystore.index.search.asked import SearchOptions
@@ -94,7 +95,7 @@ class Orchestrator:
     def update(self, deployments: Mapping[str, Live]) -> None:
         """Serve these from now on. Their encoders are loaded first; requests under way end with what they began with."""
         for deployment in deployments.values():
-            self.encoder(deployment.record.fingerprint)
+            self.encoder(deployment.record.reads)
         self._live = dict(deployments)
 
     def adopt(self, other: Orchestrator) -> None:
@@ -154,7 +155,10 @@ class Orchestrator:
             raise DeploymentNotFound(name=name, where=self._where, existing=sorted(self._live))
         timer = Timer()
         with timer.stage("encode"):
-            vectors = self.encoder(live.record.fingerprint).encode(items)
+            encoder = self.encoder(live.record.reads)
+            vectors = encoder.encode(items)
+            if live.record.through is not None and encoder.bridge is not None:
+                vectors = encoder.bridge.ask(vectors)
         with timer.stage("head"):
             predicted = live.head.predict(vectors)
         logged = None
@@ -165,6 +169,7 @@ class Orchestrator:
             "predictions": [_prediction(live.head, predicted, i, top) for i in range(len(items))],
             "lineage": live.lineage,
             "fingerprint": live.record.fingerprint,
+            "bridged": encoder.bridge.said if live.record.through is not None and encoder.bridge else None,
             "logged": logged,
             "request_id": request_id,
             "timings_ms": timer.done(),
@@ -176,7 +181,7 @@ class Orchestrator:
         ids = [request_id] if len(vectors) == 1 else [f"{request_id}-{i}" for i in range(len(vectors))]
         collection = self._opened(name)
         encoders = self._encoders_of(collection)
-        if len(encoders) == 1:
+        if len(encoders) == 1 and record.through is None:  # what came through a bridge is no row's vector
             rows = [{"id": id_, "vector": vector} for id_, vector in zip(ids, vectors, strict=True)]
         else:  # the others need the content, and it is gone when this request is answered
             rows = [
@@ -186,9 +191,9 @@ class Orchestrator:
         collection.log(rows, encoders, record.fingerprint)
         return ids
 
-    def _encoders_of(self, collection: ServedCollection) -> list[BatchingEncoder]:
+    def _encoders_of(self, collection: ServedCollection) -> dict[str, BatchingEncoder]:
         """All encoders of a collection: a logged row gets a vector of each, for its content is not kept."""
-        return [self.encoder(fingerprint) for fingerprint in collection.fingerprints]
+        return {fingerprint: self.encoder(loaded) for fingerprint, loaded in collection.loaded_as.items()}
 
     def _opened(self, name: str) -> ServedCollection:
         """A collection a deployment logs to; it need not be among those that are served."""
@@ -223,11 +228,16 @@ class Orchestrator:
         like: Sequence[str] = (),
         unlike: Sequence[str] = (),
         fingerprint: str | None = None,
+        through: str | None = None,
         request_id: str,
         **options: Unpack[SearchOptions],
     ) -> dict[str, Any]:
         """The rows nearest to a text or an image, to a row by its id (itself among them) or to a vector, moved towards the liked rows
         and away from the unliked ones; `options` as `IndexSearcher.search` takes them.
+
+        Args:
+            fingerprint: the encoder to search by; of a vector through a bridge, the one that made it.
+            through: the name of a bridge that leads to the encoder that is searched.
 
         Raises:
             CollectionNotFound, ItemsUnusable, ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, InvalidArguments,
@@ -235,10 +245,16 @@ class Orchestrator:
         """
         collection = self.collection(name)
         timer = Timer()
-        chosen = self._encoder_of(name, collection, fingerprint)
+        bridge = None if through is None else self._bridge(through)
+        asked = fingerprint if bridge is None else bridge.target
+        chosen = self._encoder_of(name, collection, asked)
         with timer.stage("encode"):
-            base = None
-            if item is not None:
+            base: Vectors | None = None
+            if bridge is not None and item is not None:
+                base = bridge.ask(self.encoder(bridge.fingerprint).encode([item]))
+            elif bridge is not None and vector is not None:
+                base = bridge.ask(mark(np.asarray(vector, np.float32), fingerprint or bridge.source))
+            elif item is not None:
                 base = self.encoder(chosen).encode([item])
             elif id is not None:
                 base = collection.vectors_of([id], chosen)
@@ -260,9 +276,18 @@ class Orchestrator:
             "version": found.version,
             "index_version": found.index_version,
             "fingerprint": chosen,
+            "bridged": bridge.said if bridge is not None else None,
             "request_id": request_id,
             "timings_ms": timer.done(),
         }
+
+    def _bridge(self, name: str) -> Bridge:
+        """The bridge of that name. EncoderNotFound, InvalidArguments where it is none."""
+        encoder = self.encoder(self._resolve_encoder(name))
+        if encoder.bridge is None:
+            problem = f"through names {encoder.label}, which is no bridge between two encoders"
+            raise InvalidArguments(call="search", problems=[problem])
+        return encoder.bridge
 
     def embed(
         self, items: Sequence[Item], model: str, *, dimensions: int | None = None
@@ -298,7 +323,7 @@ class Orchestrator:
         return rows, round(time.perf_counter() - started, 4)
 
     def _encoder_of(self, name: str, collection: ServedCollection, fingerprint: str | None) -> str:
-        """The encoder to use on a collection: the one asked for, else its first. PassportMismatch where it does not fit."""
+        """The encoder to use on a collection: the one asked for, else its current one. PassportMismatch where it does not fit."""
         held = collection.fingerprints
         if fingerprint is not None and fingerprint in held:
             return fingerprint

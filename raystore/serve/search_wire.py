@@ -14,6 +14,7 @@ from raystore.serve.wire import (
     CONTENT,
     EXAMPLE_FINGERPRINT,
     EXAMPLE_REQUEST_ID,
+    BridgedBy,
     ColumnName,
     Fingerprint,
     Text,
@@ -35,7 +36,11 @@ class SearchRequest(BaseModel):
     like: list[RowId] = Field(default_factory=list, max_length=100, description="Ids of rows to find more of.")
     unlike: list[RowId] = Field(default_factory=list, max_length=100, description="Ids of rows to keep away from.")
     fingerprint: Fingerprint | None = Field(
-        default=None, description="The encoder to search by; needed with a vector, else the collection's first."
+        default=None, description="The encoder to search by; needed with a vector, else the collection's current one."
+    )
+    through: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="A bridge to the encoder that is searched; a vector's `fingerprint` is then its own encoder's.",
     )
     k: int | None = Field(default=None, ge=1, le=1000, description="10 by default; with min_score, every row up to limit.")
     where: Annotated[str, StringConstraints(max_length=4096)] | None = None
@@ -68,6 +73,8 @@ class SearchRequest(BaseModel):
             raise ValueError("an id is both in like and in unlike")
         if self.vector is not None and self.fingerprint is None:
             raise ValueError("expected fingerprint with vector, so that it is clear which encoder made it")
+        if self.through is not None and self.id is not None:
+            raise ValueError("a row has a vector of the encoder that is searched: leave through out with id")
         return self
 
     @property
@@ -94,6 +101,7 @@ class SearchAnswer(BaseModel):
             "version": 7,
             "index_version": 3,
             "fingerprint": EXAMPLE_FINGERPRINT,
+            "bridged": None,
             "request_id": EXAMPLE_REQUEST_ID,
             "timings_ms": {"encode": 6.0, "search": 0.8, "total": 7.1},
         }
@@ -109,5 +117,6 @@ class SearchAnswer(BaseModel):
     version: int = Field(description="The version of the collection that was searched.")
     index_version: int | None = Field(description="The index that was searched; null where the collection itself was.")
     fingerprint: Fingerprint
+    bridged: BridgedBy | None = Field(default=None, description="The bridge it was asked through, where it was.")
     request_id: str
     timings_ms: dict[str, float]

@@ -63,10 +63,12 @@ class Found:
 
 class ServedCollection(Protocol):
     @property
-    def fingerprints(self) -> list[str]: ...
+    def fingerprints(self) -> list[str]: ...  # the one it is asked by first
+    @property
+    def loaded_as(self) -> Mapping[str, str]: ...  # which of them is loaded for each
     def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors: ...
     def log(
-        self, rows: Sequence[Mapping[str, Any]], encoders: Sequence[BatchingEncoder], fingerprint: str | None
+        self, rows: Sequence[Mapping[str, Any]], encoders: Mapping[str, BatchingEncoder], fingerprint: str | None
     ) -> LogResult: ...
     def search(
         self, query: object, *, fingerprint: str, without: Sequence[str], **options: Unpack[SearchOptions]

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raystore.catalog import Catalog
+from raystore.encoders.bridged import Bridge
 from raystore.encoders.images import LIMITS
 from raystore.errors import InvalidArguments, PassportMismatch
 from raystore.layout import check_name, names
@@ -58,6 +59,7 @@ class DeploymentSpec(_Strict):
 
     head: str
     log: str | None = None
+    through: str | None = None  # a bridge, by which a newer encoder reads the items and the head is asked all the same
 
     @field_validator("head")
     @classmethod
@@ -108,6 +110,14 @@ class VotersRef(_Strict):
     labels: str | None
 
 
+class ThroughRef(_Strict):
+    """The bridge by which a head is asked that knows an older encoder, and how well it does, on pairs held out."""
+
+    encoder: str  # 'minilm-back@..'
+    fingerprint: str
+    fidelity: dict[str, str | int | float | None]
+
+
 class DeploymentRecord(_Strict):
     """What answers under a deployment's name: published as deployments/<name>/<number>.json, never edited."""
 
@@ -119,6 +129,12 @@ class DeploymentRecord(_Strict):
     snapshot: SnapshotRef | None  # None of a head that asks labelled rows instead, which `voters` names
     voters: VotersRef | None = None
     log: str | None = None
+    through: ThroughRef | None = None
+
+    @property
+    def reads(self) -> str:
+        """The fingerprint of the encoder that reads what is sent: the head's own, or the bridge."""
+        return self.through.fingerprint if self.through else self.fingerprint
 
 
 class HeadLike(Protocol):
@@ -208,6 +224,7 @@ def record_deployment(
     *,
     encoder: tuple[str, str] | None = None,
     log: tuple[str, list[str]] | None = None,
+    through: Bridge | None = None,
 ) -> DeploymentRecord:
     """The published record of a deployment; the same again publishes nothing and returns the present one.
 
@@ -217,6 +234,7 @@ def record_deployment(
         head: the live head, loaded.
         encoder: label and fingerprint of the encoder the caller asked for, if any.
         log: the collection that keeps an embedding of each prediction, and the fingerprints it holds.
+        through: the bridge that leads to the head's encoder.
 
     Raises:
         InvalidName: the name may not stand in a path.
@@ -231,7 +249,15 @@ def record_deployment(
             found=f"{encoder[0]} ({encoder[1]})",
             advice=f"Train a head on {encoder[0]}, or deploy with encoder='{head.encoder.split('@')[0]}'.",
         )
-    if log is not None and head.fingerprint not in log[1]:
+    if through is not None and through.target != head.fingerprint:
+        raise PassportMismatch(
+            asker=f"head '{ref}'",
+            expected=f"{head.encoder} ({head.fingerprint})",
+            found=f"through='{through.label.partition('@')[0]}', a bridge that leads to {through.target}",
+            advice="Name the bridge that leads to the head's encoder.",
+        )
+    kept = {head.fingerprint} if through is None else {head.fingerprint, through.source}
+    if log is not None and not kept & set(log[1]):
         raise PassportMismatch(
             asker=f"the log of deployment '{name}', which holds what head '{ref}' encodes,",
             expected=f"{head.encoder} ({head.fingerprint})",
@@ -249,6 +275,7 @@ def record_deployment(
         snapshot=None if voters else SnapshotRef(**{k: head.snapshot[k] for k in ("name", "number", "hash")}),
         voters=VotersRef(collection=voters.collection, labels=voters.labels) if voters else None,
         log=log[0] if log else None,
+        through=None if through is None else ThroughRef(fingerprint=through.fingerprint, **through.said),
     )
     present = catalog.latest(folder)
     if present is not None:

@@ -67,6 +67,26 @@ class VotersLineage(BaseModel):
     labels: str | None = Field(description="A kept column, or a table's column.")
 
 
+class Fidelity(BaseModel):
+    """What a bridge reached on pairs of vectors that it was not fitted on."""
+
+    kind: str = Field(description="procrustes, low-rank or mlp.")
+    pairs: int = Field(description="That it was fitted on.")
+    n: int = Field(description="That were held out.")
+    recall: float = Field(description="Of the 10 rows nearest by true vectors, the share that is found.")
+    kept: float | None = Field(
+        description="By label, the share of what re-embedding finds; null where no labels were given."
+    )
+    cosine: float = Field(description="Of a bridged vector with the true one, on average.")
+
+
+class BridgedBy(BaseModel):
+    """The bridge through which an answer was asked: its vectors stand for the older encoder's, as well as `fidelity` says."""
+
+    encoder: str
+    fidelity: Fidelity
+
+
 class Lineage(BaseModel):
     """Where a prediction comes from: deployment, head, the snapshot it learned from or the labelled rows it asks, the encoder."""
 
@@ -137,6 +157,7 @@ class PredictAnswer(BaseModel):
             ],
             "lineage": _LINEAGE,
             "fingerprint": EXAMPLE_FINGERPRINT,
+            "bridged": None,
             "logged": None,
             "request_id": EXAMPLE_REQUEST_ID,
             "timings_ms": _TIMINGS,
@@ -146,6 +167,7 @@ class PredictAnswer(BaseModel):
     predictions: list[Prediction | LabelsPrediction | NumberPrediction]
     lineage: Lineage
     fingerprint: Fingerprint
+    bridged: BridgedBy | None = Field(default=None, description="Where the deployment reads through a bridge.")
     logged: list[str] | None = Field(
         default=None, description="Ids of the rows that keep the embeddings, where the deployment logs."
     )

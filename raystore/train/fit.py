@@ -6,34 +6,30 @@ through Ray's object store, and raw content is never near. Cost on Ray: 13 to 23
 
 from __future__ import annotations
 
-import logging
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from raystore.errors import JobFailed, RaystoreError
 from raystore.layout import Layout, staging
 from raystore.progress import Progress
-from raystore.session import root_cause, start_ray, thread_count
+from raystore.session import start_ray, thread_count
 from raystore.train.arguments import check_arguments
 from raystore.train.finish import KNN_TRAIN_ROWS, Rows, finish
 from raystore.train.heads import Head, HeadRecord, Kind
+from raystore.train.ray_train import (
+    GROUP_TIMEOUT_S,
+    MAX_FAILURES,
+    cause_of,
+    cpu_share,
+    interruptible,
+    run_again_after_early_deaths,
+)
 from raystore.train.recipe import Fitted, Recipe, fit_arrays, make_recipe
 from raystore.train.source import Floats, Task, VectorSource
-
-log = logging.getLogger("raystore")
-
-_ABORT_S = 10
-_MAX_FAILURES = 2  # of workers, in one training
-_GLOO_TIMEOUT_S = 600  # a worker that waits longer for the others has lost them
-_ADVICE = "Run it again; if it stays so, train with workers=0 to see the error in this process."
 
 
 class _Fit(NamedTuple):
@@ -122,9 +118,7 @@ def _fit_on_ray(layout: Layout, name: str, recipe: Recipe, workers: int) -> _Fit
     from ray.train.v2.api.exceptions import TrainingFailedError
     from safetensors.numpy import load_file
 
-    # A share of a core each where there are fewer cores than workers, so that the group can always start.
-    cores = ray.cluster_resources().get("CPU", 1.0)
-    share = min(1.0, int(100 * cores / workers) / 100) or 0.01
+    share = cpu_share(workers)
     with staging(layout.tmp) as stage:
 
         def run(attempt: int) -> Any:
@@ -132,69 +126,23 @@ def _fit_on_ray(layout: Layout, name: str, recipe: Recipe, workers: int) -> _Fit
                 _train_loop,
                 train_loop_config={"recipe": recipe, "threads": thread_count(workers)},
                 scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": share}),
-                torch_config=TorchConfig(backend="gloo", timeout_s=_GLOO_TIMEOUT_S),
+                torch_config=TorchConfig(backend="gloo", timeout_s=GROUP_TIMEOUT_S),
                 run_config=RunConfig(
                     name=f"{name}-{attempt}",
                     storage_path=str(stage),
-                    failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+                    failure_config=FailureConfig(max_failures=MAX_FAILURES),
                 ),
             )
-            with _interruptible(trainer):
+            with interruptible(trainer):
                 return trainer.fit()
 
         try:
-            result = _run_again_after_early_deaths(run)
+            result = run_again_after_early_deaths(run)
         except (TrainingFailedError, ray.exceptions.RayError) as error:
-            raise _cause(error, f"training head '{name}' on {workers} workers") from None
+            raise cause_of(error, f"training head '{name}' on {workers} workers") from None
         arrays = load_file(Path(result.checkpoint.path) / "head.safetensors")
     metrics = result.metrics
     return _Fit(Fitted(arrays, dict(metrics["found"])), int(metrics["n_train"]), float(metrics["seconds"]))
-
-
-def _run_again_after_early_deaths(run: Callable[[int], Any]) -> Any:
-    """What `run(attempt)` returned, tried again where a worker died before its group was wholly up.
-
-    Ray Train (2.60) replaces a worker that dies later (`max_failures`), but its controller still asks the workers a few
-    questions after it has started the loop, and takes a death at that moment (3 of 4 runs of a worker that died at once)
-    for a failure of its own, which no setting makes it try again.
-    """
-    from ray.exceptions import RayActorError
-    from ray.train.v2.api.exceptions import ControllerError
-
-    for attempt in range(_MAX_FAILURES):
-        try:
-            return run(attempt)
-        except ControllerError as error:
-            if not isinstance(error.controller_failure, RayActorError):
-                raise
-            log.warning("A training worker died while its group started; starting the group again.")
-    return run(_MAX_FAILURES)
-
-
-@contextmanager
-def _interruptible(trainer: Any) -> Iterator[None]:
-    """Let a Ctrl-C during `fit` end the training and arrive as KeyboardInterrupt.
-
-    Ray Train (2.60) puts a handler of its own on SIGINT that ends the process with exit code 0, and leaves it there: every
-    later Ctrl-C of the process was swallowed.
-    """
-    import ray
-
-    controllers: list[Any] = []
-    trainer._register_sigint_handler = controllers.append
-    ours = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except KeyboardInterrupt:
-        for controller in controllers:
-            # It lets its workers and their places go before it ends.
-            with suppress(ray.exceptions.RayError):  # its own end arrives as one
-                ray.get(controller.abort.remote(), timeout=_ABORT_S)
-            ray.kill(controller)
-        raise
-    finally:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not ours:
-            signal.signal(signal.SIGINT, ours)
 
 
 def _train_loop(config: dict[str, Any]) -> None:
@@ -225,24 +173,3 @@ def _train_loop(config: dict[str, Any]) -> None:
         if rank == 0:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, f"{folder}/head.safetensors")
         train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None)
-
-
-def _cause(error: BaseException, job: str) -> RaystoreError:
-    """The raystore error behind a failed training, or a JobFailed that names the kind of the worker's own."""
-    first: RaystoreError | None = None
-    for candidate in _inner_errors(error):
-        cause = root_cause(candidate, job, _ADVICE)
-        if not isinstance(cause, JobFailed):
-            return cause
-        first = first or cause
-    return first or root_cause(error, job, _ADVICE)
-
-
-def _inner_errors(error: BaseException) -> Iterator[BaseException]:
-    """What the workers raised, out of Ray Train's wrappers, by rank."""
-    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
-    for _, failure in sorted(failures.items()):
-        inner = getattr(failure, "_base_exc", None)
-        yield inner if isinstance(inner, BaseException) else failure
-    if isinstance(controller := getattr(error, "controller_failure", None), BaseException):
-        yield controller

@@ -104,3 +104,22 @@ def test_a_collection_is_made_to_keep_its_content(cli: Cli, made: Made) -> None:
     about = cli(*store, "--json", "collection", "create", "kept", "--encoder", "tiny", "--keep-source").json
     assert about["keeps_source"] is True
     assert cli(*store, "--json", "collection", "create", "plain", "--encoder", "tiny").json["keeps_source"] is False
+
+
+def test_a_row_gets_vectors_of_every_encoder_of_the_collection_or_of_those_that_are_named(
+    cli: Cli, made: Made, tiny_model: Path
+) -> None:
+    store = ("--store", made.root)
+    assert cli(*store, "encoder", "register", "brief", "--model", tiny_model, "--max-length", "8").code == 0
+    both = ("--encoder", "tiny", "--encoder", "brief")
+    tried = cli(*store, "--json", "embed", "dual", made.file, *JOB, *both, "--dry-run").json
+    assert tried["vector_bytes"] == 60 * 2 * 32 * 4
+    first = cli(*store, "--json", "embed", "dual", made.file, *JOB, *both, "--workers", "0").json
+    assert (first["added"], len(first["fingerprints"])) == (60, 2)
+    assert first["fingerprint"] == first["fingerprints"][0]
+    again = cli(*store, "--json", "embed", "dual", made.file, *JOB, "--workers", "0").json
+    assert (again["known"], again["fingerprints"]) == (60, first["fingerprints"])
+    alone = cli(*store, "embed", "dual", made.file, *JOB, "--id-prefix", "b/", "--encoder", "brief", "--workers", "0")
+    assert alone.out.startswith("dual: 60 rows embedded, 0 known already; ")
+    filled = cli(*store, "embed", "dual", made.file, *JOB, "--id-prefix", "b/", "--workers", "0")
+    assert filled.out.startswith("dual: 0 rows embedded with 2 encoders, 60 filled, 0 known already; ")

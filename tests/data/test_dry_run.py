@@ -24,12 +24,13 @@ from raystore.vectors import Vectors
 from tests.data.toy import KEY, ToyEncoder
 
 CANARY = "canary-8c1f"
+TOY = {ToyEncoder.fingerprint: ToyEncoder()}
 
 
 def make_plan(table: CollectionTable, **changes: object) -> EmbedPlan:
     plan = EmbedPlan(
         collection=table.name,
-        fingerprint=ToyEncoder.fingerprint,
+        fingerprints=(ToyEncoder.fingerprint,),
         content="text",
         modality="text",
         id="id",
@@ -86,7 +87,7 @@ def test_a_trial_counts_the_problems_and_leaves_nothing(tickets: CollectionTable
     references = parquet(tmp_path / "t.parquet", id=[str(n) for n in range(100)], text=texts, product=["card"] * 100)
     plan = make_plan(tickets, kept_types={"product": "string"})
     before = files_of(tickets.layout.root)
-    found = dry_run(tickets, plan, ToyEncoder(), KEY, sample_rows(references, plan), files=1, rows=2_000_000, known=100)
+    found = dry_run(tickets, plan, TOY, KEY, sample_rows(references, plan), files=1, rows=2_000_000, known=100)
     assert files_of(tickets.layout.root) == before
     assert list(tickets.layout.tmp.iterdir()) == []
     assert (found.rows, found.known, found.sampled, found.set_aside) == (2_000_000, 100, 100, 2)
@@ -109,13 +110,13 @@ def test_a_trial_of_an_encoder_that_fails_on_every_row_fails_as_the_job_would(
     references = parquet(tmp_path / "t.parquet", id=[str(n) for n in range(20)], text=["x"] * 20)
     plan = make_plan(tickets)
     with pytest.raises(JobFailed, match="so it is not the rows"):
-        dry_run(tickets, plan, Broken(), KEY, sample_rows(references, plan), files=1, rows=20)
+        dry_run(tickets, plan, {Broken.fingerprint: Broken()}, KEY, sample_rows(references, plan), files=1, rows=20)
     assert list(tickets.layout.tmp.iterdir()) == []
 
 
 def test_a_job_without_rows_left_is_not_tried(tickets: CollectionTable) -> None:
     found = dry_run(
-        tickets, make_plan(tickets), ToyEncoder(), KEY, sample_rows([], make_plan(tickets)), files=2, rows=0, known=9
+        tickets, make_plan(tickets), TOY, KEY, sample_rows([], make_plan(tickets)), files=2, rows=0, known=9
     )
     assert found == DryRun("tickets", 2, 0, 9, 0, 0)
     assert str(found) == "tickets: 0 rows to embed, 9 known already; nothing was tried"

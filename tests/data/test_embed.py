@@ -26,7 +26,7 @@ CANARY = "canary-8c1f"
 def make_plan(table: CollectionTable, **changes: object) -> EmbedPlan:
     plan = EmbedPlan(
         collection="tickets",
-        fingerprint=ToyEncoder.fingerprint,
+        fingerprints=(ToyEncoder.fingerprint,),
         content="text",
         modality="text",
         id="id",
@@ -51,7 +51,7 @@ class Job:
 
     def run(self, *paths: Path, **changes: object) -> EmbedCounts:
         plan = make_plan(self.table, **changes)
-        embedder, counts = Embedder(self.layout, plan, self.encoder, KEY), EmbedCounts()
+        embedder, counts = Embedder(self.layout, plan, {self.encoder.fingerprint: self.encoder}, KEY), EmbedCounts()
         for reference in plan_files([str(p) for p in paths], 1, "test")[1]:
             counts.add(embedder.embed(reference))
         assert counts.added + counts.known + counts.set_aside == counts.read
@@ -305,7 +305,7 @@ def test_a_batch_is_committed_before_the_next_is_read(job: Job, tmp_path: Path, 
     monkeypatch.setattr(job_module, "BATCH_CHARS", 20)
     seen: list[tuple[int, int]] = []
     path = parquet(tmp_path / "t.parquet", id=[f"{i}" for i in range(10)], text=["x" * 10] * 5 + ["y"] * 5)
-    embedder = Embedder(job.layout, make_plan(job.table), job.encoder, KEY)
+    embedder = Embedder(job.layout, make_plan(job.table), {job.encoder.fingerprint: job.encoder}, KEY)
     (reference,) = plan_files([str(path)], 1, "test")[1]
     embedder.embed(reference, lambda counts: seen.append((counts.added, job.table.count())))
     assert seen == [(2, 2), (2, 4), (4, 8), (2, 10)]

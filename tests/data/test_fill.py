@@ -144,12 +144,12 @@ def test_an_unknown_encoder_changes_nothing(tickets: Collection, file: Path) -> 
     assert tickets.version == version
 
 
-def test_embed_gives_new_rows_the_first_encoders_vector_or_that_of_the_one_asked_for(
+def test_embed_gives_new_rows_the_vector_of_the_encoder_that_is_asked_for_and_fills_it_where_it_lacks(
     tickets: Collection, tmp_path: Path
 ) -> None:
     tickets.add_encoder("short")
     one, two = write(tmp_path / "one.parquet", range(10)), write(tmp_path / "two.parquet", range(10, 20))
-    assert embed(tickets, one).added == 10
+    assert embed(tickets, one, encoder="tiny").added == 10
     assert embed(tickets, two, encoder="short").added == 10
     assert [i for i, v in vectors(tickets, "tiny").items() if v is None] == [str(i) for i in range(10, 20)]
     assert [i for i, v in vectors(tickets, "short").items() if v is None] == [str(i) for i in range(10)]
@@ -185,7 +185,7 @@ def test_sql_similarity_is_null_for_rows_without_a_vector(tickets: Collection, s
     tickets.add_encoder("short")
     query = "SELECT id, similarity(short, 'hello') AS s FROM tickets ORDER BY id"
     assert store.sql(query).to_dicts() == [{"id": "logged", "s": None}]
-    embed(tickets, file)
+    embed(tickets, file, encoder="tiny")
     pinned = f"SELECT id, similarity(short, 'hello') AS s FROM tickets AT (VERSION => {tickets.version}) ORDER BY id"
     assert {row["s"] for row in store.sql(pinned).to_dicts()} == {None}
     tickets.add_encoder("short", workers=0)
@@ -201,7 +201,7 @@ def test_a_search_through_an_index_built_before_a_fill_misses_no_filled_row(
 ) -> None:
     tickets.add_encoder("short")
     embed(tickets, write(file, range(20)), encoder="short")
-    embed(tickets, write(file, range(N)))
+    embed(tickets, write(file, range(N)), encoder="tiny")
     tickets.build_index(encoder="short", kind=kind, shards=2, workers=0)
     assert tickets.search(text_of(33), k=1, encoder="short").ids != [["33"]]
     tickets.add_encoder("short", workers=0)

@@ -14,7 +14,7 @@ import pytest
 import raystore
 from raystore.collection import Collection
 from raystore.data import kept_rows
-from raystore.data.embed import Embedder
+from raystore.data.encoding import JobEncoders
 from raystore.data.kept_source import KeptSource
 from raystore.data.readers import BATCH_BYTES
 from raystore.layout import vector_column
@@ -128,16 +128,16 @@ def test_a_fill_that_was_killed_goes_on_where_it_stopped(
 
     embed_from_a_file_that_goes(kept, tmp_path / "tickets.parquet")
     monkeypatch.setattr("raystore.data.job.BATCH_ROWS", 16)
-    encode, encoded = Embedder._encode, []
+    encode, encoded = JobEncoders.encode, []
 
-    def until_the_second(self: Embedder, rows: Any) -> Any:
+    def until_the_second(self: JobEncoders, rows: Any) -> Any:
         if len(encoded) == 1:
             raise Killed
         encoded.append(len(rows))
         return encode(self, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Embedder, "_encode", until_the_second)
+        patched.setattr(JobEncoders, "encode", until_the_second)
         with pytest.raises(Killed):
             kept.add_encoder("short", workers=0)
     report = kept.add_encoder("short", workers=0)

@@ -31,7 +31,7 @@ def kept(layout: Layout) -> CollectionTable:
 def make_plan(table: CollectionTable) -> EmbedPlan:
     return EmbedPlan(
         collection=table.name,
-        fingerprint=ToyEncoder.fingerprint,
+        fingerprints=(ToyEncoder.fingerprint,),
         content="text",
         modality="text",
         id="id",
@@ -47,7 +47,7 @@ def make_plan(table: CollectionTable) -> EmbedPlan:
 
 def embed(table: CollectionTable, path: Path, texts: dict[str, str | None]) -> None:
     pq.write_table(pa.table({"id": list(texts), "text": pa.array(list(texts.values()), pa.string())}), path)
-    embedder = Embedder(table.layout, make_plan(table), ToyEncoder(), KEY)
+    embedder = Embedder(table.layout, make_plan(table), {ToyEncoder.fingerprint: ToyEncoder()}, KEY)
     for reference in plan_files([str(path)], 1, "test")[1]:
         embedder.embed(reference)
 

@@ -290,7 +290,7 @@ def test_progress_moves_with_rows_filled_and_where_a_job_adds_rows_with_those_to
     tickets = make_tickets(layout)
     tickets.rows.commit([some_rows(["a", "b", "c"])], refuse_differing=False)
     tickets.add_encoder(OtherEncoder.fingerprint, OtherEncoder.dim)
-    plan = plan_of(tickets, OtherEncoder(), SourceColumns(text="text", id="id"), {}, fill_only=fill_only)
+    plan = plan_of(tickets, [OtherEncoder()], SourceColumns(text="text", id="id"), {}, fill_only=fill_only)
     told: queue.Queue[int] = queue.Queue()
     with _CountWatch(tickets, plan, told.put):
         assert told.get(timeout=10) == 0

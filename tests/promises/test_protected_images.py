@@ -345,8 +345,8 @@ def test_an_error_that_quotes_the_image_leaves_the_job_without_it(
     folder = _write_folder(tmp_path / "raw", {"a.png": PICTURES[0] + mark.encode()})
     _, references = plan([str(folder)], 1, "embed")
     columns = SourceColumns(image="image", id="name")
-    job = plan_of(photos._table, photos.encoder(), columns, {}, id_prefix="", check=False)
-    embedder = Embedder(store.layout, job, _Quoting(kind), store.key)
+    job = plan_of(photos._table, [photos.encoder()], columns, {}, id_prefix="", check=False)
+    embedder = Embedder(store.layout, job, {photos.encoder().fingerprint: _Quoting(kind)}, store.key)
     if kind in (ValueError, RuntimeError):
         assert embedder.embed(references[0]).reasons == {f"the encoder failed on it ({kind.__name__})": 1}
     else:

@@ -258,9 +258,9 @@ def test_an_error_that_quotes_the_text_leaves_the_worker_without_it(tmp_path: Pa
     mark = new_mark()
     source.write_text(json.dumps({"id": "q-1", "body": f"{mark} hello"}), encoding="utf-8")
     _, references = plan([str(source)], 1, "embed")
-    job = EmbedPlan("tickets", encoder.fingerprint, "body", "text", "id", None, None, None, {}, "", False, 0)
+    job = EmbedPlan("tickets", (encoder.fingerprint,), "body", "text", "id", None, None, None, {}, "", False, 0)
     with pytest.raises(JobFailed, match=r"KeyError at test_protected_path\.py:\d+") as caught:
-        Embedder(store.layout, job, _Quoting(encoder), store.key).embed(references[0])
+        Embedder(store.layout, job, {encoder.fingerprint: _Quoting(encoder)}, store.key).embed(references[0])
     assert mark not in "".join(traceback.format_exception(caught.value))
     assert caught.value.__context__ is None
 

@@ -14,8 +14,9 @@ import pytest
 from raystore.errors import InvalidArguments, InvalidName, JobFailed, PassportMismatch
 from raystore.layout import Layout
 from raystore.session import start_ray
-from raystore.train.fit import _cause, train_head
+from raystore.train.fit import train_head
 from raystore.train.heads import Head
+from raystore.train.ray_train import cause_of
 from raystore.train.source import ArraySource, Examples, Task
 
 from .examples import CLASSES, MAKERS, NAMED, clusters, numbers, source, source_of, tagged
@@ -131,12 +132,12 @@ class GroupError(Exception):
 
 def test_a_raystore_error_of_any_worker_comes_out_whole() -> None:
     inner = PassportMismatch(asker="head 'a'", expected="1", found="2", advice="Train again.")
-    found = _cause(GroupError({0: Wrapped(ConnectionError()), 1: Wrapped(inner)}), "training head 'a'")
+    found = cause_of(GroupError({0: Wrapped(ConnectionError()), 1: Wrapped(inner)}), "training head 'a'")
     assert found is inner
 
 
 def test_a_foreign_error_is_named_by_its_kind_and_not_quoted() -> None:
-    found = _cause(GroupError({0: Wrapped(MemoryError("secret"))}), "training head 'a'")
+    found = cause_of(GroupError({0: Wrapped(MemoryError("secret"))}), "training head 'a'")
     assert isinstance(found, JobFailed)
     assert str(found).startswith("training head 'a' failed: a worker ended with MemoryError. Run it again")
 

@@ -120,8 +120,8 @@ def publish(
         columns: of the collection, beside `id`; None means all of them, also ones added later.
         labels: source tables by the name of their folder, each with an id column.
         predictions: heads by the name of their folder.
-        vectors: also a column `vector`, list<float32> unit rows, of `fingerprint` or the collection's first encoder; null where a
-            row has none. Needs the verb "vectors".
+        vectors: also a column `vector`, list<float32> unit rows, of `fingerprint` or else the collection's first encoder; null where
+            a row has none. Needs the verb "vectors".
         progress: called with rows read and rows to read, summed over the folders; never where nothing is written.
 
     Raises:

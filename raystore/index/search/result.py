@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,8 @@ class SearchResult:
     holds the asked columns of every hit, with `query` and `rank` (both from 0), `id` and `score` before them. `coverage` is
     the share of the rows that were searched; `missing` are the shards that did not answer. `exact` is True where every row
     was compared. `truncated` is True where `limit` ended the search before every row that was asked for was found. `cursor`
-    is given to the same search as `after` for the next page; None where this was the last, or not one query's.
+    is given to the same search as `after` for the next page; None where this was the last, or not one query's. `bridged` says
+    through which bridge it was asked, and how well that finds: {"encoder": .., "fidelity": {..}}; None where through none.
     """
 
     ids: list[list[str]]
@@ -41,6 +43,7 @@ class SearchResult:
     truncated: bool = False
     cursor: str | None = None
     columns: tuple[str, ...] = field(default=())
+    bridged: Mapping[str, Any] | None = None
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dict a hit: query, rank, id, score and the asked columns."""
@@ -66,9 +69,10 @@ class SearchResult:
         missing = f", missing shards {self.missing}" if self.missing else ""
         cut = ", cut by the limit" if self.truncated else ""
         scored = "" if self.metric == "cosine" else f", scored by {self.metric}"
+        through = f", asked through {self.bridged['encoder']}" if self.bridged else ""
         return (
             f"{len(self.ids)} {'query' if len(self.ids) == 1 else 'queries'} against {index}, {kind}, coverage "
-            f"{self.coverage:.4g}{missing}{cut}{scored}, encoder {self.fingerprint[:FP12]}, version {self.collection_version}"
+            f"{self.coverage:.4g}{missing}{cut}{scored}{through}, encoder {self.fingerprint[:FP12]}, version {self.collection_version}"
         )
 
     def __repr__(self) -> str:

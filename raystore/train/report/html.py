@@ -55,12 +55,12 @@ summary { cursor: pointer; color: var(--soft) }
 """
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page with the house's style."""
+def document(title: str, parts: Iterable[str], *, head: str = "") -> str:
+    """A whole page with the house's style. `head`: more of its own, a style or a content policy."""
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style>{head}</head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 
 

@@ -1,0 +1,1 @@
+"""Better encoders from labels: contrastive fine-tuning, its proof, and the record of each run."""

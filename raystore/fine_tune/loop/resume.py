@@ -1,0 +1,75 @@
+"""A training put down into a checkpoint, and taken up from one.
+
+What is saved: the weights that learn, the objective's, AdamW's moments, what is known of each row's loss, what the sampler was told,
+and the counts. Nothing of a random generator: see chance.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raystore.fine_tune.loop.checkpoints import Saved
+from raystore.fine_tune.loop.points import Point
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raystore.fine_tune.loop.train import Run
+
+_OBJECTIVE, _ADAM, _SAMPLER = "objective.", "adam.", "sampler."
+
+
+def saved(run: Run) -> Saved:
+    """Where it stands."""
+    import torch
+
+    rest = {f"{_OBJECTIVE}{name}": t.detach().cpu().clone() for name, t in run.objective.state_dict().items()}
+    rest |= {f"{_ADAM}{name}": tensor for name, tensor in run.optimiser.tensors().items()}
+    rest |= {f"{_SAMPLER}{name}": torch.from_numpy(array) for name, array in run.sampler.state().items()}
+    rest |= {"losses.mean": torch.from_numpy(run.losses.mean), "losses.seen": torch.from_numpy(run.losses.seen)}
+    if run.weights is not None:
+        rest["row_weights"] = torch.from_numpy(run.weights)
+    facts = {
+        "seen": run.seen,
+        "seconds": run.seconds,
+        "look_s": run.look_s,
+        "best_step": run.best_step,
+        "best_accuracy": run.best_accuracy,
+        "first_accuracy": run.first_accuracy,
+        "worse": run.worse,
+        "micro": [run.micro.tokens, run.micro.images],
+        "optimiser": run.optimiser.facts(),
+        "watch": run.watch.facts(),
+        "points": [point.to_dict() for point in run.points],
+    }
+    return Saved(run.step, run.model.state(), rest, facts)
+
+
+def restore(run: Run, found: Saved) -> None:
+    """Make a run that has just begun stand where `found` was saved."""
+    facts, rest = found.facts, found.optimiser
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in rest.items() if name.startswith(prefix)}
+
+    run.model.load_state(found.weights)
+    run.objective.load_state_dict(part(_OBJECTIVE))
+    run.optimiser.load(part(_ADAM), facts["optimiser"])
+    run.sampler.load_state({name: tensor.numpy().copy() for name, tensor in part(_SAMPLER).items()})
+    run.losses.mean, run.losses.seen = rest["losses.mean"].numpy().copy(), rest["losses.seen"].numpy().copy()
+    run.weights = rest["row_weights"].numpy().copy() if "row_weights" in rest else None
+    run.watch.load(facts["watch"])
+    run.step = run.kept = found.step
+    run.seen, run.worse, run.look_s = facts["seen"], facts["worse"], facts["look_s"]
+    run.before_s += facts["seconds"]
+    run.first_accuracy = facts["first_accuracy"]
+    run.micro.tokens, run.micro.images = facts["micro"]
+    run.points = [Point.from_dict(point) for point in facts["points"]]
+    run.best_accuracy, run.best_step = facts["best_accuracy"], facts["best_step"]
+    # The best weights are written after the checkpoint that names them, so a kill between the two leaves those of an earlier
+    # step there, and the checkpoint itself has the best.
+    best = run.checkpoints.best()
+    if run.best_step == found.step:
+        run.best_state = dict(found.weights)
+    elif best is not None and best[0] == run.best_step:
+        run.best_state = best[1]

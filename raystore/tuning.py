@@ -1,0 +1,187 @@
+"""Better encoders, as a store offers them: fine-tuning, its runs, and one call for all of it. The work stands in `fine_tune`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+from raystore.encoders.registry import Encoder
+from raystore.progress import Progress, noted
+
+if TYPE_CHECKING:
+    from raystore.catalog import Catalog
+    from raystore.encoders.registry import Encoders
+    from raystore.fine_tune.dry_run import DryRun
+    from raystore.fine_tune.records import Runs
+    from raystore.fine_tune.result import FineTuned
+    from raystore.fine_tune.sweep import Sweep
+    from raystore.improve import Improved
+    from raystore.layout import Layout
+
+Files: TypeAlias = str | Path | Sequence[str | Path]
+
+
+class Tuning:
+    """What a store does to its encoders."""
+
+    layout: Layout
+    catalog: Catalog
+    encoders: Encoders
+
+    @property
+    def runs(self) -> Runs:
+        """The fine-tunings of this store: `runs.names()`, `runs.of(name)`, `runs.get("minilm-tickets@2")`."""
+        from raystore.fine_tune.records import Runs
+
+        return Runs(self.catalog)
+
+    def run(self, reference: str) -> FineTuned:
+        """The run "name@n" ("name": its newest) as `fine_tune` handed it back. Raises RunNotFound with the runs there are."""
+        from raystore.fine_tune.result import FineTuned
+
+        record = self.runs.get(reference)
+        return FineTuned(
+            Encoder(self.catalog, self.encoders.resolve(record.fingerprint), record.name), record, self.catalog
+        )
+
+    @overload
+    def fine_tune(self, name: str, *, dry_run: Literal[True], **asked: Any) -> DryRun: ...
+
+    @overload
+    def fine_tune(self, name: str, *, dry_run: Literal[False] = False, **asked: Any) -> FineTuned: ...
+
+    def fine_tune(
+        self,
+        name: str,
+        *,
+        base: str | Encoder,
+        data: Files,
+        text: str | None = None,
+        image: str | None = None,
+        pair: str | None = None,
+        label: str | None = None,
+        parent: str | None = None,
+        id: str | None = None,
+        subject: str | None = None,
+        test: Files | None = None,
+        pool: Files | None = None,
+        split: Mapping[str, float] | None = None,
+        out_of_scope: str | None = None,
+        recipe: str | None = None,
+        budget_minutes: float | None = None,
+        workers: int = 0,
+        require: Sequence[str] | None = None,
+        force: str | None = None,
+        show: Sequence[str] | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> FineTuned | DryRun:
+        """The fine-tuned encoder, its proof on rows that training did not see, and whether `name` means it now.
+
+        The name is pointed at it unless a required figure fell. The same call again finds the finished run; after a kill it
+        goes on from the last checkpoint.
+
+        Args:
+            name: what the encoder is called once it is live; its runs are `name@1`, `name@2` ...
+            base: the encoder to start from; it stays as it is.
+            data: labelled files (as for `embed`). They are read where they are trained on and kept nowhere.
+            text, image: the column to encode. pair: a second text that belongs to the first; text= and image= together are pairs of a
+                text and a picture. label: the column of classes. parent: a column of coarser classes.
+            id, subject: key columns; a subject (entity) stands on one side alone.
+            test: files whose rows are the test side; without them a share of the data, by entity.
+            pool: files with unlabelled items like these, which are trained on first.
+            split: fractions of train, val and test.
+            out_of_scope: a label that is no class: its rows are not trained on, and how well they are told apart is measured.
+            recipe: "few-shot", "many-classes", "domain" or "image"; see docs/fine-tuning.md. `settings` change single numbers of it.
+            budget_minutes: of training; the schedule is fitted into it.
+            workers: 0 trains in this process, more on so many Ray Train workers, with a GPU each where there are.
+            require: figures that must not fall: "knn_accuracy", "precision", "head_accuracy" ...; None is those the proof states.
+            force: a reason to make it live even so; it is kept.
+            show: ids of test rows whose neighbours the report shows.
+            dry_run: take 5 steps, write nothing, and return memory, steps and time.
+
+        Raises:
+            InvalidArguments: everything that is wrong with the call and the data; nothing was run. EncoderNotFound.
+            TrainingCollapsed, TrainingDiverged, JobFailed, DiskFull: what was saved is gone on from.
+        """
+        from raystore.fine_tune.ask import make_asked
+        from raystore.fine_tune.run import fine_tune, try_run
+
+        chosen = self.encoders.get(base if isinstance(base, str) else base.fingerprint)
+        asked = make_asked(
+            name, chosen, data,
+            text=text, image=image, pair=pair, label=label, parent=parent, id=id, subject=subject, test=test, pool=pool, split=split,
+            out_of_scope=out_of_scope, recipe=recipe, budget_minutes=budget_minutes, workers=workers, require=require,
+            show=show, settings=settings,
+        )  # fmt: skip
+        if dry_run:
+            return try_run(self.catalog, asked)
+        with noted(progress, f"fine-tuning {name}", "steps") as advance:
+            return fine_tune(self.catalog, asked, force=force, progress=advance)
+
+    def sweep_fine_tune(
+        self,
+        name: str,
+        *,
+        base: str | Encoder,
+        data: Files,
+        settings: Sequence[Mapping[str, Any]],
+        minutes: float = 2.0,
+        recipe: str | None = None,
+        workers: int = 0,
+        progress: Progress | None = None,
+        **asked: Any,
+    ) -> Sweep:
+        """Settings tried in short runs, by the kNN accuracy of val; `.best` are those of the best. Nothing is registered.
+
+        Args:
+            settings: each a few numbers of a recipe: [{"learning_rate": 2e-5}, {"losses": "proxy-anchor"}].
+            minutes: of each run.
+            workers: 0 tries one after the other in this process, else so many side by side through Ray Tune.
+            asked: text, image, label and so on, as of `fine_tune`.
+
+        Raises:
+            As `fine_tune`.
+        """
+        from raystore.fine_tune.ask import make_asked
+        from raystore.fine_tune.run import sweep_run
+
+        chosen = self.encoders.get(base if isinstance(base, str) else base.fingerprint)
+        first = make_asked(name, chosen, data, recipe=recipe, **asked)
+        with noted(progress, f"trying settings for {name}", "settings") as advance:
+            return sweep_run(self.catalog, first, settings, minutes=minutes, workers=workers, progress=advance)
+
+    def improve(
+        self,
+        labelled: Files,
+        *,
+        name: str = "improved",
+        base: str | Encoder | None = None,
+        pool: Files | None = None,
+        collection: str | None = None,
+        budget_minutes: float = 30.0,
+        progress: Progress | None = None,
+        **asked: Any,
+    ) -> Improved:
+        """A better encoder from labelled files, proven; the labelled rows and the pool embedded and indexed by the better of the two.
+
+        Checks the data, fine-tunes within the budget, proves it, embeds, builds an index. Where the new encoder is not better, the
+        base's is used, and that is said. The same call after a kill goes on where it stopped.
+
+        Args:
+            labelled: files with items and labels; `asked` names their columns (text=, label=, id=, subject= ..., as of `fine_tune`).
+            name: of the encoder. collection: where the rows go; None is the encoder's name with '_' for '-'.
+            base: None is "minilm", registered where the store has none (for images there is no default).
+            pool: files with unlabelled items, in the same column; embedded too, and trained on first where labels are few.
+
+        Raises:
+            As `fine_tune`, `Collection.embed`, `Collection.build_index`.
+        """
+        from raystore.improve import improve
+
+        return improve(
+            self, labelled, name=name, base=base, pool=pool, collection=collection, budget_minutes=budget_minutes,
+            progress=progress, asked=asked,
+        )  # fmt: skip
