@@ -84,9 +84,16 @@ def improve(
     base = _base(store, base, options)
     where = collection or name.replace("-", "_")
     if options.get("recipe") is None:
-        options["recipe"] = "image" if options.get("image") else _recipe_for(name, base, labelled, pool, options)
+        options["recipe"] = "image" if options.get("image") else _recipe_for(name, base, labelled, options)
     run = store.fine_tune(
-        name, base=base, data=labelled, pool=pool, budget_minutes=budget_minutes, progress=progress, **options
+        name,
+        base=base,
+        data=labelled,
+        pool=pool,
+        budget_minutes=budget_minutes,
+        only_if_better=True,
+        progress=progress,
+        **options,
     )
     better = run.live and run.proof.better
     winner = run.encoder if better else base
@@ -120,22 +127,16 @@ def _base(store: Store, base: str | Encoder | None, asked: Mapping[str, Any]) ->
     return store.encoders.get("minilm") if "minilm" in store.encoders else store.encoders.register("minilm", model="minilm")
 
 
-def _recipe_for(
-    name: str, base: Encoder, labelled: Paths, pool: Paths | None, options: Mapping[str, Any]
-) -> str:
+def _recipe_for(name: str, base: Encoder, labelled: Paths, options: Mapping[str, Any]) -> str:
     """By the data: few labels, many classes, or neither."""
-    from raystore.fine_tune.ask import make_asked
+    from raystore.fine_tune.ask import COLUMNS, make_asked
 
-    data = make_asked(name, base, labelled, pool=pool, **_columns(options)).data
+    columns = {role: options[role] for role in COLUMNS if role in options}
+    data = make_asked(name, base, labelled, **columns).data
     sizes = sorted(n for n in data.class_rows if n)
     if sizes and sizes[len(sizes) // 2] <= FEW:
         return "few-shot"
     return "many-classes"
-
-
-def _columns(options: Mapping[str, Any]) -> dict[str, Any]:
-    roles = ("text", "image", "pair", "label", "parent", "id", "subject", "test", "split", "out_of_scope")
-    return {role: options[role] for role in roles if role in options}
 
 
 def _index(target: Collection, encoder: Encoder, progress: Progress | None) -> int | None:

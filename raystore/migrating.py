@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from raystore.data.current import before_of, current_of, cut_over, history, roll_back
 from raystore.encoders.registry import Encoder
+from raystore.progress import Progress, shown
 from raystore.searching import Searching
+
+if TYPE_CHECKING:
+    from raystore.data.pool_size import Workers
+    from raystore.impact import Dependent
+    from raystore.migrate.compare import Compared
+    from raystore.migrate.plan import MigrationPlan
+    from raystore.migrate.retire import Retired
+    from raystore.migrate.run import MigrationReport
 
 log = logging.getLogger("raystore")
 
@@ -63,3 +74,141 @@ class Migrating(Searching):
     def encoder_history(self) -> list[dict[str, Any]]:
         """Every cut-over, oldest first: number, fingerprint, before, reason, at (ISO 8601, UTC), undoes (the number taken back)."""
         return [asdict(each) for each in history(self._store.catalog, self.name)]
+
+    # --- from one encoder to another ---------------------------------------------------------------------------------
+
+    def plan_migration(self, to: str | Encoder) -> MigrationPlan:
+        """What each of the five ways to another encoder would cover, take and cost, whether it is possible, and a recommendation.
+
+        Re-embedding from kept content or from the original files, writing both from now on, a bridge for old rows, or queries
+        through a bridge. The pace is measured on a few real items, or taken from a job record. Changes nothing.
+
+        Raises:
+            EncoderNotFound, ModelUnusable; InvalidArguments: a bridge, or the only encoder it has.
+        """
+        from raystore.migrate.plan import plan_migration
+
+        return plan_migration(self._store.catalog, self._table, self._named(to))
+
+    def migrate(
+        self,
+        to: str | Encoder,
+        way: Literal["auto", "kept", "files", "dual", "bridge", "through"] = "auto",
+        cut_over: bool = False,
+        *,
+        workers: Workers = None,
+        progress: Progress | None = None,
+    ) -> MigrationReport:
+        """What was done to bring the collection to another encoder. May be killed and called again; requests go on meanwhile.
+
+        Args:
+            way: "auto" re-embeds what can be, then bridges the rest where the bridge finds 90% of what re-embedding finds;
+                "kept" and "files" re-embed; "dual" has new rows get vectors of both; "bridge" maps old rows into the new space,
+                marked as bridged; "through" builds what `search(through=)` and `deploy(through=)` ask old rows and heads with.
+            cut_over: ask it by the new encoder (or by the bridge, which holds every row) at the end, if no row lacks its vector.
+            workers: of the embedding, as for `embed`.
+
+        Raises:
+            EncoderNotFound, ModelUnusable; InvalidArguments: a way that cannot be; fewer than 100 rows with both for a bridge.
+            DiskFull, JobFailed, WriterBlocked: what is committed is safe; call it again.
+        """
+        from raystore.migrate.run import migrate
+
+        @contextmanager
+        def step(title: str) -> Iterator[Progress | None]:
+            with shown(progress, title) as advance:
+                yield advance
+
+        store = self._store
+        return migrate(
+            store.catalog, self._table, self._named(to), store.key, way=way, cut_over=cut_over, workers=workers, shown=step
+        )
+
+    def compare_encoders(
+        self,
+        old: str | Encoder,
+        new: str | Encoder,
+        *,
+        labels: str | Mapping[str, str] | None = None,
+        heads: Sequence[str] | None = None,
+        sample: int = 2_000,
+        seed: int = 0,
+    ) -> Compared:
+        """What changes with the encoder, on rows with a true vector of both: recall@10 of bridged against re-embedded rows, and how
+        often heads of the old space say the same through the bridge back; of all rows and of each class.
+
+        Args:
+            new: the new encoder, or a bridge (`build_bridge`) that leads to it.
+            labels: a kept column or {id: label}.
+            heads: by default the newest of each name that is of the old encoder, linear or MLP.
+            sample: rows, drawn at random; of those that were bridged before they got their true vector where there are enough.
+
+        Raises:
+            EncoderNotFound, PassportMismatch, ColumnNotFound, HeadNotFound; InvalidArguments: fewer than 20 such rows.
+        """
+        from raystore.migrate.compare import compare_encoders
+
+        first, second = self._named(old), self._named(new)
+        return compare_encoders(
+            self._store.catalog, self._table, first, second, labels=labels, heads=heads, sample=sample, seed=seed
+        )
+
+    def retire_encoder(self, name: str | Encoder, force: str | None = None, *, progress: Progress | None = None) -> Retired:
+        """What went: the encoder's vectors in this collection, its indexes and tables of pairs, with every byte they had.
+
+        Refused while the collection is asked by it, while heads, indexes, deployments or published copies stand on it, and while
+        rows have no other vector. The encoder, its heads and snapshots stay, and so does a record of this.
+
+        Args:
+            force: the reason for which it is done all the same; kept.
+
+        Raises:
+            InvalidArguments: all that stands against it, named and counted. PassportMismatch, WriterBlocked, DiskFull.
+
+        Cost: the collection is read and written once. A read that began before the end may fail and is simply asked again.
+        """
+        from raystore.migrate.retire import retire
+
+        gone = self._named(name)
+        standing = list(self._standing(gone))
+        searcher = self._searchers.pop(gone.fingerprint, None)
+        if searcher is not None:
+            searcher.close(stop_actors=True)
+        with shown(progress, f"rewriting {self.name}", "fragments") as advance:
+            return retire(self._store.catalog, self._table, gone, standing=standing, force=force, progress=advance)
+
+    def _named(self, encoder: str | Encoder) -> Encoder:
+        return self._store.encoders.get(encoder if isinstance(encoder, str) else encoder.fingerprint)
+
+    def _standing(self, encoder: Encoder) -> Iterator[str]:
+        """What stands on the encoder's vectors here, a sentence each."""
+        from raystore.impact import impact
+        from raystore.serve.spec import deployment_records
+
+        top = impact(self._store.catalog, encoder).top
+        mine = next((each for each in top.below if (each.noun, each.name) == ("collection", self.name)), None)
+        told = {} if mine is None else {(each.noun, each.name): each for each in _under(mine)}
+        for (noun, name), each in told.items():
+            if noun == "index":
+                yield f"index {name} ({each.about['rows']:,} rows) is in use over its vectors"
+            elif noun == "publication":
+                yield (
+                    f"its vectors are published at {name}"
+                    if each.about.get("holds") == "vectors"
+                    else f"{each} is kept up to date"
+                )
+            elif noun == "head" and ("aliases" in each.about or each.about.get("kind") in ("knn", "neighbours")):
+                why = f"is {each.about['aliases']}" if "aliases" in each.about else "asks these very rows"
+                yield f"head {name} {why}"
+            elif noun == "deployment":
+                yield f"deployment {name} asks a head that stands on it"
+        for record in deployment_records(self._store.catalog).values():
+            label = f"{record.name}@{record.number}"
+            if record.log == self.name and encoder.fingerprint == record.reads and ("deployment", label) not in told:
+                yield f"deployment {label} logs its vectors here"
+
+
+def _under(thing: Dependent) -> Iterator[Dependent]:
+    for each in thing.below:
+        yield each
+        yield from _under(each)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from raystore.encoders.registry import Encoder
 from raystore.progress import Progress, noted
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raystore.fine_tune.sweep import Sweep
     from raystore.improve import Improved
     from raystore.layout import Layout
+    from raystore.store import Store
 
 Files: TypeAlias = str | Path | Sequence[str | Path]
 
@@ -46,10 +47,12 @@ class Tuning:
         )
 
     @overload
-    def fine_tune(self, name: str, *, dry_run: Literal[True], **asked: Any) -> DryRun: ...
+    def fine_tune(self, name: str, *, base: str | Encoder, data: Files, dry_run: Literal[True], **asked: Any) -> DryRun: ...
 
     @overload
-    def fine_tune(self, name: str, *, dry_run: Literal[False] = False, **asked: Any) -> FineTuned: ...
+    def fine_tune(
+        self, name: str, *, base: str | Encoder, data: Files, dry_run: Literal[False] = False, **asked: Any
+    ) -> FineTuned: ...
 
     def fine_tune(
         self,
@@ -73,6 +76,7 @@ class Tuning:
         workers: int = 0,
         require: Sequence[str] | None = None,
         force: str | None = None,
+        only_if_better: bool = False,
         show: Sequence[str] | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
@@ -99,6 +103,7 @@ class Tuning:
             workers: 0 trains in this process, more on so many Ray Train workers, with a GPU each where there are.
             require: figures that must not fall: "knn_accuracy", "precision", "head_accuracy" ...; None is those the proof states.
             force: a reason to make it live even so; it is kept.
+            only_if_better: do not make it live either where the proof cannot tell.
             show: ids of test rows whose neighbours the report shows.
             dry_run: take 5 steps, write nothing, and return memory, steps and time.
 
@@ -114,12 +119,12 @@ class Tuning:
             name, chosen, data,
             text=text, image=image, pair=pair, label=label, parent=parent, id=id, subject=subject, test=test, pool=pool, split=split,
             out_of_scope=out_of_scope, recipe=recipe, budget_minutes=budget_minutes, workers=workers, require=require,
-            show=show, settings=settings,
+            show=show, **settings,
         )  # fmt: skip
         if dry_run:
             return try_run(self.catalog, asked)
         with noted(progress, f"fine-tuning {name}", "steps") as advance:
-            return fine_tune(self.catalog, asked, force=force, progress=advance)
+            return fine_tune(self.catalog, asked, force=force, only_if_better=only_if_better, progress=advance)
 
     def sweep_fine_tune(
         self,
@@ -182,6 +187,6 @@ class Tuning:
         from raystore.improve import improve
 
         return improve(
-            self, labelled, name=name, base=base, pool=pool, collection=collection, budget_minutes=budget_minutes,
+            cast("Store", self), labelled, name=name, base=base, pool=pool, collection=collection, budget_minutes=budget_minutes,
             progress=progress, asked=asked,
         )  # fmt: skip

@@ -86,12 +86,11 @@ def fine_tune(
     if sweep is not None or tried:
         listed = settings_of(sweep, "fine-tune") if sweep is not None else []
         listed += [setting_of(each, "fine-tune") for each in tried]
-        minutes = {} if budget_minutes is None else {"minutes": budget_minutes}
+        if budget_minutes is not None:
+            asked["minutes"] = budget_minutes
         with STATE.out.progress(f"trying settings for {name}", "settings") as progress:
-            swept = store.sweep_fine_tune(
-                name, settings=listed, workers=workers, progress=progress, **chosen, **minutes, **asked
-            )
-        STATE.out.emit(swept.to_dict(), lambda: STATE.out.say(str(swept)))
+            swept = store.sweep_fine_tune(name, settings=listed, workers=workers, progress=progress, **chosen, **asked)
+        STATE.out.emit({"best": swept.best, "tried": swept.to_dicts()}, lambda: STATE.out.say(str(swept)))
         return
     asked |= {"budget_minutes": budget_minutes, "workers": workers, "require": require or None}
     if dry_run:

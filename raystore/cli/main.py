@@ -21,6 +21,7 @@ from raystore.cli import (
     index_tune,
     indexes,
     lineage,
+    migrate,
     pairs,
     plan,
     serving,
@@ -66,6 +67,7 @@ def options(
 
 
 encoders.encoder.add_typer(fine_tune.runs)
+encoders.encoder.command("migrate")(migrate.migrate)
 app.add_typer(encoders.encoder, name="encoder")
 collections.collection.add_typer(pairs.pairs)
 app.add_typer(collections.collection, name="collection")

@@ -106,7 +106,9 @@ class Card(_Part):
     derived_from: Digest | None = Field(default=None, description="the encoder this is another precision of")
     tuned_from: Digest | None = Field(default=None, description="the encoder this was fine-tuned from, in this store")
     training: dict[str, Any] = Field(default_factory=dict, description="how: recipe, digest of the data, augmentations")
-    bridge: dict[str, Any] | None = Field(default=None, description="of a bridge between two encoders: from, to, direction ..")
+    bridge: dict[str, Any] | None = Field(
+        default=None, description="of a bridge between two encoders: from, to, direction .."
+    )
     libraries: dict[str, str] = Field(default_factory=dict, description="versions at registration")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from raystore.fine_tune.proof.proof import METRICS
 from raystore.fine_tune.recipe import Recipe, named
 
 Files = str | Path | Sequence[str | Path]
+COLUMNS = ("text", "image", "pair", "label", "parent", "id", "subject", "test", "pool", "split", "out_of_scope")
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,18 @@ def make_asked(
     workers: int = 0,
     require: Sequence[str] | None = None,
     show: Sequence[str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    **columns: Any,
+    **asked: Any,
 ) -> Asked:
-    """The call, or InvalidArguments with everything that is wrong with it and its data."""
+    """The call, or InvalidArguments with everything that is wrong with it and its data.
+
+    Args:
+        asked: what names the data's columns and files (COLUMNS); whatever else is a setting of the recipe.
+    """
     call = f"fine_tune('{name}')"
     check_encoder_name(name)
     problems: list[str] = []
-    numbers = dict(settings or {})
+    columns = {name: value for name, value in asked.items() if name in COLUMNS}
+    numbers = {name: value for name, value in asked.items() if name not in COLUMNS}
     if budget_minutes is not None:
         numbers["budget_minutes"] = budget_minutes
     chosen = _collected(problems, lambda: named(recipe, numbers, call=call))

@@ -7,6 +7,7 @@ with each encoder, which for long texts takes longer than the figures.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def prove(
         reference_ids=reference.ids,
         out_of_scope=asked.data.out_of_scope,
         ask=[id_ for id_ in asked.show if id_ in known] or None,
-        data=f"{len(queries):,} rows that training did not see",
+        data=_named(asked.data),
         curve=curve,
         head=not pairs,
     )
@@ -89,6 +90,13 @@ def encode_rows(
         found[places] = encoder.encode(items)
         count(len(items))
     return found
+
+
+def _named(data: DataSpec) -> str:
+    """'tickets.parquet, test'; of many files the first and how many more."""
+    files = list(dict.fromkeys(Path(each.path).name for each in data.test or data.references))
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{files[0]}{more}, test"
 
 
 def _some(side: Examples, most: int, seed: int) -> Examples:

@@ -31,7 +31,7 @@ class Recipe(BaseModel):
     losses: dict[LossName, float] = Field(default={"supcon": 1.0}, description="names and weights; they are summed")
     temperature: float = Field(default=0.05, gt=0, description="of supcon and softmax")
     margin: float = Field(
-        default=0.2, gt=0, description="of the triplet losses (cosine) and proxy-anchor; arcface: radians"
+        default=0.2, ge=0, description="of triplet and proxy-anchor (cosine), of arcface (radians; 0 is softmax)"
     )
     scale: float = Field(default=20.0, gt=0, description="of proxy-anchor, arcface (logits are scale * cosine)")
     matryoshka: tuple[int, ...] = Field(default=(), description="leading dimensions that are trained to stand alone")
@@ -51,40 +51,40 @@ class Recipe(BaseModel):
     )
     max_tokens: int | None = Field(default=None, ge=4, description="texts are cut there in training; None: what 99% have")
     micro_tokens: int = Field(default=4096, ge=64, description="tokens (padding included) of one forward pass")
-    micro_images: int = Field(default=32, ge=1)
+    micro_images: int = Field(default=32, ge=1, description="pictures of one forward pass")
     # --- steps
     steps: int | None = Field(default=None, ge=1, description="None: epochs decides")
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0, description="times the training rows are gone through")
     budget_minutes: float | None = Field(default=None, gt=0, description="the schedule is fitted into this time")
     pretrain_steps: int = Field(default=0, ge=0, description="on unlabelled rows (two views, InfoNCE) before the labels")
     # --- optimiser
-    learning_rate: float = Field(default=5e-5, gt=0)
+    learning_rate: float = Field(default=5e-5, gt=0, description="of AdamW, at the last layer")
     proxy_learning_rate: float = Field(default=1e-2, gt=0, description="of the class vectors of proxy-anchor and arcface")
     layer_decay: float = Field(default=1.0, gt=0, le=1, description="each layer below the last learns so much slower")
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, description="of matrices; biases and norms have none")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps; then a cosine to 0")
     clip: float = Field(default=1.0, gt=0, description="of the gradient's norm")
     dropout: float | None = Field(default=None, ge=0, lt=1, description="None: the model's own")
     # --- what learns
-    mode: Mode = "full"
+    mode: Mode = Field(default="full", description="full, last-n, lora (needs the extra) or adapter")
     last_n: int = Field(default=2, ge=1, description="layers that learn in mode last-n")
-    lora_rank: int = Field(default=8, ge=1)
-    adapter_width: int = Field(default=64, ge=1)
+    lora_rank: int = Field(default=8, ge=1, description="of mode lora")
+    adapter_width: int = Field(default=64, ge=1, description="of mode adapter")
     unfreeze_after: float = Field(
         default=0.0, ge=0, lt=1, description="share of the steps in which only the last layer learns"
     )
     layers: int | None = Field(default=None, ge=1, description="a student of so many of the base's layers, evenly spread")
     keep_base: float = Field(default=0.0, ge=0, lt=1, description="share of the base's weights in the end (WiSE-FT)")
     # --- how
-    precision: Precision = "auto"
-    gradient_checkpointing: bool = False
+    precision: Precision = Field(default="auto", description="auto: bf16 where the processor or GPU has it, else fp32")
+    gradient_checkpointing: bool = Field(default=False, description="less memory, a third more time")
     augment: tuple[Augmentation, ...] = Field(default=(), description="of images, in training alone")
-    noisy_labels: NoisyLabels = "report"
+    noisy_labels: NoisyLabels = Field(default="report", description="off, report suspects, or down-weight them too")
     # --- looking
     evaluate_every: int | None = Field(default=None, ge=1, description="steps; None: ten times in all")
     patience: int = Field(default=4, ge=1, description="evaluations without a better kNN accuracy until it stops")
     evaluate_rows: int = Field(default=500, ge=2, description="of val, against so many rows of train times four")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="same seed, same result on one worker")
 
     @field_validator("losses", mode="before")
     @classmethod
@@ -110,10 +110,30 @@ class Recipe(BaseModel):
 
 
 RECIPES: dict[str, Mapping[str, Any]] = {
-    "few-shot": {},
-    "many-classes": {},
-    "domain": {},
-    "image": {},
+    "few-shot": {"losses": {"supcon": 1.0}, "learning_rate": 2e-4, "layer_decay": 0.75, "steps": 120},
+    "many-classes": {
+        "losses": {"arcface": 1.0},
+        "margin": 0.0,
+        "learning_rate": 2e-4,
+        "proxy_learning_rate": 3e-3,
+        "layer_decay": 0.8,
+        "epochs": 4,
+        "classes_per_batch": 64,
+        "per_class": 1,
+        "balanced": False,
+    },
+    "domain": {
+        "losses": {"arcface": 1.0},
+        "margin": 0.0,
+        "learning_rate": 2e-4,
+        "proxy_learning_rate": 3e-3,
+        "layer_decay": 0.8,
+        "epochs": 2,
+        "classes_per_batch": 32,
+        "per_class": 4,
+        "balanced": False,
+    },
+    "image": {"losses": {"supcon": 1.0}, "learning_rate": 2e-4, "steps": 150, "augment": ("crop", "flip", "colour")},
 }
 
 

@@ -71,7 +71,7 @@ def publish_run(layout: Layout, record: RunRecord, points: Path | None) -> RunRe
         if points is not None and points.is_file():
             (stage / "points.csv").write_bytes(points.read_bytes())
         number = publish(stage, folder)
-    return record.model_copy(update={"number": number})
+    return _read(layout, record.name, number)
 
 
 class Runs:
@@ -89,7 +89,7 @@ class Runs:
 
     def of(self, name: str) -> list[RunRecord]:
         """Oldest first; none where there is no such name."""
-        return [self._read(name, number) for number in numbers(self._layout.runs(name))]
+        return [_read(self._layout, name, number) for number in numbers(self._layout.runs(name))]
 
     def get(self, reference: str) -> RunRecord:
         """Raises RunNotFound with the runs there are."""
@@ -98,7 +98,7 @@ class Runs:
             known = numbers(self._layout.runs(found["name"]))
             number = int(found["number"]) if found["number"] else (known or [0])[-1]
             if number in known:
-                return self._read(found["name"], number)
+                return _read(self._layout, found["name"], number)
         existing = [f"{name}@{n}" for name in self.names() for n in numbers(self._layout.runs(name))]
         raise RunNotFound(name=str(reference)[:80], where=f"store '{self._layout.root}'", existing=existing)
 
@@ -122,13 +122,14 @@ class Runs:
         folder = self.notes_folder(record) / "live"
         return [read_json(folder / f"{number}.json") for number in numbers(folder)]
 
-    def _read(self, name: str, number: int) -> RunRecord:
-        path = self._layout.runs(name) / str(number) / "run.json"
-        try:
-            return RunRecord.model_validate({**read_json(path), "number": number})
-        except (OSError, ValueError, ValidationError):
-            raise StoreUnusable(
-                root=str(self._layout.root),
-                found=f"the record of run '{name}@{number}' cannot be read",
-                advice=f"Restore '{path}' from a backup, or remove its folder.",
-            ) from None
+
+def _read(layout: Layout, name: str, number: int) -> RunRecord:
+    path = layout.runs(name) / str(number) / "run.json"
+    try:
+        return RunRecord.model_validate({**read_json(path), "number": number})
+    except (OSError, ValueError, ValidationError):
+        raise StoreUnusable(
+            root=str(layout.root),
+            found=f"the record of run '{name}@{number}' cannot be read",
+            advice=f"Restore '{path}' from a backup, or remove its folder.",
+        ) from None

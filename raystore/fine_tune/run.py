@@ -40,8 +40,10 @@ _LIBRARIES = ("torch", "transformers", "sentence-transformers", "tokenizers", "r
 _PUBLISHED = "published.json"  # in the work's folder, while the proof is still to come
 
 
-def fine_tune(catalog: Catalog, asked: Asked, *, force: str | None = None, progress: Noted) -> FineTuned:
-    """See `Store.fine_tune`."""
+def fine_tune(
+    catalog: Catalog, asked: Asked, *, force: str | None = None, only_if_better: bool = False, progress: Noted
+) -> FineTuned:
+    """See `Store.fine_tune`. `only_if_better`: the name is not pointed at an encoder of which the proof cannot tell."""
     work = work_of(catalog, asked)
     runs = Runs(catalog)
     record = runs.with_key(asked.name, work.digest)
@@ -50,7 +52,8 @@ def fine_tune(catalog: Catalog, asked: Asked, *, force: str | None = None, progr
         forget(work)
     encoder = Encoder(catalog, Encoders(catalog).resolve(record.fingerprint), asked.name)
     made = FineTuned(encoder, record, catalog)
-    if not made.live and (force is not None or not record.fell):
+    allowed = made.proof.better if only_if_better else not record.fell
+    if not made.live and (force is not None or allowed):
         made.make_live(force=force)
     return made
 

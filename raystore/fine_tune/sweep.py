@@ -7,9 +7,11 @@ itself. Cost: a short run each; on Ray 10 to 20 s more before the first is under
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,7 +23,7 @@ from raystore.fine_tune.loop.work import Opened, Work, open_work, run_training
 from raystore.fine_tune.recipe import named
 from raystore.layout import staging
 from raystore.markup import cells_html, page_html
-from raystore.progress import Progress
+from raystore.progress import Noted
 from raystore.session import root_cause, start_ray, thread_count
 
 # What a setting may fail by without ending the others; torch raises RuntimeError where a device refuses.
@@ -119,7 +121,7 @@ def sweep(
     *,
     minutes: float | None = 2.0,
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: Noted | None = None,
     call: str = "sweep",
 ) -> Sweep:
     """The settings by what they reach on val in `minutes` each.
@@ -130,21 +132,22 @@ def sweep(
         minutes: of each run, opening the base left out; None takes all of its steps.
         workers: 0 tries one after the other in this process, else so many at once through Ray Tune. The results are the same, as
             far as the minutes reach equally far.
-        progress: called with the settings tried so far and all of them.
+        progress: called with the settings tried so far, all of them, and the best accuracy so far in words.
 
     Raises:
         InvalidArguments: what is wrong with all settings, such as an unknown name. JobFailed: every one failed.
     """
     trials = _trials(work, settings, minutes, call)
-    told: Progress = progress or (lambda *_: None)
-    told(0, len(trials))
+    told: Noted = progress or (lambda *_: None)
+    told(0, len(trials), "")
     outcomes = _on_ray(trials, workers) if workers else _inline(trials)
     tried: list[Tried] = []
     before: float | None = None
     for one, base in outcomes:
         tried.append(one)
         before = base if before is None else before
-        told(len(tried), len(trials))
+        best = max((t.accuracy for t in tried if t.accuracy is not None), default=None)
+        told(len(tried), len(trials), "" if best is None else f"best {best:.1%}")
     tried.sort(key=lambda t: (t.accuracy is None, -(t.accuracy or 0.0), -(t.precision or 0.0), t.place))
     if tried[0].accuracy is None:
         reasons = "; ".join(f"setting {t.place + 1}: {t.reason}" for t in tried)
@@ -226,9 +229,9 @@ def _inline(trials: Sequence[Trial]) -> Iterator[tuple[Tried, float | None]]:
 
 def _on_ray(trials: Sequence[Trial], workers: int) -> Iterator[tuple[Tried, float | None]]:
     """All of them through Ray Tune, `workers` at once."""
+    # Tune's own handler takes a Ctrl-C for a wish to end with what is there (its documented switch; docs of Ray 2.60).
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     ray: Any = start_ray("ray.tune")
-    from pathlib import Path
-
     from ray import tune
 
     threads = thread_count(min(workers, len(trials)))

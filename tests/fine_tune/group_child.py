@@ -51,7 +51,9 @@ def gradients(case: dict[str, Any], group: Group) -> dict[str, torch.Tensor]:
 def trained(group: Group) -> dict[str, torch.Tensor]:
     """The weights after ten steps with looks at val."""
     model = Toy()
-    found = train(model, clusters(90), clusters(31, seed=1), recipe(steps=10, losses={"supcon": 1.0, "arcface": 0.2}), group=group)
+    found = train(
+        model, clusters(90), clusters(31, seed=1), recipe(steps=10, losses={"supcon": 1.0, "arcface": 0.2}), group=group
+    )
     losses = torch.tensor([p.loss for p in found.points if p.loss is not None])
     return {**model.state(), "losses": losses}
 

@@ -107,7 +107,9 @@ class Toy:
     @property
     def passport(self) -> Passport:
         text = {"pooling": "mean", "tokenizer": "0" * 64, "max_length": 64}
-        return Passport.model_validate({"weights": "0" * 64, "architecture": "Toy", "config": "0" * 64, "text": text, "dim": DIM})
+        return Passport.model_validate(
+            {"weights": "0" * 64, "architecture": "Toy", "config": "0" * 64, "text": text, "dim": DIM}
+        )
 
     def embed(self, modality: Any, inputs: Mapping[str, Any]) -> Tensor:
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}

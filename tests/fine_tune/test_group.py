@@ -30,9 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.Popen([*command, str(rank), str(folder)], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    for child in children:
-        _, said = child.communicate(timeout=280)
-        assert child.returncode == 0, said[-2000:]
+    try:
+        for child in children:
+            _, said = child.communicate(timeout=600)
+            assert child.returncode == 0, said[-2000:]
+    finally:
+        for child in children:
+            child.kill()
     return folder
 
 

@@ -62,7 +62,9 @@ def test_before_the_first_step_it_computes_what_the_base_encodes(base_of: BaseOf
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
 @pytest.mark.parametrize("kind", ["text", "vit", "clip"])
-def test_a_student_of_fewer_layers_is_saved_with_fewer_layers(base_of: BaseOf, kind: str, mode: str, tmp_path: Path) -> None:
+def test_a_student_of_fewer_layers_is_saved_with_fewer_layers(
+    base_of: BaseOf, kind: str, mode: str, tmp_path: Path
+) -> None:
     trainable = disturb(opened(base_of(kind), layers=1, **MODES[mode]))
     trainable.save(tmp_path / "student")
     for modality in trainable.passport.modalities:
@@ -101,7 +103,9 @@ def test_weights_are_interpolated_one_by_one(tiny_model: Path, tmp_path: Path) -
     trainable = disturb(opened(tiny_model))
     trainable.save(tmp_path / "learned")
     trainable.save(tmp_path / "quarter", keep_base=0.25)
-    base, learned, quarter = (load_file(f / "model.safetensors") for f in (tiny_model, tmp_path / "learned", tmp_path / "quarter"))
+    base, learned, quarter = (
+        load_file(f / "model.safetensors") for f in (tiny_model, tmp_path / "learned", tmp_path / "quarter")
+    )
     assert set(base) == set(learned) == set(quarter)
     for name, tensor in quarter.items():
         torch.testing.assert_close(tensor, 0.25 * base[name] + 0.75 * learned[name])
@@ -118,7 +122,9 @@ def test_an_interpolated_adapter_does_so_much_less(tiny_vit: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("mode", ["full", "adapter"])
-def test_the_first_dimensions_of_a_saved_model_are_those_of_the_trainable(tiny_model: Path, mode: str, tmp_path: Path) -> None:
+def test_the_first_dimensions_of_a_saved_model_are_those_of_the_trainable(
+    tiny_model: Path, mode: str, tmp_path: Path
+) -> None:
     trainable = disturb(opened(tiny_model, **MODES[mode]))
     trainable.save(tmp_path / "saved")
     first = rows(trainable, "text")[:, :8]
@@ -188,7 +194,9 @@ def test_a_base_whose_files_changed_meanwhile_is_refused(tiny_model: Path, tmp_p
     shutil.copytree(tiny_model, folder)
     trainable = opened(folder)
     tensors = load_file(folder / "model.safetensors")
-    save_file({n: t + 1 if "LayerNorm" in n else t for n, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {n: t + 1 if "LayerNorm" in n else t for n, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(ModelUnusable) as caught:
         trainable.save(tmp_path / "saved")
     assert str(caught.value) == (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -242,9 +243,7 @@ def test_a_map_keeps_every_class_and_its_share(seed: int, n: int, most: int) -> 
 
 def test_maps_by_umap_say_what_they_need_or_are_drawn() -> None:
     made = spaces(n=30, m=60)
-    try:
-        import umap  # noqa: F401
-    except ImportError:
+    if find_spec("umap") is None:
         with pytest.raises(ExtraNotInstalled) as error:
             proof(made, maps="umap")
         assert str(error.value) == "maps by UMAP need umap-learn. Install it: pip install 'raystore[explore]'"

@@ -74,8 +74,8 @@ def test_pairs_that_say_nothing_of_each_other_are_not_found_though_they_were_fit
     x, y = clustered(100, 40, seed=1), clustered(100, 40, seed=2)
     seen = look("forward", Ridge(x, y).map(1e-3).apply(x), y, y, np.arange(100)).recalls.mean()
     held_out = fit_direction("forward", Pairs(x, y), kinds=["low-rank"]).fidelity
-    assert seen > 0.5
-    assert held_out.recall < 0.3
+    assert seen > 0.4
+    assert held_out.recall < 0.25
     assert held_out.advice == (
         f"Re-embed: of the 10 rows nearest by true vectors {held_out.recall:.0%} are found through this bridge "
         "(forward, 100 held-out pairs), below 90%. Where the content is gone, dual-write until enough rows have true vectors."

@@ -77,7 +77,7 @@ def test_both_directions_are_encoders_of_their_own(
     assert card is not None
     assert (card["direction"], card["from"], card["to"]) == ("forward", old.fingerprint, new.fingerprint)
     assert (card["kind"], card["pairs"], card["collection"]) == (made.fidelity.kind, N, "tickets")
-    assert card["fidelity"]["recall"] == made.fidelity.recall > 0.9
+    assert card["fidelity"]["recall"] == made.fidelity.recall > 0.85
     said = str(made).splitlines()
     assert said[0] == (
         f"{made.forward.label} takes {old.label} into the space of {new.label}, and {made.back.label} back; "

@@ -13,10 +13,12 @@ from typing import Any
 
 from raystore.catalog import Catalog
 from raystore.encoders.card import read_card
+from raystore.encoders.model import Options
 from raystore.encoders.passport import Card
 from raystore.encoders.records import add_source, check_encoder_name, source_record
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.encoders.source import find_source, store_source
+from raystore.errors import InvalidArguments
 from raystore.fine_tune.model.trainable import Trainable
 from raystore.layout import disk_full_is_said, publish, staging
 
@@ -45,6 +47,7 @@ def publish_model(
         InvalidName, InvalidArguments (`dimensions`), ModelUnusable, GoldenMoved, DiskFull.
     """
     check_encoder_name(name)
+    options = _options(trainable, dimensions)
     layout = catalog.layout
     kept = trainable.recipe.keep_base if keep_base is None else keep_base
     with disk_full_is_said(layout.models(name), "saving a fine-tuned model"), staging(layout.tmp) as stage:
@@ -52,12 +55,21 @@ def publish_model(
         trainable.save(folder, keep_base=kept)
         number = publish(folder, layout.models(name))
     source = find_source(store_source(f"models/{name}/{number}"), root=layout.root)
-    options = trainable.options
-    if trainable.passport.text is not None and trainable.passport.image is None:
-        options = options.model_copy(update={"dimensions": dimensions or trainable.passport.text.dimensions})
     encoder = Encoders(catalog).admit(name, source, options, _card(trainable, base_name, training))
     add_source(catalog, encoder.fingerprint, source_record(source, options))
     return encoder, number
+
+
+def _options(trainable: Trainable, dimensions: int | None) -> Options:
+    """The base's, with as many dimensions as were asked for. Raises InvalidArguments before anything is written."""
+    text, image = trainable.passport.text, trainable.passport.image
+    most = trainable.passport.dim
+    if dimensions is not None and (text is None or image is not None):
+        raise InvalidArguments(call="publish", problems=["dimensions= is for text models"])
+    if dimensions is not None and not 1 <= dimensions <= most:
+        raise InvalidArguments(call="publish", problems=[f"dimensions= is 1 to {most} for this model"])
+    kept = dimensions or (text.dimensions if text else None)
+    return trainable.options.model_copy(update={"dimensions": kept})
 
 
 def _card(trainable: Trainable, base_name: str | None, training: Mapping[str, Any] | None) -> Card:

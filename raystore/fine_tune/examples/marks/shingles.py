@@ -31,6 +31,7 @@ _BITS = 52  # of a shingle's hash; the other 12 number the text in its block
 _BLOCK = 4_096
 _BUCKETS = 2**22  # in which shingles are counted: rarity may be a guess, as long as every text sees the same
 _IMAGE = 37  # bits of a shingle in the join: 5 of rarity, 32 of its hash
+_SHARED = 4  # of their rarest fifth and three more, near-duplicates share so many: 300 times fewer pairs than share one
 _PAIRS = 2**20  # looked at at once: 200 MB
 _VERIFIED = 2**13  # pairs whose sketches are laid side by side at once: 17 MB
 _NO_WORD = re.compile(r"[\W]+")
@@ -60,10 +61,10 @@ class TextMarks:
         both = np.concatenate([rows, others])
         row, image = self._prefixes(both)
         mine = row < len(rows)
-        for one, other in _pairs(row[mine], image[mine], row[~mine], image[~mine], found):
+        for one, other, shared in _pairs(row[mine], image[mine], row[~mine], image[~mine], found):
             a, b = both[one], both[other]
-            sizes = np.minimum(self._sizes(a), self._sizes(b)), np.maximum(self._sizes(a), self._sizes(b))
-            near = sizes[0] >= THRESHOLD * sizes[1]
+            least, most = np.minimum(self._sizes(a), self._sizes(b)), np.maximum(self._sizes(a), self._sizes(b))
+            near = (least >= THRESHOLD * most - 1e-9) & (shared >= np.minimum(_SHARED, np.ceil(THRESHOLD * most - 1e-9)))
             found[one[near][self._similar(a[near], b[near])]] = True
         return found
 
@@ -86,7 +87,8 @@ class TextMarks:
         del hashes, bucket, low
         packed.sort()  # by row, in each the rarest first
         image = packed & np.uint64(2**_IMAGE - 1)
-        length = sizes - np.ceil(THRESHOLD * sizes - 1e-9).astype(np.int64) + 1
+        shared = np.ceil(THRESHOLD * sizes - 1e-9).astype(np.int64)
+        length = sizes - np.maximum(shared - _SHARED, 0)
         kept = (within < length[places]) & ((image >> np.uint64(32)) > 1)
         return places[kept], image[kept]
 
@@ -121,8 +123,11 @@ _NONE = np.uint64(2**64 - 1)
 
 def _pairs(
     row: Rows, image: Hashes, other_row: Rows, other_image: Hashes, found: npt.NDArray[np.bool_]
-) -> Iterator[tuple[Rows, Rows]]:
-    """Each pair of places that shares a shingle once or more, without rows that `found` knows by then."""
+) -> Iterator[tuple[Rows, Rows, Rows]]:
+    """Pairs of places that share a rare shingle, and how many they share, without rows that `found` knows by then.
+
+    `row` ascends, and the shingles of one row stay together, so each pair comes once.
+    """
     order = np.argsort(other_image, kind="stable")
     held, theirs = other_image[order], other_row[order]
     first, last = np.searchsorted(held, image, side="left"), np.searchsorted(held, image, side="right")
@@ -131,12 +136,13 @@ def _pairs(
     while start < len(row):
         done = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, done + _PAIRS, side="right")))
+        stop = int(np.searchsorted(row, row[stop - 1], side="right"))
         part = start + np.flatnonzero(~found[row[start:stop]])
         counts = last[part] - first[part]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         one, other = np.repeat(row[part], counts), theirs[np.repeat(first[part], counts) + within]
-        pairs = np.unique((one.astype(np.uint64) << np.uint64(32)) | other.astype(np.uint64))
-        yield (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(2**32 - 1)).astype(np.int64)
+        pairs, shared = np.unique((one.astype(np.uint64) << np.uint64(32)) | other.astype(np.uint64), return_counts=True)
+        yield (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(2**32 - 1)).astype(np.int64), shared
         start = stop
 
 
@@ -175,34 +181,43 @@ def _sketched(texts: Sequence[str]) -> tuple[Hashes, Rows]:
     padded = [f" {text} ".ljust(WIDTH, "\0") for text in texts]
     letters = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     lengths = np.array([len(text) for text in padded], np.int64)
-    windows = lengths - WIDTH + 1
-    texts_of = np.repeat(np.arange(len(padded)), windows)
-    starts = np.cumsum(lengths) - lengths
-    first = np.arange(windows.sum()) - np.repeat(np.cumsum(windows) - windows, windows) + starts[texts_of]
-    hashes = letters[first]
+    ends = np.cumsum(lengths)
+    n = len(letters) - WIDTH + 1  # every place a shingle may begin at; those that reach into the next text are no shingles
+    hashes = letters[:n].copy()
     for step in range(1, WIDTH):
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + letters[first + step]
-    hashes = _mixed(hashes) >> np.uint64(64 - _BITS)
+        hashes *= np.uint64(0x9E3779B97F4A7C15)
+        hashes += letters[step : n + step]
+    _mix(hashes)
+    hashes >>= np.uint64(64 - _BITS)
+    texts_of = np.repeat(np.arange(len(padded), dtype=np.int32), lengths)[:n]
+    begins = np.ones(len(letters), np.bool_)
+    begins[(ends[:, None] - np.arange(1, WIDTH)).reshape(-1)] = False
     # Four times as many as a sketch holds: the smallest of a long text are surely among them, unless it repeats itself a lot.
-    limit = np.minimum(1.0, 4 * SKETCH / windows) * 2.0**_BITS
-    kept = hashes < limit[texts_of]
+    windows = lengths - WIDTH + 1
+    limit = (np.minimum(1.0, 4 * SKETCH / windows) * 2.0**_BITS).astype(np.uint64)
+    kept = begins[:n] & (hashes < np.repeat(limit, lengths)[:n])
     sketches, sizes = _smallest(hashes[kept], texts_of[kept], len(texts))
     short = (sizes < SKETCH) & (windows > 4 * SKETCH)
     if short.any():
-        sketches, sizes = _smallest(hashes[kept | short[texts_of]], texts_of[kept | short[texts_of]], len(texts))
+        kept |= begins[:n] & short[texts_of]
+        sketches, sizes = _smallest(hashes[kept], texts_of[kept], len(texts))
     return sketches, sizes
 
 
-def _smallest(hashes: Hashes, texts_of: Rows, n_texts: int) -> tuple[Hashes, Rows]:
-    packed = np.unique((texts_of.astype(np.uint64) << np.uint64(_BITS)) | hashes)
+def _smallest(hashes: Hashes, texts_of: npt.NDArray[np.int32], n_texts: int) -> tuple[Hashes, Rows]:
+    packed = (texts_of.astype(np.uint64) << np.uint64(_BITS)) | hashes
+    packed.sort()  # np.unique puts whole numbers into a hash table, eight times slower
+    packed = packed[np.concatenate([packed[:1] == packed[:1], packed[1:] != packed[:-1]])]
     text = (packed >> np.uint64(_BITS)).astype(np.int64)
     sizes = np.bincount(text, minlength=n_texts)
     within = np.arange(len(packed)) - (np.cumsum(sizes) - sizes)[text]
     return packed[within < SKETCH] & np.uint64(2**_BITS - 1), np.minimum(sizes, SKETCH)
 
 
-def _mixed(values: Hashes) -> Hashes:
-    """Every bit of the value in every bit of the result. Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(values ^ (values >> np.uint64(31)))
+def _mix(values: Hashes) -> None:
+    """Every bit of each value into every bit of it. Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    values ^= values >> np.uint64(30)
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)

@@ -1,0 +1,240 @@
+"""Does a migration: each step is one that may be killed and called again, and the report says what was done.
+
+    kept, files   add_encoder: the column, then vectors from content; new rows get both from that moment on
+    dual          the column alone
+    bridge        the column, the map fitted where there is none yet, then old rows through it into the bridge's own column
+    through       the maps alone
+    auto          kept or files, then a bridge for the rows that are left, if it finds 90% of what re-embedding finds
+
+A cut-over is one record, made at the end and only if every row can be found by then. Knows no CLI and no Ray of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from raystore.catalog import Catalog
+from raystore.data.collection import CollectionTable
+from raystore.data.current import cut_over as make_current
+from raystore.data.fill import add_encoder
+from raystore.data.manifest import read_jobs
+from raystore.data.pool_size import Workers
+from raystore.encoders.bridged import Bridge, is_bridged
+from raystore.encoders.registry import Encoder
+from raystore.errors import InvalidArguments
+from raystore.markup import facts_html
+from raystore.migrate.bridge import bridge_rows, build_bridge
+from raystore.migrate.bridge.fit import LEAST_PAIRS
+from raystore.migrate.bridge.pairs import count_pairs
+from raystore.migrate.plan import LEAST_FIDELITY, fidelity_of, find_bridge, old_of
+from raystore.progress import Progress
+
+MigrationWay = Literal["auto", "kept", "files", "dual", "bridge", "through"]
+Shown = Callable[[str], AbstractContextManager[Progress | None]]
+
+
+@dataclass(frozen=True)
+class MigrationReport:
+    """What was done, a sentence a step. `left` rows have no vector of `serves`, the encoder that the collection can be asked by
+    after it (the new one, or the forward bridge); `through` is the bridge by which new queries find old rows."""
+
+    collection: str
+    old: str
+    new: str
+    way: MigrationWay
+    steps: tuple[str, ...]
+    serves: str
+    left: int
+    through: str | None
+    cut_over: bool
+    advice: str | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        head = f"{self.collection}: from {self.old} to {self.new}, {self.seconds:.1f} s"
+        return "\n".join([head, *(f"  {step}" for step in self.steps), *([self.advice] if self.advice else [])])
+
+    def _repr_html_(self) -> str:
+        facts = {f"step {n}": step for n, step in enumerate(self.steps, 1)}
+        return facts_html(f"{self.collection}: from {self.old} to {self.new}", facts, self.advice or "")
+
+
+def migrate(
+    catalog: Catalog,
+    table: CollectionTable,
+    new: Encoder,
+    store_key: bytes,
+    *,
+    way: MigrationWay = "auto",
+    cut_over: bool = False,
+    workers: Workers = None,
+    shown: Shown = lambda _: nullcontext(None),
+) -> MigrationReport:
+    """The work of `Collection.migrate`; `shown` gives each step its progress, by its title."""
+    call = f"migrate '{table.name}' to {new.label}"
+    problems = (
+        [] if way in get_args(MigrationWay) else [f"way= is '{way}', expected one of {', '.join(get_args(MigrationWay))}"]
+    )
+    if is_bridged(new.passport):
+        problems.append(f"{new.label} is a bridge: name the encoder that it leads to, and way='bridge'")
+    if cut_over and way in ("dual", "through"):
+        problems.append(f"way='{way}' gives old rows no vector in the new space, so nothing can be cut over to")
+    if way == "kept" and not table.keeps_source:
+        problems.append("the collection keeps no content; only one made with keep_source=True does")
+    if way == "files" and not any(job.kind == "embed" for job in read_jobs(catalog.layout, table.name)):
+        problems.append("no file was embedded into it: its rows were logged")
+    if problems:
+        raise InvalidArguments(call=call, problems=problems)
+    work = _Work(catalog, table, old_of(catalog, table, new, call), new, store_key, workers, shown)
+    began = time.monotonic()
+    work.go(way)
+    done = cut_over and work.cut_over(way)
+    return MigrationReport(
+        collection=table.name,
+        old=work.old.label,
+        new=new.label,
+        way=way,
+        steps=tuple(work.steps),
+        serves=work.serves.label,
+        left=work.left,
+        through=work.through,
+        cut_over=done,
+        advice=work.advice,
+        seconds=time.monotonic() - began,
+    )
+
+
+class _Work:
+    """One migration: its steps so far, and the encoder that the collection can be asked by after them."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        table: CollectionTable,
+        old: Encoder,
+        new: Encoder,
+        store_key: bytes,
+        workers: Workers,
+        shown: Shown,
+    ) -> None:
+        self.catalog, self.table, self.old, self.new = catalog, table, old, new
+        self.store_key, self.workers, self.shown = store_key, workers, shown
+        self.serves = new
+        self.steps: list[str] = []
+        self.through: str | None = None
+        self.advice: str | None = None
+
+    @property
+    def left(self) -> int:
+        held = self.serves.fingerprint in self.table.fingerprints
+        return self.table.count_lacking(self.serves.fingerprint) if held else self.table.count()
+
+    def go(self, way: MigrationWay) -> None:
+        ways: dict[MigrationWay, Callable[[], None]] = {
+            "auto": self._auto,
+            "kept": self._kept,
+            "files": self._kept,
+            "dual": self._dual,
+            "bridge": self._bridge,
+            "through": self._through,
+        }
+        ways[way]()
+
+    def _dual(self) -> None:
+        if self.table.add_encoder(self.new.fingerprint, self.new.dim):
+            self.steps.append(f"new rows get vectors of {self.old.label} and of {self.new.label} from now on")
+        else:
+            self.steps.append(f"new rows get vectors of both already; {self.left:,} rows have none of {self.new.label}")
+
+    def _kept(self) -> None:
+        with self.shown(f"embedding {self.table.name} with {self.new.label}") as progress:
+            report = add_encoder(
+                self.catalog.layout, self.table, self.new, self.store_key, workers=self.workers, progress=progress
+            )
+        self.steps.append(str(report))
+
+    def _bridge(self) -> None:
+        self._dual()
+        self._cross(self._built("forward"))
+
+    def _through(self) -> None:
+        self._dual()
+        encoder, bridge = self._built("back")
+        self.through = encoder.name
+        self._say(bridge)
+        self.steps.append(f"search(through='{encoder.name}') asks the old rows with {self.new.label} from now on")
+
+    def _auto(self) -> None:
+        self._kept()
+        if not self.left:
+            return
+        pairs = count_pairs(self.table, self.old.fingerprint, self.new.fingerprint)
+        if pairs < LEAST_PAIRS and find_bridge(self.catalog, self.old.fingerprint, self.new.fingerprint, "forward") is None:
+            self.advice = (
+                f"{self.left:,} rows have no content any more. New rows get both vectors: call this again when {LEAST_PAIRS} rows "
+                f"have both ({pairs:,} do), and the others are bridged."
+            )
+            return
+        encoder, bridge = self._built("forward")
+        if fidelity_of(bridge) < LEAST_FIDELITY:
+            self._say(bridge)
+            self.steps.append(f"{self.left:,} rows were not bridged: way='bridge' does it all the same")
+            return
+        self._cross((encoder, bridge))
+
+    def _cross(self, built: tuple[Encoder, Bridge]) -> None:
+        encoder, bridge = built
+        self._say(bridge)
+        with self.shown(f"bridging {self.table.name}") as progress:
+            report = bridge_rows(self.catalog.layout, self.table, encoder, progress=progress)
+        self.serves = encoder
+        self.steps.append(str(report))
+
+    def _built(self, direction: Literal["forward", "back"]) -> tuple[Encoder, Bridge]:
+        """The bridge there is, or one that is fitted now. Both directions come together."""
+        ends = self.old.fingerprint, self.new.fingerprint
+        found = find_bridge(self.catalog, *(ends if direction == "forward" else ends[::-1]), direction)
+        if found is None:
+            name = bridge_name(self.old, self.new)
+            with self.shown(f"fitting {name}") as progress:
+                made = build_bridge(self.catalog, self.table, name, self.old, self.new, progress=progress)
+            self.steps.append(str(made).splitlines()[0])
+            found = find_bridge(self.catalog, *(ends if direction == "forward" else ends[::-1]), direction)
+            assert found is not None
+        back = find_bridge(self.catalog, *ends[::-1], "back")
+        self.through = back[0].name if back else None
+        return found
+
+    def _say(self, bridge: Bridge) -> None:
+        measured = fidelity_of(bridge)
+        self.steps.append(f"the bridge {bridge.label} finds {measured:.0%} of what re-embedding finds, on pairs held out")
+        if measured < LEAST_FIDELITY:
+            self.advice = (
+                f"Re-embed where you can: through {bridge.label} searches find {measured:.0%}, below {LEAST_FIDELITY:.0%}, of what "
+                "true vectors find. Where the content is gone, write both until more rows have true vectors."
+            )
+
+    def cut_over(self, way: str) -> bool:
+        """Whether the collection is asked by `serves` from now on: not while rows would be lost to searches."""
+        if left := self.left:
+            self.steps.append(
+                f"not cut over: {left:,} rows have no vector of {self.serves.label} and would not be found; "
+                "use_encoder does it all the same"
+            )
+            return False
+        made = make_current(self.catalog, self.table, self.serves.fingerprint, f"migrated from {self.old.label} ({way})")
+        self.steps.append(f"{self.table.name} is asked by {self.serves.label} from now on (cut-over {made.number})")
+        return True
+
+
+def bridge_name(old: Encoder, new: Encoder) -> str:
+    """'minilm2-from-minilm', what a migration calls a bridge that it builds; its way back is called so with '-back'."""
+    return re.sub(r"[^a-z0-9_-]", "-", f"{new.name}-from-{old.name}")[:58]
