@@ -178,7 +178,7 @@ class Migrating(Searching):
             return retire(self._store.catalog, self._table, gone, standing=standing, force=force, progress=advance)
 
     def _named(self, encoder: str | Encoder) -> Encoder:
-        return self._store.encoders.get(encoder if isinstance(encoder, str) else encoder.fingerprint)
+        return self._store.encoder(encoder if isinstance(encoder, str) else encoder.fingerprint)
 
     def _standing(self, encoder: Encoder) -> Iterator[str]:
         """What stands on the encoder's vectors here, a sentence each."""

@@ -77,7 +77,7 @@ class Recipe(BaseModel):
     keep_base: float = Field(default=0.0, ge=0, lt=1, description="share of the base's weights in the end (WiSE-FT)")
     # --- how
     precision: Precision = Field(default="auto", description="auto: bf16 where the processor or GPU has it, else fp32")
-    gradient_checkpointing: bool = Field(default=False, description="less memory, a third more time")
+    gradient_checkpointing: bool = Field(default=False, description="activations are computed twice to save memory")
     augment: tuple[Augmentation, ...] = Field(default=(), description="of images, in training alone")
     noisy_labels: NoisyLabels = Field(default="report", description="off, report suspects, or down-weight them too")
     # --- looking

@@ -191,5 +191,5 @@ def _classes(
         found.update(zip(rows.column("_rowid").to_pylist(), rows.column(column).to_pylist(), strict=True))
     said = [found.get(row) for row in row_ids.tolist()]
     if isinstance(labels, Mapping):
-        said = [labels.get(id_) for id_ in said]
+        said = [labels.get(str(id_)) for id_ in said]
     return np.array(["" if each is None else str(each) for each in said])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from raystore.catalog import Catalog
@@ -106,7 +105,7 @@ def retire(
             raise InvalidArguments(
                 call=call, problems=[*against, "force='<reason>' does it all the same; the reason is kept"]
             )
-    counted = [sum(len(numbers(part)) for part in (folder, *_folders(folder))) for folder in folders]
+    counted = len(numbers(folders[0])), len(list(folders[1].glob("*.lance")))
     record = {"fingerprint": fingerprint, "encoder": encoder.label, "rows": rows, "lost": lost, "reason": force}
     catalog.put(layout.aliases(KIND, table.name), {**record, "overruled": against})
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
@@ -126,8 +125,3 @@ def retire(
         reason=force,
         overruled=tuple(against),
     )
-
-
-def _folders(folder: Path) -> list[Path]:
-    """The folders in it that are no number: graphs stand by their kind."""
-    return [path for path in folder.iterdir() if path.is_dir() and not path.name.isdigit()] if folder.is_dir() else []

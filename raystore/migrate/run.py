@@ -35,6 +35,7 @@ from raystore.migrate.plan import LEAST_FIDELITY, fidelity_of, find_bridge, old_
 from raystore.progress import Progress
 
 MigrationWay = Literal["auto", "kept", "files", "dual", "bridge", "through"]
+_ROUNDS = 5
 Shown = Callable[[str], AbstractContextManager[Progress | None]]
 
 
@@ -193,10 +194,13 @@ class _Work:
     def _cross(self, built: tuple[Encoder, Bridge]) -> None:
         encoder, bridge = built
         self._say(bridge)
-        with self.shown(f"bridging {self.table.name}") as progress:
-            report = bridge_rows(self.catalog.layout, self.table, encoder, progress=progress)
         self.serves = encoder
-        self.steps.append(str(report))
+        for _ in range(_ROUNDS):
+            with self.shown(f"bridging {self.table.name}") as progress:
+                report = bridge_rows(self.catalog.layout, self.table, encoder, progress=progress)
+            self.steps.append(str(report))
+            if not self.left or not report.bridged + report.copied:
+                break  # requests that were under way when the column came left rows without it: one more round fills them
 
     def _built(self, direction: Literal["forward", "back"]) -> tuple[Encoder, Bridge]:
         """The bridge there is, or one that is fitted now. Both directions come together."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raystore.fine_tune.loop.checkpoints import Saved
+from raystore.fine_tune.loop.evaluate import Look
 from raystore.fine_tune.loop.points import Point
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def saved(run: Run) -> Saved:
         "seconds": run.seconds,
         "look_s": run.look_s,
         "best_step": run.best_step,
-        "best_accuracy": run.best_accuracy,
+        "best": list(run.best) if run.best else None,
         "first_accuracy": run.first_accuracy,
         "worse": run.worse,
         "micro": [run.micro.tokens, run.micro.images],
@@ -65,7 +66,8 @@ def restore(run: Run, found: Saved) -> None:
     run.first_accuracy = facts["first_accuracy"]
     run.micro.tokens, run.micro.images = facts["micro"]
     run.points = [Point.from_dict(point) for point in facts["points"]]
-    run.best_accuracy, run.best_step = facts["best_accuracy"], facts["best_step"]
+    run.best = Look(*facts["best"]) if facts["best"] else None
+    run.best_step = facts["best_step"]
     # The best weights are written after the checkpoint that names them, so a kill between the two leaves those of an earlier
     # step there, and the checkpoint itself has the best.
     best = run.checkpoints.best()

@@ -142,7 +142,7 @@ class Run:
         self.look_s, self.worse = 0.0, 0
         self.kept = self.best_step = 0
         self.first_accuracy: float | None = None
-        self.best_accuracy: float | None = None
+        self.best: Look | None = None
         self.best_state = self.model.state()
 
     @property
@@ -160,7 +160,7 @@ class Run:
         if self.step == 0:
             self._begin()
         ended = self._steps()
-        if self.best_accuracy is None:
+        if self.best is None:
             self.best_step, self.best_state = self.step, self.model.state()
         self.model.load_state(self.best_state)
         self.model.module.eval()
@@ -171,7 +171,7 @@ class Run:
             ended=ended,
             rows=self.seen,
             first_accuracy=self.first_accuracy,
-            best_accuracy=self.best_accuracy,
+            best_accuracy=self.best.accuracy if self.best else None,
             points=tuple(self.points),
             suspects=suspects(self.losses, self.data) if self._doubts else (),
             workers=self.group.world,
@@ -259,9 +259,10 @@ class Run:
             seed=self.recipe.seed,
         )
         seen = Look(*self.group.first(seen))
-        better = self.best_accuracy is None or seen.accuracy > self.best_accuracy
+        # Few rows of val are soon all right: then it is their neighbours that say which weights are better.
+        better = self.best is None or seen > self.best
         if better and self.watch.is_well:
-            self.best_accuracy, self.best_step, self.worse = seen.accuracy, self.step, 0
+            self.best, self.best_step, self.worse = seen, self.step, 0
             self.best_state = self.model.state()
         else:
             self.worse += 1
