@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from raystore.data.current import before_of, current_of, cut_over, history, roll_back
 from raystore.encoders.registry import Encoder
 from raystore.progress import Progress, shown
@@ -16,6 +19,7 @@ from raystore.searching import Searching
 if TYPE_CHECKING:
     from raystore.data.pool_size import Workers
     from raystore.impact import Dependent
+    from raystore.migrate.bridge import BridgeReport
     from raystore.migrate.compare import Compared
     from raystore.migrate.plan import MigrationPlan
     from raystore.migrate.retire import Retired
@@ -123,6 +127,25 @@ class Migrating(Searching):
         return migrate(
             store.catalog, self._table, self._named(to), store.key, way=way, cut_over=cut_over, workers=workers, shown=step
         )
+
+    def bridge_rows(self, forward: str | Encoder, *, progress: Progress | None = None) -> BridgeReport:
+        """What became of the rows that lacked a vector of a forward bridge (see `Store.build_bridge`): mapped from their old vector,
+        or copied from their true one. May be killed and called again.
+
+        Raises:
+            InvalidArguments: it is no bridge, or the way back. PassportMismatch: the collection lacks what it leads from.
+        """
+        from raystore.migrate.bridge import bridge_rows
+
+        with shown(progress, f"bridging {self.name}") as advance:
+            return bridge_rows(self._store.layout, self._table, self._named(forward), progress=advance)
+
+    def bridged(self, ids: Sequence[str], encoder: str | Encoder | None = None) -> npt.NDArray[np.bool_]:
+        """(n,) which of the ids have a bridged vector, and not a true one, of the encoder (by default the current one)."""
+        from raystore.migrate.bridge import bridged_ids
+
+        chosen = self.encoder() if encoder is None else self._named(encoder)
+        return bridged_ids(self._table, chosen.fingerprint, ids)
 
     def compare_encoders(
         self,

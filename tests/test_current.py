@@ -86,7 +86,9 @@ def test_a_cut_over_is_followed_by_everything_that_names_no_encoder(
     assert (tickets.index() == manifest, tickets.index("tiny")) == (True, None)
     assert tickets.classify("card never arrived", labels="outcomes.label", k=5).fingerprint == short.fingerprint
     assert store.register_classifier("near", "tickets", labels="outcomes.label").fingerprint == short.fingerprint
-    assert tickets.drift(tickets.version - 1) is not None
+    version = tickets.version
+    tickets.log([{"id": f"new-{i}", "text": f"money never arrived {i}"} for i in range(10)])
+    assert tickets.drift(version).rows == (N, 10)  # and no word that an encoder has to be chosen
     assert f"encoder {tiny.label}, {short.label} (current), version" in repr(tickets)
     assert f"{short.label} (current)" in tickets._repr_html_()
 

@@ -103,7 +103,13 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         ),
         (
             errors.NotBetter(
-                encoder="minilm", metric="P@10", before=0.907, after=0.88, low=-0.035, high=-0.019, advice="Train again.",
+                encoder="minilm",
+                metric="P@10",
+                before=0.907,
+                after=0.88,
+                low=-0.035,
+                high=-0.019,
+                advice="Train again.",
                 also=["linear head accuracy"],
             ),
             "encoder 'minilm' was not made live: its P@10 fell from 0.907 to 0.880 (difference -0.027, 95% interval -0.035 to "

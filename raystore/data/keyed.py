@@ -311,9 +311,7 @@ class KeyedTable:
             )
         self._sync_manifest(version)
 
-    def _fill_held(
-        self, rows: pa.Table, stamps: Mapping[str, str | None], also: Mapping[str, str], lease: Lease
-    ) -> Filled:
+    def _fill_held(self, rows: pa.Table, stamps: Mapping[str, str | None], also: Mapping[str, str], lease: Lease) -> Filled:
         dataset = self.dataset(lease)
         keys = rows.column(self.key).to_pylist()
         held = dataset.to_table(filter=f"{self.key} IN ({', '.join(map(quoted, keys))})") if keys else None

@@ -130,7 +130,7 @@ def unpack(data: bytes, kind: str) -> VectorMap:
         shapes |= {"inner": (d, h), "inner_bias": (h,), "outer": (h, m)}
     if not d or {name: array.shape for name, array in held.items()} != shapes:
         raise ValueError("shapes that do not fit together")
-    return VectorMap(kind, **held)  # type: ignore[arg-type]
+    return VectorMap(kind, **held)
 
 
 def digest_of_map(data: bytes) -> str:

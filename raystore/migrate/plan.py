@@ -47,6 +47,7 @@ class Way:
     seconds: float | None
     bytes: int
     note: str
+    fidelity: float | None = None  # of a bridge that is built: what it finds of what re-embedding finds
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def _bridge(catalog: Catalog, table: CollectionTable, old: Encoder, new: Encoder
         note = f"{encoder.label} {_said(bridge)}"
     else:
         note = f"{pairs:,} pairs to fit it on, which takes seconds to minutes more; its fidelity is then measured"
-    return Way("bridge", True, with_old, with_old / writes_per_s(table, old, new.dim), with_old * size, note)
+    seconds = with_old / writes_per_s(table, old, new.dim)
+    return Way("bridge", True, with_old, seconds, with_old * size, note, fidelity_of(found[1]) if found else None)
 
 
 def _through(catalog: Catalog, old: Encoder, new: Encoder, lacking: int, pairs: int) -> Way:
@@ -228,6 +230,10 @@ def _advice(ways: tuple[Way, ...], lacking: int, pairs: int) -> str:
         if way.possible and way.rows >= lacking:
             return f"Re-embed ({name}): it reaches every row with a true vector, in about {said_time(way.seconds or 0)}."
     first = next((by_name[name] for name in ("kept", "files") if by_name[name].possible), None)
+    reached = by_name["bridge"].fidelity
+    if reached is not None and reached < LEAST_FIDELITY:
+        begun = f"Re-embed ({first.name}) the {first.rows:,} rows that can be, and write" if first is not None else "Write"
+        return f"{begun} both from now on: the bridge finds {reached:.0%}, and is worth using from {LEAST_FIDELITY:.0%}."
     if by_name["bridge"].possible or (first is not None and pairs + first.rows >= LEAST_PAIRS):
         bridge = "bridge the rows whose content is gone, and write both from now on."
         begun = f"Re-embed ({first.name}) the {first.rows:,} rows that can be; then " if first is not None else ""

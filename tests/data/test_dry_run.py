@@ -115,9 +115,7 @@ def test_a_trial_of_an_encoder_that_fails_on_every_row_fails_as_the_job_would(
 
 
 def test_a_job_without_rows_left_is_not_tried(tickets: CollectionTable) -> None:
-    found = dry_run(
-        tickets, make_plan(tickets), TOY, KEY, sample_rows([], make_plan(tickets)), files=2, rows=0, known=9
-    )
+    found = dry_run(tickets, make_plan(tickets), TOY, KEY, sample_rows([], make_plan(tickets)), files=2, rows=0, known=9)
     assert found == DryRun("tickets", 2, 0, 9, 0, 0)
     assert str(found) == "tickets: 0 rows to embed, 9 known already; nothing was tried"
 

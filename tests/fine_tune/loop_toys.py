@@ -95,7 +95,6 @@ class Toy:
     precision: str = "fp32"
     most_tokens: int | None = None  # beyond which memory "runs out", as torch says it
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    learning_rate: float = 0.02
 
     def __post_init__(self) -> None:
         with torch.random.fork_rng():
@@ -147,7 +146,7 @@ class Toy:
 
 
 def clusters(
-    n: int = 120, n_classes: int = 6, *, seed: int = 0, noise: float = 0.5, wrong: float = 0.0, words: int = 9
+    n: int = 120, n_classes: int = 6, *, seed: int = 0, noise: float = 0.3, wrong: float = 0.0, words: int = 9
 ) -> Examples:
     """Texts whose words are mostly their class's own; `wrong` of them are labelled as another class."""
     chance = np.random.default_rng(seed)
@@ -178,7 +177,7 @@ def pairs(n: int = 60, *, seed: int = 0) -> Examples:
 
 def recipe(**changes: Any) -> Recipe:
     given = {
-        "classes_per_batch": 6, "per_class": 4, "steps": 30, "learning_rate": 0.02, "temperature": 0.2, "evaluate_rows": 50,
-        "micro_tokens": 4096, "precision": "fp32", "noisy_labels": "off",
+        "classes_per_batch": 6, "per_class": 4, "steps": 30, "learning_rate": 0.01, "temperature": 0.2, "evaluate_rows": 50,
+        "micro_tokens": 4096, "precision": "fp32", "noisy_labels": "off", "patience": 99,
     }  # fmt: skip
     return Recipe.model_validate({**given, **changes})

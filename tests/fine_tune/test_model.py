@@ -17,6 +17,8 @@ from raystore.fine_tune.model.layers import below_last
 from raystore.fine_tune.model.precision import autocast, choose_precision
 from tests.fine_tune.models import disturb, inputs, opened, rows, save_mobilenet, worst_cosine
 
+pytestmark = pytest.mark.model  # they load torch, also where no tiny model of everybody's is used
+
 
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:

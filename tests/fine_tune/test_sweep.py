@@ -63,10 +63,10 @@ def test_the_table_shows_what_was_tried_best_first() -> None:
     found = Sweep(tried, before=0.85)
     assert str(found) == "\n".join([
         "3 settings in short runs, by the kNN accuracy of val; the base has 85.0%; 1 failed",
-        "losses               learning_rate  matryoshka  val accuracy  val P@10  loss  steps  seconds  failed",
-        "supcon                       5e-05                     91.2%     80.0%  1.25     40     12.3",
-        "arcface + 0.5 supcon                                   90.0%     70.0%     2     40       13",
-        "                                    64, 128                                                0  it ended with MemoryError",
+        "losses                learning_rate  matryoshka  val accuracy  val P@10  loss  steps  seconds  failed",
+        "supcon                        5e-05                     91.2%     80.0%  1.25     40     12.3",
+        "arcface + 0.5 supcon                                    90.0%     70.0%     2     40       13",
+        "                                     64, 128                                                0  it ended with MemoryError",
     ])  # fmt: skip
     assert "<td style='text-align:right'>91.2%</td>" in found._repr_html_()
     assert found.to_html().startswith("<!doctype html>")

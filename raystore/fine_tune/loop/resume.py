@@ -27,9 +27,10 @@ def saved(run: Run) -> Saved:
     rest = {f"{_OBJECTIVE}{name}": t.detach().cpu().clone() for name, t in run.objective.state_dict().items()}
     rest |= {f"{_ADAM}{name}": tensor for name, tensor in run.optimiser.tensors().items()}
     rest |= {f"{_SAMPLER}{name}": torch.from_numpy(array) for name, array in run.sampler.state().items()}
-    rest |= {"losses.mean": torch.from_numpy(run.losses.mean), "losses.seen": torch.from_numpy(run.losses.seen)}
+    # Copies: the run goes on writing into its own.
+    rest |= {"losses.mean": torch.tensor(run.losses.mean), "losses.seen": torch.tensor(run.losses.seen)}
     if run.weights is not None:
-        rest["row_weights"] = torch.from_numpy(run.weights)
+        rest["row_weights"] = torch.tensor(run.weights)
     facts = {
         "seen": run.seen,
         "seconds": run.seconds,

@@ -259,8 +259,7 @@ def plan_chunks(views: Sequence[Content], own: Batch, micro: Micro) -> tuple[lis
         limit, at_once = (micro.tokens, len(places)) if is_text else (len(places), micro.images)
         found: list[Part] = []
         for finer in (_SPLIT, 1):
-            tokens = max(limit // finer, int(lengths.max(initial=1))) if is_text else limit
-            cut = chunks(lengths, tokens, at_once)
+            cut = chunks(lengths, max(1, limit // finer) if is_text else limit, at_once)
             found = [Part(view, places[c], rows[c], int(lengths[c].max()) * len(c)) for c in cut]
             used = sum(part.tokens for part in found) / micro.tokens if is_text else len(places) / micro.images
             if used <= 1:

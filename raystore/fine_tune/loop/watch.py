@@ -100,9 +100,8 @@ class Watch:
         gone = stuck and around.variance < _GONE * self.start
         self.narrow = self.narrow + 1 if one_point or gone else 0
         if self.narrow >= _PATIENCE:
-            found = (
-                "its loss is that of a model that tells nothing apart" if gone else "all rows have become nearly one point"
-            )
+            apart = "its loss is that of a model that tells nothing apart"
+            found = "all rows have become nearly one point" if one_point else apart
             raise self._collapsed(step, found, around, kept)
 
     def _look_for_one_line(self, step: int, around: Spread, n_classes: int, kept: int) -> None:

@@ -34,7 +34,7 @@ def add_adapters(module: Towers, dim: int, width: int, seed: int) -> None:
     `dim`: of a vision model's vectors; a text model's chain knows its own, before `dimensions=` cuts it.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for modality in module.modalities:
             _add(module.graph(modality), dim, width)
 

@@ -93,8 +93,8 @@ def _add_lora(graph: nn.Module, recipe: Recipe) -> None:
         lora_dropout=recipe.dropout or 0.0,
         target_modules=_targets(graph),
     )
-    with torch.random.fork_rng(devices=[]):  # the same additions on every worker
-        torch.manual_seed(recipe.seed)
+    with torch.random.fork_rng(devices=[]):  # the same additions on every worker; a GPU draws nothing here
+        torch.default_generator.manual_seed(recipe.seed)
         inject_adapter_in_model(config, graph)
     for module in graph.modules():
         if isinstance(base := getattr(module, "base_layer", None), nn.Conv2d):

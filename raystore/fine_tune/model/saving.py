@@ -51,7 +51,10 @@ def save_folder(
         state: tensors named `<modality>.<name in the graph>`, on the CPU.
         nets: residual nets that come after the pooling.
     """
-    base = load_model(source, options)
+    # transformers draws what a file lacks and nothing reads (a pooler): the same every time, and not from training's chance.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        base = load_model(source, options)
     if base.passport != passport:
         raise ModelUnusable(
             model=source.model,

@@ -78,7 +78,7 @@ def _middle(rows: Matrix) -> Matrix:
     return middle
 
 
-def _affine(kind: str, w: np.ndarray, middle_x: Matrix, middle_y: Matrix) -> VectorMap:  # type: ignore[type-arg]
+def _affine(kind: str, w: np.ndarray, middle_x: Matrix, middle_y: Matrix) -> VectorMap:
     """x -> (x - middle_x) W + middle_y, with the middles folded into one bias."""
     bias = middle_y.astype(np.float64) - middle_x.astype(np.float64) @ w
     return VectorMap(kind, np.ascontiguousarray(w, dtype=np.float32), bias.astype(np.float32))  # type: ignore[arg-type]
