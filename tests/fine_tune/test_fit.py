@@ -132,6 +132,7 @@ def _workers() -> list[int]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_ray_worker_that_is_killed_is_replaced_and_the_run_goes_on(
     tmp_path: Path, tiny_model: Path, ray_session: object
 ) -> None:

@@ -60,8 +60,13 @@ def ids_of(answers: ShardAnswers, queries: np.ndarray, k: int) -> list[list[str]
     return [[f"t '{row}' ä" for row in line if row >= 0] for line in rows.tolist()]
 
 
-def pids_of(shards: ActorShards) -> dict[int, int]:
-    return {line["shard"]: line["pid"] for line in shards.status()}
+def pids_of(shards: ActorShards, within_s: float = 60) -> dict[int, int]:
+    """Of the actors by shard; one that a busy machine keeps from answering is asked again."""
+    until = time.monotonic() + within_s
+    while True:
+        lines = shards.status()
+        if all("pid" in line for line in lines) or time.monotonic() > until:
+            return {line["shard"]: line["pid"] for line in lines}
 
 
 @contextmanager
