@@ -1,6 +1,6 @@
 """The residual map: the linear one and a small layer beside it, trained so that neighbours stay neighbours. Torch, on the processor.
 
-Cost: 600 steps of at most 512 pairs, with 384 numbers some 40 s on two idle cores. Deterministic for one number of threads.
+Cost: 800 steps of at most 512 pairs, with 384 numbers some 30 s on two idle cores. Deterministic for one number of threads.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Side = Literal["rows", "queries"]
 
 HIDDEN = 512  # with 384 numbers in and out 2.2 MB, which a core's cache holds: a query stays under 50 us
 _BATCH, _LEAST_BATCH = 512, 64
-_STEPS = 600  # however few the pairs: what is kept is chosen by the validation pairs, round by round
+_STEPS = 800  # however few the pairs: what is kept is chosen by the validation pairs, round by round
 _VALIDATED = 1_000  # of the validation pairs, asked after each round
-_NEAR = 0.3  # the weight of the cosine beside that of the neighbourhoods
-_RATE, _DECAY = 2e-3, 0.01
+_NEAR = 3.0  # the weight of the cosine beside that of the neighbourhoods
+_RATE, _DECAY = 5e-4, 0.01
 _LINEAR_RATE = 0.3  # of the linear part, which begins where ridge regression ended
 _SHARP = 0.4  # the temperature, in standard deviations of the cosines between different rows
 
