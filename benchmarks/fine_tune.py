@@ -8,9 +8,11 @@ stay as they are in the result.
     banking8   8 examples a class of Banking77, 3 draws: against SetFit on the same texts, given as many of them to see
     simcse     the same with the other texts, unlabelled, first
     banking    all of Banking77        clinc   CLINC150, its out-of-scope questions told apart
-    arxiv      all arXiv titles and abstracts, at most 60 minutes       caltech  MobileNetV2, 5 images a class
-    bridge     from MiniLM to its child by 500, 2,000 and 20,000 pairs, and to an unrelated space
-    workers    2 workers against 1 at equal batch
+    nested     Banking77 with matryoshka=[128]: what the first 128 of 384 numbers lose
+    caltech    MobileNetV2, 5 images a class
+    titles     all arXiv titles        abstracts  all arXiv abstracts; at most 60 minutes of training each
+    bridge     from MiniLM to its child by 500, 2,000 and 20,000 pairs, and to an unrelated space; heads through it
+    workers    2 workers against 1 at equal batch       precision  a step in bf16 against one in float32
 
 Run: python benchmarks/fine_tune.py [--only PART ...]
 """
@@ -29,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from common import CACHE, RESULTS, abstract_vectors, dataset, peer_python, write_result
 from sklearn.linear_model import LogisticRegression
@@ -43,6 +44,8 @@ from raystore.store import Store
 from raystore.train.classify.vote import class_votes, vote_shares
 
 FEW, SEEDS = 8, (0, 1, 2)
+BANKING = {"recipe": "many-classes", "epochs": 5, "split": {"train": 0.96, "val": 0.04}}
+MOST = {"train": 0.96, "val": 0.02, "test": 0.02}
 PEER = Path(__file__).parent / "peers" / "setfit_worker.py"
 
 
@@ -114,33 +117,57 @@ def simcse(store: Store) -> dict[str, Any]:
 
 def banking(store: Store) -> dict[str, Any]:
     train, test = (dataset("banking77", f"{side}.parquet") for side in ("train", "test"))
-    made = tune(store, "banking", train, test, recipe="many-classes")
+    made = tune(store, "banking", train, test, **BANKING)
     return before_after(store.encoders["minilm"], made, train, test)
 
 
 def clinc(store: Store) -> dict[str, Any]:
     train, test = (dataset("clinc150_oos", f"{side}.parquet") for side in ("train", "test"))
-    made = tune(store, "clinc", train, test, recipe="many-classes", out_of_scope="oos")
+    made = tune(store, "clinc", train, test, **BANKING, out_of_scope="oos")
     found = before_after(store.encoders["minilm"], made, train, test, outside="oos")
     metrics = made.proof.metrics
     found["oos_auroc"] = {name: [metrics[name].before, metrics[name].after] for name in ("oos_head", "oos_neighbours")}
     return found
 
 
-def arxiv(store: Store) -> dict[str, Any]:
-    """One model on titles and the beginnings of abstracts; the vote of 20 neighbours among all training rows."""
-    both = stacked(dataset("arxiv100k", "train.parquet"))
-    made = tune(store, "arxiv", both, None, recipe="domain", budget_minutes=60)
-    found: dict[str, Any] = {"minutes": made.record.training.seconds / 60, "steps": made.record.training.steps}
+def nested(store: Store) -> dict[str, Any]:
+    """Heads on all and on the first 128 numbers, of the base, of its child, and of the child trained with matryoshka=[128]."""
+    train, test = (dataset("banking77", f"{side}.parquet") for side in ("train", "test"))
+    encoders = {"base": store.encoders["minilm"]}
+    for name, numbers in (("banking", {}), ("banking-nested", {"matryoshka": [128]})):
+        encoders[name] = tune(store, name, train, test, **BANKING, **numbers).encoder
+    return {name: [head_accuracy(each, train, test, dim=dim) for dim in (None, 128)] for name, each in encoders.items()}
+
+
+def titles(store: Store) -> dict[str, Any]:
+    """The vote of the 20 nearest among all training titles."""
     train, test = (dataset("arxiv100k", f"{side}.parquet") for side in ("train", "test"))
-    for column in ("title", "text"):
-        labels = [pq.read_table(file, columns=["label"]).column("label").to_pylist() for file in (train, test)]
-        after = [vectors(made.encoder, file, column) for file in (train, test)]
-        frozen = [abstract_vectors(s) for s in ("train", "test")] if column == "text" else [
-            vectors(store.encoders["minilm"], file, column) for file in (train, test)
-        ]  # fmt: skip
-        found[column] = {"frozen": vote(*frozen, *labels), "tuned": vote(*after, *labels)}
-    return found
+    base, made = store.encoders["minilm"], titles_child(store)
+    return neighbours(made, *[[vectors(each, file, "title") for file in (train, test)] for each in (base, made.encoder)])
+
+
+def abstracts(store: Store) -> dict[str, Any]:
+    """The same on abstracts, of which training sees the first 128 tokens."""
+    train, test = (dataset("arxiv100k", f"{side}.parquet") for side in ("train", "test"))
+    made = tune(store, "abstracts", train, None, recipe="domain", epochs=1, max_tokens=128, split=MOST, budget_minutes=60)
+    frozen = [abstract_vectors(side) for side in ("train", "test")]
+    return neighbours(made, frozen, [vectors(made.encoder, file, "text") for file in (train, test)])
+
+
+def neighbours(made: FineTuned, frozen: Sequence[np.ndarray], tuned: Sequence[np.ndarray]) -> dict[str, Any]:
+    labels = [
+        pq.read_table(dataset("arxiv100k", f"{side}.parquet"), columns=["label"]).column("label").to_pylist()
+        for side in ("train", "test")
+    ]
+    trained = made.record.training
+    both = [unit(np.hstack(pair)) for pair in zip(frozen, tuned, strict=True)]
+    return {
+        "frozen": vote(*frozen, *labels),
+        "tuned": vote(*tuned, *labels),
+        "side by side": vote(*both, *labels),
+        "minutes": trained.seconds / 60,
+        "steps": trained.steps,
+    }
 
 
 def caltech(store: Store) -> dict[str, Any]:
@@ -156,19 +183,28 @@ def caltech(store: Store) -> dict[str, Any]:
 
 
 def bridge(store: Store) -> dict[str, Any]:
-    """Maps between arXiv titles' spaces, fitted on some rows and measured on others."""
+    """Maps between arXiv titles' spaces, fitted on some rows and measured on others; old and new heads served through them."""
     train = dataset("arxiv100k", "train.parquet")
     codes = np.unique(pq.read_table(train, columns=["label"]).column("label").to_pylist(), return_inverse=True)[1]
-    child = tune(store, "arxiv", stacked(train), None, recipe="domain", budget_minutes=60)
     old = vectors(store.encoders["minilm"], train, "title")
-    spaces = {"fine-tuned child": vectors(child.encoder, train, "title"), "unrelated (TF-IDF, 256)": lexical(train)}
+    spaces = {
+        "fine-tuned child": vectors(titles_child(store).encoder, train, "title"),
+        "unrelated (TF-IDF, 256)": lexical(train),
+    }
+    order = np.random.default_rng(0).permutation(len(old))
+    asked, known = order[-4_000:], order[-24_000:-4_000]
     found: dict[str, Any] = {}
     for name, new in spaces.items():
+        heads = {"forward": LogisticRegression(C=10, max_iter=300).fit(new[known], codes[known]),
+                 "back": LogisticRegression(C=10, max_iter=300).fit(old[known], codes[known])}  # fmt: skip
         for pairs in (500, 2_000, 20_000):
-            rows = np.random.default_rng(0).permutation(len(old))[: pairs + 4_000]
-            pair = Pairs(old[rows], new[rows], codes[rows])
+            rows = order[: pairs + 4_000]
             for direction in ("forward", "back"):
-                found[f"{name}, {pairs:,} pairs, {direction}"] = asdict(fit_direction(direction, pair).fidelity)
+                fitted = fit_direction(direction, Pairs(old[rows], new[rows], codes[rows]))
+                given, true = (old, new) if direction == "forward" else (new, old)
+                through = [heads[direction].score(side[asked], codes[asked]) for side in (true, fitted.map.apply(given))]
+                found[f"{name}, {pairs:,} pairs, {direction}"] = asdict(fitted.fidelity) | {"head": through}
+                print(name, pairs, direction, found[f"{name}, {pairs:,} pairs, {direction}"], file=sys.stderr, flush=True)
     return found
 
 
@@ -182,12 +218,29 @@ def workers(store: Store) -> dict[str, Any]:
     return {"largest_difference_of_loss": apart, "step_s": [run.seconds / run.steps for run in runs]}
 
 
+def precision(store: Store) -> dict[str, Any]:
+    """How many times as fast a step is in bf16, five pairs of five steps; of texts cut at 32 tokens."""
+    train = dataset("banking77", "train.parquet")
+    asked = {
+        "base": "minilm",
+        "data": train,
+        "text": "text",
+        "label": "label",
+        "id": "id",
+        "recipe": "few-shot",
+        "dry_run": True,
+    }
+    pace = [[store.fine_tune("pace", **asked, precision=each).step_s for each in ("fp32", "bf16")] for _ in range(5)]
+    times = [round(slow / fast, 2) for slow, fast in pace]
+    return {"times_as_fast": statistics.median(times), "from": min(times), "to": max(times)}
+
+
 # --- what they share -----------------------------------------------------------------------------------------------------
 
 
-def tune(store: Store, name: str, train: Path, test: Path | None, **asked: Any) -> FineTuned:
+def tune(store: Store, name: str, train: Path, test: Path | None, *, text: str = "text", **asked: Any) -> FineTuned:
     made = store.fine_tune(
-        name, base="minilm", data=train, test=test, text="text", label="label", id="id", force="a benchmark", **asked
+        name, base="minilm", data=train, test=test, text=text, label="label", id="id", force="a benchmark", **asked
     )  # fmt: skip
     print(f"{made!r} {made.record.training.seconds:,.0f} s", file=sys.stderr, flush=True)
     return made
@@ -207,23 +260,9 @@ def draw(name: str, per_class: int, seed: int, *, content: str = "text", rest: b
     return path
 
 
-def stacked(train: Path) -> Path:
-    """Every title and every abstract as a row of its own, under the paper's label; a paper is an entity."""
-    path = CACHE / "arxiv-titles-and-abstracts.parquet"
-    if not path.is_file():
-        table = pq.read_table(train, columns=["id", "title", "text", "label"])
-        parts = [
-            pa.table(
-                {
-                    "id": [f"{id_}-{column}" for id_ in table.column("id").to_pylist()],
-                    "text": table.column(column),
-                    "label": table.column("label"),
-                }
-            )
-            for column in ("title", "text")
-        ]
-        pq.write_table(pa.concat_tables(parts), path)
-    return path
+def titles_child(store: Store) -> FineTuned:
+    train = dataset("arxiv100k", "train.parquet")
+    return tune(store, "titles", train, None, text="title", recipe="domain", max_tokens=32, split=MOST, budget_minutes=60)
 
 
 def before_after(
@@ -239,12 +278,15 @@ def before_after(
     }
 
 
-def head_accuracy(encoder: Encoder, train: Path, test: Path, *, column: str = "text", outside: str | None = None) -> float:
+def head_accuracy(
+    encoder: Encoder, train: Path, test: Path, *, column: str = "text", outside: str | None = None, dim: int | None = None
+) -> float:
+    """Accuracy of scikit-learn's logistic regression, on the first `dim` numbers where given."""
     sides = []
     for file in (train, test):
         labels = np.asarray(pq.read_table(file, columns=["label"]).column("label").to_pylist())
         inside = labels != outside
-        sides.append((vectors(encoder, file, column)[inside], labels[inside]))
+        sides.append((unit(vectors(encoder, file, column)[inside, :dim]), labels[inside]))
     head = LogisticRegression(C=10, max_iter=2_000).fit(*sides[0])
     return float(head.score(*sides[1]))
 
@@ -286,8 +328,11 @@ def lexical(file: Path) -> np.ndarray:
     found = TruncatedSVD(256, random_state=0).fit_transform(
         TfidfVectorizer(min_df=2, sublinear_tf=True).fit_transform(titles)
     )
-    rows = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-    return rows.astype(np.float32)
+    return unit(found)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
 def points(gains: Sequence[float]) -> dict[str, float]:
@@ -299,8 +344,8 @@ def points(gains: Sequence[float]) -> dict[str, float]:
 
 
 PARTS: dict[str, Callable[[Store], dict[str, Any]]] = {
-    "banking8": banking8, "simcse": simcse, "banking": banking, "clinc": clinc, "arxiv": arxiv, "caltech": caltech, "bridge": bridge,
-    "workers": workers,
+    "banking8": banking8, "simcse": simcse, "banking": banking, "clinc": clinc, "nested": nested, "caltech": caltech, "titles": titles,
+    "abstracts": abstracts, "bridge": bridge, "workers": workers, "precision": precision,
 }  # fmt: skip
 
 if __name__ == "__main__":

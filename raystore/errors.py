@@ -18,6 +18,7 @@
     ├── SnapshotRefused (ValueError)        422  duplicates, null labels, classes missing from train
     ├── PassportMismatch (ValueError)       409  a vector of one encoder met another
     ├── NotBetter (ValueError)              409  a fine-tuned encoder whose proof says that a figure fell
+    │   └── NotMeasured                          or cannot say a required one
     ├── GoldenMoved (ValueError)            409  an encoder no longer encodes what it did
     ├── ModelUnusable (ValueError)          422  no weights, pickled weights, changed weights
     ├── IdConflict (ValueError)             409  a known id with another payload
@@ -43,6 +44,7 @@ so it arrives whole from a Ray worker. No sentence and no fact ever holds raw co
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -335,6 +337,26 @@ class NotBetter(RaystoreError, ValueError):
         return (
             f"encoder '{self.encoder}' was not made live: its {self.metric} fell from {self.before:.3f} to {self.after:.3f} "
             f"(difference {self.after - self.before:+.3f}{sure}){also}. {self.advice}"
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class NotMeasured(NotBetter):
+    """A figure is required that the rows cannot say, so there are no numbers of it."""
+
+    before: float = math.nan
+    after: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {name: fact for name, fact in super().facts.items() if fact == fact}  # NaN is no JSON
+
+    def __str__(self) -> str:
+        named = listed([self.metric, *self.also])
+        return (
+            f"encoder '{self.encoder}' was not made live: these rows cannot say {named}, which must not fall. {self.advice}"
         )
 
 

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from raystore.store import Store
 
 FEW = 20  # rows a class up to which labels are few
+OF_PAIRS: Mapping[str, Any] = {"losses": {"softmax": 1.0}, "classes_per_batch": 64, "per_class": 1}
 
 
 @dataclass(frozen=True)
 class Improved:
-    """What became of it. `switched`: the collection is asked by the new encoder; else by the base, and `reason` says why."""
+    """What became of it. `encoder` is what the collection is asked by: the new one where `switched`, else what it was asked by
+    before. `reason` says why."""
 
     run: FineTuned
     collection: str
@@ -84,36 +86,49 @@ def improve(
     base = _base(store, base, options)
     where = collection or name.replace("-", "_")
     if options.get("recipe") is None:
-        options["recipe"] = "image" if options.get("image") else _recipe_for(name, base, labelled, options)
+        options |= _recipe_for(name, base, labelled, options)
     run = store.fine_tune(
         name,
         base=base,
         data=labelled,
-        pool=pool,
+        pool=pool if options.get("pretrain_steps") else None,
         budget_minutes=budget_minutes,
         only_if_better=True,
         progress=progress,
         **options,
     )
-    better = run.live and run.proof.better
-    winner = run.encoder if better else base
-    target = store.collection(where) if where in store.collections else store.create_collection(where, encoder=winner)
+    switched = run.live and (run.proof.better or options.get("force") is not None)
+    if where in store.collections:
+        target = store.collection(where)
+    else:
+        best = store.encoders.get(name) if name in store.encoders else base
+        target = store.create_collection(where, encoder=run.encoder if switched else best)
+    winner = run.encoder if switched else target.encoder()
     if winner.fingerprint not in target.table.fingerprints:
         target.add_encoder(winner, progress=progress)
-    columns = {role: options[role] for role in ("text", "image", "id", "subject") if options.get(role)}
-    reports = [
-        target.embed(labelled, keep=[options["label"]] if options.get("label") else [], progress=progress, **columns)
-    ]
-    if pool is not None:
-        content = {role: columns[role] for role in ("text", "image", "id") if role in columns}
-        reports.append(target.embed(pool, progress=progress, **content))
-    if better:
-        if target.encoder().fingerprint != winner.fingerprint:
-            target.use_encoder(winner, reason=f"run {run.record.label}: {run.proof.headline}")
-        reason = f"Better: {run.proof.headline}"
-    else:
-        reason = f"Not switched: {run.proof.headline}"
-    return Improved(run, where, winner, better, reason, tuple(reports), _index(target, winner, progress))
+    reports = _embedded(target, labelled, pool, options, progress)
+    reason = _reason(run, switched, options.get("force"))
+    if switched and target.encoder().fingerprint != winner.fingerprint:
+        target.use_encoder(winner, reason=f"run {run.record.label}: {reason}")
+    return Improved(run, where, winner, switched, reason, reports, _index(target, winner, progress))
+
+
+def _reason(run: FineTuned, switched: bool, force: str | None) -> str:
+    if switched:
+        return run.proof.headline if run.proof.better else f"Forced: {force}. {run.proof.headline}"
+    return f"Not switched. {run.state if run.proof.better else run.proof.headline}"
+
+
+def _embedded(
+    target: Collection, labelled: Paths, pool: Paths | None, asked: Mapping[str, Any], progress: Progress | None
+) -> tuple[EmbedReport, ...]:
+    """Of a picture with its text the picture is embedded, of two texts the first."""
+    content = {role: asked[role] for role in ("image", "text") if asked.get(role)}
+    columns = dict([*content.items()][:1]) | ({"id": asked["id"]} if asked.get("id") else {})
+    subject = {"subject": asked["subject"]} if asked.get("subject") else {}
+    keep = [asked["label"]] if asked.get("label") else []
+    first = target.embed(labelled, keep=keep, progress=progress, **columns, **subject)
+    return (first,) if pool is None else (first, target.embed(pool, progress=progress, **columns))
 
 
 def _base(store: Store, base: str | Encoder | None, asked: Mapping[str, Any]) -> Encoder:
@@ -127,16 +142,19 @@ def _base(store: Store, base: str | Encoder | None, asked: Mapping[str, Any]) ->
     return store.encoders.get("minilm") if "minilm" in store.encoders else store.encoders.register("minilm", model="minilm")
 
 
-def _recipe_for(name: str, base: Encoder, labelled: Paths, options: Mapping[str, Any]) -> str:
-    """By the data: few labels, many classes, or neither."""
+def _recipe_for(name: str, base: Encoder, labelled: Paths, options: Mapping[str, Any]) -> dict[str, Any]:
+    """By the data: pairs without labels, pictures, few labels, or neither."""
     from raystore.fine_tune.ask import COLUMNS, make_asked
 
+    if not options.get("label") and (options.get("pair") or (options.get("image") and options.get("text"))):
+        # A pair is its own class: a learned vector for each would be as many as there are rows.
+        return {name: value for name, value in OF_PAIRS.items() if name not in options}
+    if options.get("image"):
+        return {"recipe": "image"}
     columns = {role: options[role] for role in COLUMNS if role in options}
     data = make_asked(name, base, labelled, **columns).data
     sizes = sorted(n for n in data.class_rows if n)
-    if sizes and sizes[len(sizes) // 2] <= FEW:
-        return "few-shot"
-    return "many-classes"
+    return {"recipe": "few-shot" if sizes and sizes[len(sizes) // 2] <= FEW else "many-classes"}
 
 
 def _index(target: Collection, encoder: Encoder, progress: Progress | None) -> int | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from raystore.data.current import before_of, current_of, cut_over, history, roll_back
 from raystore.encoders.registry import Encoder
-from raystore.progress import Progress, shown
+from raystore.progress import Progress, noted, shown
 from raystore.searching import Searching
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Migrating(Searching):
         """What was done to bring the collection to another encoder. May be killed and called again; requests go on meanwhile.
 
         Args:
-            way: "auto" re-embeds what can be, then bridges the rest where the bridge finds 90% of what re-embedding finds;
+            way: "auto" re-embeds what can be, then bridges the rest where the bridge has a recall@10 of 90% or label searches keep 90%;
                 "kept" and "files" re-embed; "dual" has new rows get vectors of both; "bridge" maps old rows into the new space,
                 marked as bridged; "through" builds what `search(through=)` and `deploy(through=)` ask old rows and heads with.
             cut_over: ask it by the new encoder (or by the bridge, which holds every row) at the end, if no row lacks its vector.
@@ -120,8 +120,12 @@ class Migrating(Searching):
 
         @contextmanager
         def step(title: str) -> Iterator[Progress | None]:
-            with shown(progress, title) as advance:
-                yield advance
+            if progress is None:
+                with shown(None, title) as advance:
+                    yield advance
+            else:  # the caller's one bar says which step it is at
+                with noted(progress, title) as told:
+                    yield lambda done, total: told(done, total, title)
 
         store = self._store
         return migrate(
@@ -162,7 +166,7 @@ class Migrating(Searching):
 
         Args:
             new: the new encoder, or a bridge (`build_bridge`) that leads to it.
-            labels: a kept column or {id: label}.
+            labels: a kept column or {id: label}: then what label searches keep of re-embedding's is measured too.
             heads: by default the newest of each name that is of the old encoder, linear or MLP.
             sample: rows, drawn at random; of those that were bridged before they got their true vector where there are enough.
 
@@ -176,7 +180,14 @@ class Migrating(Searching):
             self._store.catalog, self._table, first, second, labels=labels, heads=heads, sample=sample, seed=seed
         )
 
-    def retire_encoder(self, name: str | Encoder, force: str | None = None, *, progress: Progress | None = None) -> Retired:
+    def retire_encoder(
+        self,
+        name: str | Encoder,
+        force: str | None = None,
+        *,
+        grace_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> Retired:
         """What went: the encoder's vectors in this collection, its indexes and tables of pairs, with every byte they had.
 
         Refused while the collection is asked by it, while heads, indexes, deployments or published copies stand on it, and while
@@ -184,11 +195,12 @@ class Migrating(Searching):
 
         Args:
             force: the reason for which it is done all the same; kept.
+            grace_s: seconds that reads under way are given before the bytes go; None is 30.
 
         Raises:
             InvalidArguments: all that stands against it, named and counted. PassportMismatch, WriterBlocked, DiskFull.
 
-        Cost: the collection is read and written once. A read that began before the end may fail and is simply asked again.
+        Cost: the collection is read and written once, and the grace is waited out. Requests and logs go on.
         """
         from raystore.migrate.retire import retire
 
@@ -198,7 +210,9 @@ class Migrating(Searching):
         if searcher is not None:
             searcher.close(stop_actors=True)
         with shown(progress, f"rewriting {self.name}", "fragments") as advance:
-            return retire(self._store.catalog, self._table, gone, standing=standing, force=force, progress=advance)
+            return retire(
+                self._store.catalog, self._table, gone, standing=standing, force=force, grace_s=grace_s, progress=advance
+            )
 
     def _named(self, encoder: str | Encoder) -> Encoder:
         return self._store.encoder(encoder if isinstance(encoder, str) else encoder.fingerprint)

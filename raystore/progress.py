@@ -5,6 +5,7 @@ The work itself calls `progress(done, total)`; whoever gives no such function ge
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,10 +30,14 @@ def shown(progress: Progress | None, what: str, unit: str = "rows") -> AbstractC
 
 
 def noted(progress: Progress | None, what: str, unit: str = "rows") -> AbstractContextManager[Noted]:
-    """As `shown`, of work that says how it goes: the words stand behind the bar. The caller's own function is not told them."""
-    if progress is not None:
-        return nullcontext(lambda done, total, _: progress(done, total))
-    return _drawn(what, unit)
+    """As `shown`, of work that says how it goes: the words stand behind the bar. The caller's own function is told them if it
+    has a parameter `note`, as a bar has."""
+    if progress is None:
+        return _drawn(what, unit)
+    told: Any = progress
+    if "note" in inspect.signature(progress).parameters:
+        return nullcontext(told)
+    return nullcontext(lambda done, total, _: progress(done, total))
 
 
 def _drawn(what: str, unit: str) -> AbstractContextManager[_Advance]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from raystore.data.collection import CollectionTable
 from raystore.data.keyed import quoted
-from raystore.encoders.bridged import Bridge, read_bridge
+from raystore.encoders.bridged import Bridge, is_bridged, read_bridge
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments, ItemNotFound
 from raystore.index.pairs.duplicates import duplicates
@@ -40,6 +40,7 @@ class Searching(Indexed):
     def __init__(self, store: Store, table: CollectionTable) -> None:
         super().__init__(store, table)
         self._classifiers = Classifiers(store.catalog, table)
+        self._bridges: dict[str, Bridge] = {}
 
     def search(
         self,
@@ -82,7 +83,8 @@ class Searching(Indexed):
             distinct: a column ("subject"): of rows with one value in it only the nearest.
             diversity: 0 to 1: rows that are not all alike (maximal marginal relevance).
             through: a bridge (`store.build_bridge`) from the encoder that reads the query, or made `vector`, to the one that
-                is searched; the answer's `bridged` says how well it finds.
+                is searched; the answer's `bridged` says how well it finds. So it does where rows that are found were bridged into
+                this encoder's space, and each hit says of itself whether it was.
 
         Raises:
             InvalidArguments: none or several of text, image, item and vector; numbers out of range; all are named.
@@ -101,7 +103,7 @@ class Searching(Indexed):
             made.vectors, k, where=where, columns=columns, probes=probes, refine=refine, min_score=min_score,
             limit=limit, after=after, distinct=distinct, diversity=diversity, without=made.without,
         )  # fmt: skip
-        return found if bridge is None else replace(found, bridged=bridge.said)
+        return self._marked(asked, found) if bridge is None else replace(found, bridged=bridge.said)
 
     def recommend(
         self,
@@ -138,9 +140,10 @@ class Searching(Indexed):
                 raise ItemNotFound(name=subject, where=f"the subjects of collection '{self.name}'")
         ids = list(items or ())
         vector = profile(self._table, asked.fingerprint, ids, half_life=half_life, call=call)
-        return self._searcher(asked.fingerprint).search(
+        answer = self._searcher(asked.fingerprint).search(
             vector, k, where=where, columns=columns, distinct=distinct, diversity=diversity, without=ids
         )
+        return self._marked(asked, answer)
 
     def classify(
         self,
@@ -275,6 +278,16 @@ class Searching(Indexed):
             raise InvalidArguments(call=call, problems=[problem])
         reader = self._store.encoder(name)
         return reader, read_bridge(self._store.layout, reader.fingerprint, reader.label)
+
+    def _marked(self, asked: Encoder, found: SearchResult) -> SearchResult:
+        """The answer; where the encoder is a bridge, with what says of each row whether its vector was mapped."""
+        from raystore.migrate.bridge import mark_bridged
+
+        if not is_bridged(asked.passport):
+            return found
+        if asked.fingerprint not in self._bridges:  # a map of some MB, which never changes
+            self._bridges[asked.fingerprint] = read_bridge(self._store.layout, asked.fingerprint, asked.label)
+        return mark_bridged(self._table, self._bridges[asked.fingerprint], found)
 
     def _asked(
         self,

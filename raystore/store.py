@@ -255,7 +255,8 @@ class Store(Tuning):
 
         Args:
             pairs: rows drawn at random, at most.
-            kinds: of "procrustes", "low-rank" and "mlp"; None tries all and keeps the best, direction by direction.
+            kinds: of "procrustes", "low-rank" and "mlp"; None tries all (the MLP from 1,000 pairs) and keeps the best of each
+                direction, of the way back one that takes at most 50 us a query.
             labels: a kept column or {id: label}: then it is also measured what searches by label keep of re-embedding's.
 
         Raises:

@@ -32,16 +32,21 @@ class Tuning:
 
     @property
     def runs(self) -> Runs:
-        """The fine-tunings of this store: `runs.names()`, `runs.of(name)`, `runs.get("minilm-tickets@2")`."""
+        """The fine-tunings of this store: `runs.names()`, `runs.of(name)`, `runs.get("minilm-tickets@2")`; those that an alarm
+        stopped are among them."""
         from raystore.fine_tune.records import Runs
 
         return Runs(self.catalog)
 
     def run(self, reference: str) -> FineTuned:
-        """The run "name@n" ("name": its newest) as `fine_tune` handed it back. Raises RunNotFound with the runs there are."""
+        """The run "name@n" ("name": its newest that was finished) as `fine_tune` handed it back.
+
+        Raises:
+            RunNotFound, with the runs there are; InvalidArguments: an alarm stopped it, so it has no encoder.
+        """
         from raystore.fine_tune.result import FineTuned
 
-        record = self.runs.get(reference)
+        record = self.runs.finished(reference)
         return FineTuned(
             Encoder(self.catalog, self.encoders.resolve(record.fingerprint), record.name), record, self.catalog
         )
@@ -84,8 +89,9 @@ class Tuning:
     ) -> FineTuned | DryRun:
         """The fine-tuned encoder, its proof on rows that training did not see, and whether `name` means it now.
 
-        The name is pointed at it unless a required figure fell. The same call again finds the finished run; after a kill it
-        goes on from the last checkpoint.
+        The name is pointed at it unless a required figure fell, against the base or against what the name means by then. The
+        same call again finds the finished run, which is judged by what is required now; if the name was given to another
+        encoder since, it stays with that one. After a kill the call goes on from the last checkpoint.
 
         Args:
             name: what the encoder is called once it is live; its runs are `name@1`, `name@2` ...
@@ -95,13 +101,14 @@ class Tuning:
                 text and a picture. label: the column of classes. parent: a column of coarser classes.
             id, subject: key columns; a subject (entity) stands on one side alone.
             test: files whose rows are the test side; without them a share of the data, by entity.
-            pool: files with unlabelled items like these, which are trained on first.
+            pool: files with unlabelled items like these, on which `pretrain_steps=` are taken first; without such steps it is refused.
             split: fractions of train, val and test.
             out_of_scope: a label that is no class: its rows are not trained on, and how well they are told apart is measured.
             recipe: "few-shot", "many-classes", "domain" or "image"; see docs/fine-tuning.md. `settings` change single numbers of it.
             budget_minutes: of training; the schedule is fitted into it.
             workers: 0 trains in this process, more on so many Ray Train workers, with a GPU each where there are.
             require: figures that must not fall: "knn_accuracy", "precision", "head_accuracy" ...; None is those the proof states.
+                One that cannot be measured on the data counts as fallen.
             force: a reason to make it live even so; it is kept.
             only_if_better: do not make it live either where the proof cannot tell.
             show: ids of test rows whose neighbours the report shows.
@@ -109,7 +116,7 @@ class Tuning:
 
         Raises:
             InvalidArguments: everything that is wrong with the call and the data; nothing was run. EncoderNotFound.
-            TrainingCollapsed, TrainingDiverged, JobFailed, DiskFull: what was saved is gone on from.
+            TrainingCollapsed, TrainingDiverged: kept as a run too. JobFailed, DiskFull: what was saved is gone on from.
         """
         from raystore.fine_tune.ask import make_asked
         from raystore.fine_tune.run import fine_tune, try_run
@@ -173,13 +180,17 @@ class Tuning:
         """A better encoder from labelled files, proven; the labelled rows and the pool embedded and indexed by the better of the two.
 
         Checks the data, fine-tunes within the budget, proves it, embeds, builds an index. Where the new encoder is not better, the
-        base's is used, and that is said. The same call after a kill goes on where it stopped.
+        collection stays with the one it is asked by (a new collection gets what `name` means, or else the base), and that is
+        said. The same call after a kill goes on where it stopped.
 
         Args:
-            labelled: files with items and labels; `asked` names their columns (text=, label=, id=, subject= ..., as of `fine_tune`).
+            labelled: files with items and labels; `asked` names their columns (text=, label=, id=, subject= ..., as of `fine_tune`),
+                and whatever else `fine_tune` takes: recipe=, require=, force=, workers=, settings. Without a recipe the data choose
+                one; pairs without labels are trained with the softmax.
             name: of the encoder. collection: where the rows go; None is the encoder's name with '_' for '-'.
             base: None is "minilm", registered where the store has none (for images there is no default).
-            pool: files with unlabelled items, in the same column; embedded too, and trained on first where labels are few.
+            pool: files with unlabelled items, in the same column; embedded too, and trained on first with `pretrain_steps=`, which
+                is 0 where it is not said.
 
         Raises:
             As `fine_tune`, `Collection.embed`, `Collection.build_index`.

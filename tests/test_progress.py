@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raystore.progress import bar, notebook_bar, shown
+from raystore.progress import bar, notebook_bar, noted, shown
 
 
 def drawn(terminal: bool, *calls: tuple[int, int]) -> str:
@@ -27,6 +27,30 @@ def test_the_callers_own_function_is_called_instead_of_a_bar() -> None:
     with shown(lambda done, total: calls.append((done, total)), "embedding") as advance:
         advance(1, 2)
     assert calls == [(1, 2)]
+
+
+def test_the_callers_own_function_is_told_how_it_goes_where_it_takes_a_note() -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def told(done: int, total: int, note: str = "") -> None:
+        calls.append((done, total, note))
+
+    with noted(told, "training") as advance:
+        advance(1, 2, "loss 0.5")
+    with noted(lambda done, total: calls.append((done, total)), "training") as advance:
+        advance(2, 2, "loss 0.4")
+    assert calls == [(1, 2, "loss 0.5"), (2, 2)]
+
+
+def test_the_words_of_work_stand_behind_the_bar() -> None:
+    out = io.StringIO()
+    with (
+        bar(Console(file=out, force_terminal=True, width=100), "training") as progress,
+        noted(progress, "not drawn") as told,
+    ):
+        told(1, 2, "loss 0.500, kNN of val 84.2%")
+    assert "loss 0.500, kNN of val 84.2%" in out.getvalue()
+    assert "not drawn" not in out.getvalue()
 
 
 def test_into_a_file_only_the_end_of_the_work_is_written() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raystore.cli.files import write_text
 from raystore.cli.options import HtmlFile
 from raystore.cli.state import STATE
-from raystore.cli.words import option_values, setting_of, settings_of
+from raystore.cli.words import option_values, setting_of, settings_of, split_of
 from raystore.errors import InvalidArguments
+
+if TYPE_CHECKING:
+    from raystore.fine_tune.result import FineTuned
 
 NewName = Annotated[str, typer.Argument(help="What the encoder is called once it is live.")]
 DataFiles = Annotated[list[str], typer.Argument(metavar="FILES...", help="Labelled files; patterns, folders.")]
@@ -23,7 +25,16 @@ Parent = Annotated[str | None, typer.Option(help="A column of coarser classes.")
 Id = Annotated[str | None, typer.Option(help="The id column; without it, file name and row number.")]
 Subject = Annotated[str | None, typer.Option(help="Whose row it is; a subject stands on one side of the split.")]
 Test = Annotated[list[str], typer.Option(help="Files of the test side; may be repeated. By default a share of the data.")]
-Pool = Annotated[list[str], typer.Option(help="Files with unlabelled items like these; may be repeated.")]
+Pool = Annotated[list[str], typer.Option(help="Files with unlabelled items, for --set pretrain_steps=N; may be repeated.")]
+ImprovedPool = Annotated[
+    list[str],
+    typer.Option(
+        "--pool", help="Files with unlabelled items, embedded too (and see --set pretrain_steps=N); may be repeated."
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(metavar="FRACTIONS", help="Of train, val and test: .8,.1,.1; beside --test of train and val.")
+]
 OutOfScope = Annotated[str | None, typer.Option(help="A label that is no class: not trained on, but told apart.")]
 RecipeName = Annotated[str | None, typer.Option(help="few-shot, many-classes, domain or image.")]
 Settings = Annotated[
@@ -35,6 +46,13 @@ TrainWorkers = Annotated[int, typer.Option(help="0 trains in this process, more 
 Require = Annotated[list[str], typer.Option(help="A figure that must not fall: knn_accuracy, precision, head_accuracy ...")]
 Force = Annotated[
     str | None, typer.Option(metavar="REASON", help="Make it live even if a figure fell; the reason is kept.")
+]
+Show = Annotated[
+    list[str], typer.Option(metavar="ID", help="A test row whose neighbours the report shows; may be repeated.")
+]
+Items = Annotated[
+    str | None,
+    typer.Option(metavar="COLLECTION", help="One that keeps its content: the report shows the items beside the ids."),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="NAME@NUMBER, or NAME for its newest.")]
 
@@ -54,6 +72,7 @@ def fine_tune(
     subject: Subject = None,
     test: Test = [],  # noqa: B006
     pool: Pool = [],  # noqa: B006
+    split: Split = None,
     out_of_scope: OutOfScope = None,
     recipe: RecipeName = None,
     settings: Settings = [],  # noqa: B006
@@ -61,6 +80,8 @@ def fine_tune(
     workers: TrainWorkers = 0,
     require: Require = [],  # noqa: B006
     force: Force = None,
+    show: Show = [],  # noqa: B006
+    items: Items = None,
     html: HtmlFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Take 5 steps and say memory, steps and time; write nothing.")
@@ -77,11 +98,14 @@ def fine_tune(
     Run it again after any interruption: it goes on from the last checkpoint.
     """
     chosen = option_values(settings, "fine-tune")
+    fractions = _fractions(split, "fine-tune")
     store = STATE.open(create=True)
+    _check_items(store, items, "fine-tune")
     _default_base(store, base)
     asked: dict[str, Any] = {
         "base": base, "data": data, "text": text, "image": image, "pair": pair, "label": label, "parent": parent, "id": id,
-        "subject": subject, "test": test or None, "pool": pool or None, "out_of_scope": out_of_scope, "recipe": recipe,
+        "subject": subject, "test": test or None, "pool": pool or None, "split": fractions, "out_of_scope": out_of_scope,
+        "recipe": recipe,
     }  # fmt: skip
     if sweep is not None or tried:
         listed = settings_of(sweep, "fine-tune") if sweep is not None else []
@@ -98,8 +122,8 @@ def fine_tune(
         STATE.out.emit(tried_out.to_dict(), lambda: STATE.out.say(str(tried_out)))
         return
     with STATE.out.progress(f"fine-tuning {name}", "steps") as progress:
-        made = store.fine_tune(name, force=force, progress=progress, **asked, **chosen)
-    _emit(made.to_dict(), lambda: str(made), made.to_html, html, "fine-tune")
+        made = store.fine_tune(name, force=force, show=show or None, progress=progress, **asked, **chosen)
+    _emit(made.to_dict(), made, items, html, "fine-tune")
 
 
 def improve(
@@ -111,14 +135,23 @@ def improve(
     base: Annotated[str | None, typer.Option(help="The encoder to start from; for texts minilm by default.")] = None,
     text: Text = None,
     image: Image = None,
+    pair: Pair = None,
     label: Label = None,
+    parent: Parent = None,
     id: Id = None,
     subject: Subject = None,
     test: Test = [],  # noqa: B006
-    pool: Pool = [],  # noqa: B006
+    pool: ImprovedPool = [],  # noqa: B006
+    split: Split = None,
+    out_of_scope: OutOfScope = None,
     collection: Annotated[str | None, typer.Option(help="Where the rows go; by default called like the encoder.")] = None,
     recipe: RecipeName = None,
+    settings: Settings = [],  # noqa: B006
     budget_minutes: Annotated[float, typer.Option("--budget-minutes", help="Of training.")] = 30.0,
+    workers: TrainWorkers = 0,
+    require: Require = [],  # noqa: B006
+    force: Force = None,
+    items: Items = None,
     html: HtmlFile = None,
 ) -> None:
     """Check labelled files, fine-tune, prove, embed them and the pool, index; switch only if it is better.
@@ -128,51 +161,48 @@ def improve(
     if more and not pool:
         problem = f"expected one name or quoted pattern of labelled files, found {1 + len(more)}"
         raise InvalidArguments(call="improve", problems=[problem])
+    asked = {
+        "text": text, "image": image, "pair": pair, "label": label, "parent": parent, "id": id, "subject": subject,
+        "test": test or None, "split": _fractions(split, "improve"), "out_of_scope": out_of_scope, "recipe": recipe,
+        "workers": workers, "require": require or None, "force": force, **option_values(settings, "improve"),
+    }  # fmt: skip
     store = STATE.open(create=True)
-    columns = {
-        "text": text,
-        "image": image,
-        "label": label,
-        "id": id,
-        "subject": subject,
-        "test": test or None,
-        "recipe": recipe,
-    }
+    _check_items(store, items, "improve")
     with STATE.out.progress(f"improving {name}", "steps") as progress:
         made = store.improve(
             labelled, name=name, base=base, pool=[*pool, *(more or [])] or None, collection=collection,
-            budget_minutes=budget_minutes, progress=progress, **{k: v for k, v in columns.items() if v is not None},
+            budget_minutes=budget_minutes, progress=progress, **{k: v for k, v in asked.items() if v is not None},
         )  # fmt: skip
-    _emit(made.to_dict(), lambda: str(made), made.run.to_html, html, "improve")
+    _emit(made.to_dict(), made.run, items, html, "improve", str(made))
 
 
 @runs.command("runs")
 def encoder_runs(name: Annotated[str | None, typer.Argument(help="Of one name alone.")] = None) -> None:
     """The fine-tunings of this store: what each started from, what it came to, whether it is live."""
-    store = STATE.open()
+    found = STATE.open().runs
     rows = [
         {
             "run": run.label,
             "base": run.base,
-            "encoder": run.encoder,
+            "encoder": "" if run.status == "stopped" else run.encoder,
             "recipe": run.recipe_name or "",
             "steps": run.training.steps,
             "minutes": round(run.training.seconds / 60, 1),
-            "proof": run.judged.verdict,
-            "live": store.runs.is_live(run),
+            "proof": "stopped" if run.status == "stopped" else run.judged.verdict,
+            "live": found.is_live(run),
             "ended": run.ended,
         }
-        for each in ([name] if name is not None else store.runs.names())
-        for run in store.runs.of(each)
+        for each in ([name] if name is not None else found.names())
+        for run in found.of(each)
     ]
     STATE.out.emit(rows, lambda: STATE.out.table(rows) if rows else STATE.out.say("No encoder was fine-tuned here yet."))
 
 
 @runs.command("run")
-def encoder_run(run: RunName, html: HtmlFile = None) -> None:
+def encoder_run(run: RunName, items: Items = None, html: HtmlFile = None) -> None:
     """One run and its proof: before and after, the classes that got worse, neighbours side by side."""
     found = STATE.open().run(run)
-    _emit(found.to_dict(), lambda: str(found), found.to_html, html, "encoder run")
+    _emit(found.to_dict(), found, items, html, "encoder run")
 
 
 @runs.command("make-live")
@@ -189,10 +219,26 @@ def _default_base(store: Any, base: str) -> None:
         store.encoders.register("minilm", model="minilm")
 
 
-def _emit(facts: Any, said: Callable[[], str], page: Callable[[], str], html: str | None, call: str) -> None:
+def _fractions(text: str | None, call: str) -> dict[str, float] | None:
+    if text is None:
+        return None
+    found = split_of(text, call)
+    if not found or "by" in found:
+        problem = f"--split is '{text[:80]}', expected fractions of train, val and test: .8,.1,.1"
+        raise InvalidArguments(call=call, problems=[problem])
+    return found
+
+
+def _check_items(store: Any, collection: str | None, call: str) -> None:
+    """Said before hours of training, and not after."""
+    if collection is not None and not store.collection(collection).keeps_source:
+        problem = f"--items: collection '{collection}' keeps no content; only one made with --keep-source does"
+        raise InvalidArguments(call=call, problems=[problem])
+
+
+def _emit(facts: Any, run: FineTuned, items: str | None, html: str | None, call: str, said: str | None = None) -> None:
     if html is not None:
-        write_text(html, page(), call)
+        write_text(html, run.to_html(collection=items), call)
         facts = {**facts, "html": html}
-    STATE.out.emit(
-        facts, lambda: STATE.out.say(said() + (f"\n\nThe page with the maps: {html}" if html is not None else ""))
-    )
+    page = f"\n\nThe page with the maps: {html}" if html is not None else ""
+    STATE.out.emit(facts, lambda: STATE.out.say((said or run.to_text(collection=items)) + page))

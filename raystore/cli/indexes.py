@@ -176,12 +176,17 @@ def search(
         int | None, typer.Option(help="Lists of the index to visit; more finds more and takes longer.")
     ] = None,
     refine: Annotated[int | None, typer.Option(help="Rows to nominate for each one that is answered.")] = None,
+    through: Annotated[
+        str | None,
+        typer.Option(metavar="BRIDGE", help="Ask rows of an older encoder: the bridge back to it reads the query."),
+    ] = None,
 ) -> None:
     """The rows nearest to a text, an image or an item."""
     found = STATE.open().collection(collection)
     result = found.search(
         text, image=image, item=item, like=like, unlike=unlike, k=k, where=where, columns=column, min_score=min_score,
         limit=limit, after=after, distinct=distinct, diversity=diversity, probes=probes, refine=refine, encoder=encoder,
+        through=through,
     )  # fmt: skip
     _emit_hits(result, column, limit)
 
@@ -224,11 +229,13 @@ def _emit_hits(result: SearchResult, column: Sequence[str], limit: int | None) -
         "coverage": result.coverage,
         "missing": result.missing,
         "exact": result.exact,
+        "bridged": result.bridged,
     }
 
     def draw() -> None:
         if hits:
-            STATE.out.table(hits, ["rank", "score", "id", *column])
+            mapped = result.bridged is not None and result.bridged_hits is not None and "bridged" not in column
+            STATE.out.table(hits, ["rank", "score", "id", *column, *(["bridged"] if mapped else [])])
         else:
             STATE.out.say("No row is found.")
         for line in _notes(result, limit):
@@ -240,6 +247,11 @@ def _emit_hits(result: SearchResult, column: Sequence[str], limit: int | None) -
 def _notes(result: SearchResult, limit: int | None) -> list[str]:
     """What is to be known of an answer beside its rows."""
     notes = []
+    if result.bridged is not None:
+        fidelity = result.bridged["fidelity"]
+        kept = "" if fidelity["kept"] is None else f", label searches keep {fidelity['kept']:.1%}"
+        how = "asked through" if result.bridged_hits is None else "rows are bridged by"
+        notes.append(f"{how} {result.bridged['encoder']}: recall@10 {fidelity['recall']:.1%}{kept}, on pairs held out")
     if result.missing:
         notes.append(f"{result.coverage:.1%} of the rows were searched: shards {result.missing} did not answer")
     if limit is not None and result.truncated:

@@ -68,6 +68,8 @@ def options(
 
 encoders.encoder.add_typer(fine_tune.runs)
 encoders.encoder.command("migrate")(migrate.migrate)
+encoders.encoder.command("bridge")(migrate.bridge)
+encoders.encoder.command("compare")(migrate.compare)
 app.add_typer(encoders.encoder, name="encoder")
 collections.collection.add_typer(pairs.pairs)
 app.add_typer(collections.collection, name="collection")

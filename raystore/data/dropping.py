@@ -2,18 +2,19 @@
 
 Dropping a column changes the schema alone: its values stay in the data files, and Lance's compaction leaves a file alone that has
 no deleted row. So one row of each such fragment is written anew, which marks its old place as deleted; then compaction rewrites
-the fragment, and the old files and versions are removed. Rows keep their row ids, values and `_added`.
+the fragment. Rows keep their row ids, values and `_added`. Last, after a grace period, go the versions from before and the files
+that no version since has: no reader of a newer version, and no writer, needs one of them.
 
-Cost: the table is read and written once, a fragment or a few at a time, and other writers get their turn in between. Knows
-columns and fragments; knows nothing of encoders.
+Cost: the table is read and written once, 32,768 rows or one fragment a turn, and other writers get theirs in between. Knows columns
+and fragments; knows nothing of encoders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from datetime import timedelta
-from pathlib import Path
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import lance
 import pyarrow as pa
@@ -21,81 +22,117 @@ from lance.optimize import Compaction
 
 from raystore.data.fence import Lease
 from raystore.data.keyed import KeyedTable, lost_lease_is_said
-from raystore.errors import StoreUnusable
+from raystore.errors import LeaseLost, StoreUnusable
 from raystore.layout import disk_full_is_said
 from raystore.progress import Progress
 
-_ROWS_A_TURN = 262_144  # of fragments that are rewritten while others wait
+Done = TypeVar("Done")
+
+_ROWS_A_TURN = 32_768  # of fragments that are rewritten while others wait: with 384 numbers 50 MB
+_PAUSE_S = 0.05  # after a turn: a writer that waits looks for the lease every 45 ms at the latest
+_TRIES = 5  # of a turn whose lease another writer took over
 _COMPACTION = {"materialize_deletions": True, "materialize_deletions_threshold": 0.0, "num_threads": 1, "batch_size": 1_024}
 
 
-def drop_columns(rows: KeyedTable, columns: Sequence[str], *, progress: Progress | None = None) -> int:
-    """How many bytes the table's folder lost. Columns that are not there are passed over, so a killed call is simply repeated.
+def drop_columns(rows: KeyedTable, columns: Sequence[str], *, grace_s: float, progress: Progress | None = None) -> None:
+    """The columns and their bytes are gone. Those that are not there are passed over, so a killed call is simply repeated.
 
-    From the first commit on nobody sees the columns. Whoever reads a version from before the end may find its files gone, and
-    reads the newest when asked again.
+    From the first commit on nobody sees the columns. Whoever opened a version from before the last turn can read it for the grace
+    period; then its files are gone, and whoever asks again reads the newest.
 
     Args:
+        grace_s: waited before files are deleted; nobody else waits meanwhile.
         progress: called with fragments rewritten, and those that held a dropped column.
 
     Raises:
-        WriterBlocked, DiskFull: what is committed is safe; call it again.
+        WriterBlocked, DiskFull, LeaseLost: what is committed is safe; call it again.
     """
-    before = _size(rows.path)
     with disk_full_is_said(rows.path, "dropping columns"):
-        with _held(rows) as lease:
-            dataset = rows.dataset(lease)
-            if there := [column for column in columns if column in dataset.schema.names]:
-                with lost_lease_is_said(lease):
-                    dataset.drop_columns(there)
+        _turn(rows, lambda lease: _drop(rows, columns, lease))
         in_all = len(_stale(rows.dataset()))
         while stale := _stale(rows.dataset()):
-            _rewrite_some(rows)
+            _turn(rows, lambda lease: _rewrite_some(rows, lease))
             left = len(_stale(rows.dataset()))
             if left >= len(stale):
                 found = f"{left} fragments of '{rows.path.name}' that hold a dropped column after they were rewritten"
                 raise StoreUnusable(root=str(rows.path), found=found, advice="Call it again when nobody else writes.")
             if progress is not None:
                 progress(in_all - left, in_all)
-        with _held(rows) as lease, lost_lease_is_said(lease):
-            rows.dataset(lease).cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
-    return max(0, before - _size(rows.path))
+            time.sleep(_PAUSE_S)
+        clean, dead = _turn(rows, lambda lease: _dead(rows, lease))
+        older = [each for found in rows.dataset().versions() if (each := int(found["version"])) < clean]
+        if older or dead:
+            time.sleep(grace_s)
+            _turn(rows, lambda lease: _delete(rows, older, dead, lease))
 
 
-def holds_dropped(rows: KeyedTable) -> bool:
-    """Whether data files hold values of a column that the table has no more. Cost: reads no row."""
-    return bool(_stale(rows.dataset()))
+def _turn(rows: KeyedTable, work: Callable[[Lease], Done]) -> Done:
+    """What `work` returns, done under a lease; tried again where another writer took it over."""
+    tried = 0
+    while True:
+        tried += 1
+        try:
+            # A rewrite may outlast an ordinary lease.
+            with rows.fence.hold(rows.fence.wait_s / 2) as lease, lost_lease_is_said(lease):
+                return work(lease)
+        except LeaseLost:
+            if tried == _TRIES:
+                raise
 
 
-def _rewrite_some(rows: KeyedTable) -> None:
-    with _held(rows) as lease:
-        chosen: list[lance.LanceFragment] = []
-        dataset = rows.dataset(lease)
-        for fragment in _stale(dataset):
-            if chosen and sum(each.physical_rows for each in chosen) + fragment.physical_rows > _ROWS_A_TURN:
-                break
-            chosen.append(fragment)
-        if not chosen:
-            return
-        numbers = {fragment.fragment_id for fragment in chosen}
-        first = pa.concat_tables([fragment.head(1) for fragment in chosen])
-        rows._rewrite(dataset, first, int(dataset.version) + 1, lease)
+def _drop(rows: KeyedTable, columns: Sequence[str], lease: Lease) -> None:
+    dataset = rows.dataset(lease)
+    if there := [column for column in columns if column in dataset.schema.names]:
+        dataset.drop_columns(there)
+        rows._sync_manifest(int(rows.dataset(lease).version))
+
+
+def _rewrite_some(rows: KeyedTable, lease: Lease) -> None:
+    chosen: list[lance.LanceFragment] = []
+    dataset = rows.dataset(lease)
+    for fragment in _stale(dataset):
+        if chosen and sum(each.physical_rows for each in chosen) + fragment.physical_rows > _ROWS_A_TURN:
+            break
+        chosen.append(fragment)
+    if not chosen:
+        return
+    numbers = {fragment.fragment_id for fragment in chosen}
+    first = pa.concat_tables([fragment.head(1) for fragment in chosen])
+    rows._rewrite(dataset, first, int(dataset.version) + 1, lease)
+    lease.renew()
+    dataset = rows.dataset(lease)
+    options = {
+        **_COMPACTION,
+        # Without the first, small neighbours would be merged into the turn; without the second, a large fragment cut up.
+        "excluded_fragment_ids": [f.fragment_id for f in dataset.get_fragments() if f.fragment_id not in numbers],
+        "target_rows_per_fragment": max(_ROWS_A_TURN, *(fragment.physical_rows for fragment in chosen)),
+    }
+    done = []
+    for task in Compaction.plan(dataset, options).tasks:
+        done.append(task.execute(dataset))
+        rows._sync_fragments(done[-1].new_fragments)
         lease.renew()
-        dataset = rows.dataset(lease)
-        done = []
-        for task in Compaction.plan(dataset, dict(_COMPACTION)).tasks:
-            if numbers & {fragment.id for fragment in task.fragments}:
-                done.append(task.execute(dataset))
-                rows._sync_fragments(done[-1].new_fragments)
-                lease.renew()
-        if done:
-            with lost_lease_is_said(lease):
-                Compaction.commit(dataset, done)
-            rows._sync_manifest(int(rows.dataset(lease).version))
+    if done:
+        Compaction.commit(dataset, done)
+        rows._sync_manifest(int(rows.dataset(lease).version))
 
 
-def _held(rows: KeyedTable) -> AbstractContextManager[Lease]:
-    return rows.fence.hold(rows.fence.wait_s / 2)  # a rewrite may outlast an ordinary lease
+def _dead(rows: KeyedTable, lease: Lease) -> tuple[int, list[str]]:
+    """The newest version, and the data files that are not of it: no later one takes them up, since files are written and committed
+    under one lease. Those that a killed writer left are among them."""
+    folder = rows.path / "data"
+    listed = os.listdir(folder) if folder.is_dir() else []  # a table without rows has none
+    dataset = rows.dataset(lease)
+    held = {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
+    with lease.committing(int(dataset.version)):  # nobody took over meanwhile, whose file might be among them
+        return int(dataset.version), [name for name in listed if name not in held]
+
+
+def _delete(rows: KeyedTable, versions: Sequence[int], files: Sequence[str], lease: Lease) -> None:
+    if versions:
+        rows.dataset(lease).cleanup_old_versions(versions=list(versions))
+    for name in files:
+        (rows.path / "data" / name).unlink(missing_ok=True)
 
 
 def _stale(dataset: lance.LanceDataset) -> list[lance.LanceFragment]:
@@ -106,7 +143,3 @@ def _stale(dataset: lance.LanceDataset) -> list[lance.LanceFragment]:
         for fragment in dataset.get_fragments()
         if any(field >= 0 and field not in held for file in fragment.data_files() for field in file.fields)
     ]
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

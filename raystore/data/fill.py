@@ -107,7 +107,7 @@ def add_encoder(
     kept = table.keeps_source
     jobs = [] if kept else read_jobs(layout, table.name)
     began = time.monotonic()
-    table.add_encoder(encoder.fingerprint, encoder.dim)
+    write_both(table, encoder)
     lacking = table.count_lacking(encoder.fingerprint)
     totals = _Totals()
     slices_for = asked.slices_for
@@ -137,6 +137,21 @@ def add_encoder(
         workers=totals.workers,
         kept=kept,
     )
+
+
+def write_both(table: CollectionTable, encoder: Encoder) -> bool:
+    """Whether the collection got a column for the encoder, which every row that is logged or embedded from now on fills; False
+    where it has one.
+
+    Its model is loaded first: where it cannot be, nothing has changed, and no later log is refused for it.
+
+    Raises:
+        ModelUnusable, GoldenMoved.
+    """
+    if encoder.fingerprint in table.fingerprints:
+        return False
+    encoder.load()
+    return table.add_encoder(encoder.fingerprint, encoder.dim)
 
 
 def _kept(table: CollectionTable, encoder: Encoder, workers: int) -> Iterator[_Part]:

@@ -21,9 +21,11 @@ from raystore.data.columns import TYPES, vector_array
 from raystore.data.kept_source import open_source
 from raystore.data.keyed import Committed, KeyedTable
 from raystore.data.rows import Incoming, check_rows, payload_digests, row_table, unusable
+from raystore.encoders.bridged import Bridge
 from raystore.encoders.items import Item
 from raystore.encoders.passport import Modality
 from raystore.errors import DimensionMismatch, IdConflict, InvalidRows, InvalidVectors, ItemsUnusable
+from raystore.layout import FP12
 from raystore.markup import facts_html
 from raystore.vectors import Vectors, as_unit_rows, check_fingerprint
 
@@ -146,7 +148,8 @@ class RowLog:
         Args:
             rows: mappings with `id` and one of `text`, `image` (a file's bytes) and `vector`, optionally `subject`,
                 `tenant`, `time` (now, if absent), and any kept columns.
-            fingerprint: the encoder of the vectors given; needed with `vector`, so that no stranger's gets in.
+            fingerprint: the encoder of the vectors given; needed with `vector`, so that no stranger's gets in. Not a forward
+                bridge's: its column says of each row whether its vector was mapped, and a given one says nothing of that.
             add_columns: add kept columns the collection does not have yet, nullable, typed by their values. Otherwise
                 they are refused: a misspelt 'text' must not become a column that keeps the text.
 
@@ -191,6 +194,13 @@ class RowLog:
             number = next(i for i, v in enumerate(incoming.vectors) if v is not None)
             return [(number, None, "vectors are given without fingerprint=, so nobody knows which encoder made them")]
         dim = self._table.dim(fingerprint)
+        if (target := self._leads_to(fingerprint)) is not None:
+            number = next(i for i, v in enumerate(incoming.vectors) if v is not None)
+            problem = (
+                f"fingerprint= is a bridge's, {fingerprint[:FP12]}, which says nothing of whether a vector is true or was mapped: "
+                f"give the own vectors of the encoder that it leads to, with fingerprint='{target}', or the content"
+            )
+            return [(number, None, problem)]
         problems: list[tuple[int, str | None, str]] = []
         for number, vector in enumerate(incoming.vectors):
             if vector is None:
@@ -209,6 +219,14 @@ class RowLog:
             if reason:
                 problems.append((number, incoming.ids[number] or None, f"the vector {reason}"))
         return problems
+
+    def _leads_to(self, fingerprint: str) -> str | None:
+        """Of a forward bridge the encoder in whose space its column lies; None of every other encoder."""
+        encoder = self._encoders.get(fingerprint)
+        bridge: Bridge | None = getattr(encoder, "bridge", None)
+        if bridge is not None:
+            return bridge.target if bridge.direction == "forward" else None
+        return None if encoder is None or encoder.fingerprint == fingerprint else encoder.fingerprint
 
     def _write(self, incoming: Incoming, fingerprint: str | None) -> LogResult:
         contents = [

@@ -69,9 +69,30 @@ def make_asked(
     planned = _collected(
         problems, lambda: plan_data(data, passport=base.passport, base=f"encoder {base.label}", call=call, **columns)
     )
+    if chosen is not None and planned is not None:
+        problems += _apart(chosen, planned)
     if problems or chosen is None or planned is None:
         raise InvalidArguments(call=call, problems=problems)
     return Asked(name, base, planned, chosen, recipe, workers, tuple(require or ()), tuple(show or ()))
+
+
+def _apart(recipe: Recipe, data: DataSpec) -> list[str]:
+    """What the recipe and the data, each right by itself, cannot be together."""
+    problems = []
+    pictures = data.columns.image is not None
+    if recipe.augment and not pictures:
+        problems.append(
+            f"augment= ({', '.join(recipe.augment)}) is of images, and the data has none (image= names no column)"
+        )
+    if data.pool and not recipe.pretrain_steps:
+        problems.append("pool= is read by pretrain_steps=, which is 0: set so many steps, or leave the pool out")
+    if recipe.pretrain_steps and not data.pool:
+        problems.append(f"pretrain_steps={recipe.pretrain_steps} trains on unlabelled rows, and pool= names none")
+    if recipe.pretrain_steps and pictures and not data.is_pairs and not recipe.augment:
+        problems.append("pretrain_steps= compares two views of a picture, and without augment= they are the same")
+    if "softmax" in recipe.losses and not data.is_pairs and recipe.per_class * recipe.views < 2:
+        problems.append("per_class times views is 1, and single rows have no second one in a batch for the loss 'softmax'")
+    return problems
 
 
 def _collected(problems: list[str], make: Any) -> Any:

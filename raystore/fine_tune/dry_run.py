@@ -38,12 +38,13 @@ class DryRun:
     step_s: float  # the median step
     look_s: float  # one look at val
     opening_s: float  # the base and the data
-    memory_bytes: int  # what training added at most: activations, gradients, AdamW's moments
+    memory_bytes: int  # what training added at most: activations, gradients, AdamW's moments (see `_kept_bytes`)
     device: str
     precision: str
     budget_s: float | None = None
     set_aside: int = 0
     leaks: int = 0
+    notes: tuple[str, ...] = ()  # as `Trained.notes`
 
     @property
     def seconds(self) -> float:
@@ -74,6 +75,7 @@ class DryRun:
             "precision": self.precision,
             "set_aside": self.set_aside,
             "leaks": self.leaks,
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
@@ -87,7 +89,7 @@ class DryRun:
         steps = f"{self.steps:,} of {self.batch_rows:,} rows"
         if self.fitting_steps < self.steps:
             steps += f", of which {self.fitting_steps:,} fit into {(self.budget_s or 0) / 60:,.0f} minutes"
-        return {
+        facts = {
             "data": f"{rows['train']:,} rows to train on, {rows['val']:,} to watch it, {rows['test']:,} to prove it; "
             f"{self.set_aside:,} set aside, {self.leaks:,} removed as leaks",
             "steps": steps,
@@ -95,6 +97,7 @@ class DryRun:
             f"{self.opening_s:.1f} s to open base and data",
             "memory": f"{self.memory_bytes / 2**20:,.0f} MiB more than the base itself, in {self.precision} on {self.device}",
         }
+        return facts | ({"note": "; ".join(self.notes)} if self.notes else {})
 
 
 def dry_run(work: Work, *, device: str | None = None, steps: int = STEPS) -> DryRun:
@@ -117,10 +120,9 @@ def measured(work: Work, opened: Opened, opening_s: float, steps: int = STEPS) -
     points: list[tuple[float, Point]] = []
     first = time.perf_counter()
     with _growth(opened.model.device) as memory:
-        train(
-            opened.model, data, opened.sides.val, taken, sampler=sampler,
-            report=lambda point: points.append((time.perf_counter(), point)),
-        )  # fmt: skip
+        trained = train(
+            opened.model, data, opened.sides.val, taken, report=lambda point: points.append((time.perf_counter(), point))
+        )
     moments = [moment for moment, _ in points]
     looked = bool(len(opened.sides.val))
     # With val there is a point before the first step; the last step's point comes after a look.
@@ -136,12 +138,13 @@ def measured(work: Work, opened: Opened, opening_s: float, steps: int = STEPS) -
         step_s=step_s,
         look_s=moments[0] - first if looked else 0.0,
         opening_s=opening_s,
-        memory_bytes=memory[0],
+        memory_bytes=max(memory[0], _kept_bytes(opened)),
         device=str(opened.model.device),
         precision=opened.model.precision,
         budget_s=recipe.budget_minutes * 60 if recipe.budget_minutes else None,
         set_aside=sum(about["set_aside"].values()),
         leaks=opened.sides.leaks.removed,
+        notes=trained.notes,
     )
 
 
@@ -171,6 +174,11 @@ def _growth(device: Any) -> Iterator[list[int]]:
         over.set()
         sampler.join()
         found[0] = max(found[0], _resident() - before)
+
+
+def _kept_bytes(opened: Opened) -> int:
+    """Bytes of gradients and AdamW's two moments, the least that training adds: a process that freed as much before grows by less."""
+    return 3 * sum(p.numel() * p.element_size() for p in opened.model.learning_parameters().values())
 
 
 def _resident() -> int:

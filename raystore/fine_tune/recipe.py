@@ -44,10 +44,15 @@ class Recipe(BaseModel):
         default=1, ge=1, le=2, description="2: each row stands twice in its batch, with another dropout or crop"
     )
     hard_classes: float = Field(
-        default=0.0, ge=0, le=1, description="share of a batch's classes taken from those confused most"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of a batch taken from the classes (of pairs: the rows) nearest to the others, by raystore's own index",
     )
     mine_every: int = Field(
-        default=0, ge=0, description="steps between looks for hard negatives with the model as it is; 0: once"
+        default=0,
+        ge=0,
+        description="steps between looks for hard_classes with the model as it then is; 0: once, at the start",
     )
     max_tokens: int | None = Field(default=None, ge=4, description="texts are cut there in training; None: what 99% have")
     micro_tokens: int = Field(default=4096, ge=64, description="tokens (padding included) of one forward pass")
@@ -55,10 +60,13 @@ class Recipe(BaseModel):
     # --- steps
     steps: int | None = Field(default=None, ge=1, description="None: epochs decides")
     epochs: float = Field(default=1.0, gt=0, description="times the training rows are gone through")
-    budget_minutes: float | None = Field(default=None, gt=0, description="the schedule is fitted into this time")
+    budget_minutes: float | None = Field(
+        default=None, gt=0, description="training ends its cosine in this time, with fewer steps where it must"
+    )
     pretrain_steps: int = Field(default=0, ge=0, description="on unlabelled rows (two views, InfoNCE) before the labels")
     # --- optimiser
     learning_rate: float = Field(default=5e-5, gt=0, description="of AdamW, at the last layer")
+    pretrain_learning_rate: float = Field(default=1e-5, gt=0, description="of AdamW in those steps")
     proxy_learning_rate: float = Field(default=1e-2, gt=0, description="of the class vectors of proxy-anchor and arcface")
     layer_decay: float = Field(default=1.0, gt=0, le=1, description="each layer below the last learns so much slower")
     weight_decay: float = Field(default=0.01, ge=0, description="of matrices; biases and norms have none")
@@ -102,6 +110,8 @@ class Recipe(BaseModel):
     def _fits_together(self) -> Recipe:
         if self.per_class * self.views < 2 and set(self.losses) - {"proxy-anchor", "arcface", "softmax"}:
             raise ValueError("per_class times views is 1, and without a second row of a class this loss has no positive")
+        if self.mine_every and not self.hard_classes:
+            raise ValueError("mine_every is how often hard_classes are looked for, and hard_classes is 0")
         return self
 
     @property
@@ -110,7 +120,14 @@ class Recipe(BaseModel):
 
 
 RECIPES: dict[str, Mapping[str, Any]] = {
-    "few-shot": {"losses": {"supcon": 1.0}, "learning_rate": 2e-4, "layer_decay": 0.75, "steps": 120},
+    "few-shot": {
+        "losses": {"supcon": 1.0},
+        "learning_rate": 2e-4,
+        "layer_decay": 0.75,
+        "steps": 120,
+        "evaluate_every": 20,
+        "patience": 3,
+    },
     "many-classes": {
         "losses": {"arcface": 1.0},
         "margin": 0.0,
@@ -125,7 +142,7 @@ RECIPES: dict[str, Mapping[str, Any]] = {
     "domain": {
         "losses": {"arcface": 1.0},
         "margin": 0.0,
-        "learning_rate": 2e-4,
+        "learning_rate": 1e-4,
         "proxy_learning_rate": 3e-3,
         "layer_decay": 0.8,
         "epochs": 2,

@@ -1,22 +1,25 @@
 """What is kept of a fine-tuning: one numbered record a run, with everything that is needed to repeat and to judge it.
 
     runs/<name>/<n>/run.json, points.csv          published whole, never edited
+    runs/<name>/<n>/tensorboard/                  where it was written
     runs/<name>/notes/<n>/live/<m>.json           when its encoder was made live, on what proof, and why where it was forced
 
-It holds settings, counts, curves, ids of suspected rows and of the proof's neighbours; no item.
+A run that an alarm stopped is a record too, with the alarm's sentence and without an encoder. None of them holds an item: they hold
+settings, counts, curves, ids of suspected rows and of the proof's neighbours.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raystore.catalog import Catalog
 from raystore.encoders.records import KIND
-from raystore.errors import RunNotFound, StoreUnusable
+from raystore.errors import InvalidArguments, RunNotFound, StoreUnusable
 from raystore.fine_tune.loop.points import Trained
 from raystore.fine_tune.proof.proof import Proof
 from raystore.fine_tune.recipe import Recipe
@@ -25,8 +28,8 @@ from raystore.layout import Layout, disk_full_is_said, names, numbers, publish, 
 _REFERENCE = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,62})(@(?P<number>[1-9]\d{0,8}))?")
 
 
-class RunRecord(BaseModel):
-    """A finished run. `key` is the digest of what was asked: the same call again finds it instead of training again."""
+class Run(BaseModel):
+    """What is known of every run. `key` is the digest of what was asked: the same call again finds a finished one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,17 +40,13 @@ class RunRecord(BaseModel):
     ended: str
     base: str  # a label
     base_fingerprint: str
-    encoder: str  # the tuned one's label
-    fingerprint: str
-    model: int  # its folder's number
     recipe_name: str | None
     recipe: Recipe
     workers: int
-    data: dict[str, Any]  # files with their sizes, columns, split, digest, rows by side, leaks, rows set aside
+    data: dict[
+        str, Any
+    ]  # files with their sizes, columns, split; of a finished run digest, rows by side, leaks, rows set aside
     trained: dict[str, Any]
-    proof: dict[str, Any]
-    require: tuple[str, ...]
-    fell: tuple[str, ...] = ()  # sentences: required figures that fell
     libraries: dict[str, str] = {}
 
     @property
@@ -58,24 +57,58 @@ class RunRecord(BaseModel):
     def training(self) -> Trained:
         return Trained.from_dict(self.trained)
 
+
+class RunRecord(Run):
+    """A finished run."""
+
+    status: Literal["finished"] = "finished"
+    encoder: str  # the tuned one's label
+    fingerprint: str
+    model: int  # its folder's number
+    proof: dict[str, Any]
+    standing: dict[str, Any] | None = None  # a proof too: from what the name meant to this one, where that was not the base
+    require: tuple[str, ...]
+    show: tuple[str, ...] = ()
+    fell: tuple[str, ...] = ()  # sentences: what stands against making it live
+
     @property
     def judged(self) -> Proof:
         return Proof.model_validate(self.proof)
 
+    @property
+    def against_standing(self) -> Proof | None:
+        return None if self.standing is None else Proof.model_validate(self.standing)
 
-def publish_run(layout: Layout, record: RunRecord, points: Path | None) -> RunRecord:
-    """The record under its number, with the file of its points beside it."""
+
+class StoppedRun(Run):
+    """A run that an alarm stopped, `reason` being its sentence. The same call trains again."""
+
+    status: Literal["stopped"] = "stopped"
+    reason: str
+
+
+AnyRun: TypeAlias = RunRecord | StoppedRun
+_Kind = TypeVar("_Kind", RunRecord, StoppedRun)
+
+
+def publish_run(layout: Layout, record: _Kind, logs: Path) -> _Kind:
+    """The record under its number. What `logs` holds of points.csv and tensorboard/ is kept beside it."""
     folder = layout.runs(record.name)
     with disk_full_is_said(folder, "keeping a run's record"), staging(layout.tmp) as stage:
         write_json(stage / "run.json", record.model_dump(mode="json", exclude={"number"}), layout.tmp)
-        if points is not None and points.is_file():
-            (stage / "points.csv").write_bytes(points.read_bytes())
+        if (logs / "points.csv").is_file():
+            shutil.copyfile(logs / "points.csv", stage / "points.csv")
+        if (logs / "tensorboard").is_dir():
+            shutil.copytree(logs / "tensorboard", stage / "tensorboard")
         number = publish(stage, folder)
-    return _read(layout, record.name, number)
+    return type(record).model_validate({**read_json(folder / str(number) / "run.json"), "number": number})
 
 
 class Runs:
-    """The runs of a store: `names()`, `of(name)`, `get("minilm-tickets@2")` (without a number its newest)."""
+    """The runs of a store: `names()`, `of(name)`, `get("minilm-tickets@2")` (without a number its newest).
+
+    Those that an alarm stopped are among them, as StoppedRun.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -87,11 +120,11 @@ class Runs:
     def names(self) -> list[str]:
         return names(self._layout.runs())
 
-    def of(self, name: str) -> list[RunRecord]:
+    def of(self, name: str) -> list[AnyRun]:
         """Oldest first; none where there is no such name."""
         return [_read(self._layout, name, number) for number in numbers(self._layout.runs(name))]
 
-    def get(self, reference: str) -> RunRecord:
+    def get(self, reference: str) -> AnyRun:
         """Raises RunNotFound with the runs there are."""
         found = _REFERENCE.fullmatch(str(reference))
         if found is not None:
@@ -102,17 +135,37 @@ class Runs:
         existing = [f"{name}@{n}" for name in self.names() for n in numbers(self._layout.runs(name))]
         raise RunNotFound(name=str(reference)[:80], where=f"store '{self._layout.root}'", existing=existing)
 
+    def finished(self, reference: str) -> RunRecord:
+        """As `get`; without a number the newest that was finished, where there is one.
+
+        Raises:
+            RunNotFound; InvalidArguments: it was stopped, so there is no encoder.
+        """
+        done = [run for run in self.of(reference) if isinstance(run, RunRecord)] if reference in self.names() else []
+        found = done[-1] if done else self.get(reference)
+        if isinstance(found, StoppedRun):
+            raise InvalidArguments(
+                call=f"run('{reference}')", problems=[f"{found.label} has no encoder: {_bare(found.reason)}"]
+            )
+        return found
+
     def with_key(self, name: str, key: str) -> RunRecord | None:
-        """The newest run of this name that was asked the same."""
-        return next((run for run in reversed(self.of(name)) if run.key == key), None)
+        """The newest finished run of this name that was asked the same."""
+        return next((run for run in reversed(self.of(name)) if isinstance(run, RunRecord) and run.key == key), None)
 
-    def is_live(self, record: RunRecord) -> bool:
+    def means(self, name: str) -> str | None:
+        """The fingerprint that the name means at present."""
+        alias = self._catalog.alias(KIND, name)
+        return None if alias is None else str(alias["fingerprint"])
+
+    def is_live(self, record: AnyRun) -> bool:
         """Whether the run's name means its encoder at present."""
-        alias = self._catalog.alias(KIND, record.name)
-        return alias is not None and alias.get("fingerprint") == record.fingerprint
+        return isinstance(record, RunRecord) and self.means(record.name) == record.fingerprint
 
-    def points_file(self, record: RunRecord) -> Path:
-        return self._layout.runs(record.name) / str(record.number) / "points.csv"
+    def was_live(self, record: RunRecord) -> bool:
+        """Whether the run's name means its encoder, or meant it once."""
+        folder = self._layout.aliases(KIND, record.name)
+        return any(read_json(folder / f"{n}.json").get("fingerprint") == record.fingerprint for n in numbers(folder))
 
     def notes_folder(self, record: RunRecord) -> Path:
         return self._layout.run_notes(record.name, record.number)
@@ -123,10 +176,17 @@ class Runs:
         return [read_json(folder / f"{number}.json") for number in numbers(folder)]
 
 
-def _read(layout: Layout, name: str, number: int) -> RunRecord:
+def _bare(sentences: str) -> str:
+    """Without the last full stop, for the end of another sentence."""
+    return sentences.removesuffix(".")
+
+
+def _read(layout: Layout, name: str, number: int) -> AnyRun:
     path = layout.runs(name) / str(number) / "run.json"
     try:
-        return RunRecord.model_validate({**read_json(path), "number": number})
+        about = {**read_json(path), "number": number}
+        kind = StoppedRun if about.get("status") == "stopped" else RunRecord
+        return kind.model_validate(about)
     except (OSError, ValueError, ValidationError):
         raise StoreUnusable(
             root=str(layout.root),

@@ -9,6 +9,7 @@ from typing import Any
 
 from raystore.catalog import Catalog
 from raystore.encoders.registry import Encoder
+from raystore.errors import listed
 from raystore.fine_tune.proof.live import make_live
 from raystore.fine_tune.proof.proof import Proof
 from raystore.fine_tune.records import RunRecord, Runs
@@ -37,33 +38,51 @@ class FineTuned:
         """Itself; from now on its name means this encoder.
 
         Args:
-            force: a reason, which is kept, to do so although a required figure fell.
+            force: a reason, which is kept, to do so although something stands against it.
 
         Raises:
-            NotBetter: a required figure fell, and no reason is given.
+            NotBetter: a required figure fell, against the base or against what the name meant when the run ended, or could not be
+                measured; and no reason is given.
         """
         make_live(
             self.catalog,
             self.record.name,
             self.encoder.fingerprint,
             self.proof,
+            standing=self.record.against_standing,
             run=self.record.number,
             run_folder=Runs(self.catalog).notes_folder(self.record),
             force=force,
-            require=[name for name in self.record.require if name in self.proof.metrics] or None,
+            require=self.record.require,
         )
         return self
 
-    def to_html(self, items: Mapping[str, str] | None = None) -> str:
-        """The proof as one HTML file with the two maps; `items` as in `Proof.to_html`."""
-        return self.proof.to_html(items)
+    def to_html(self, items: Mapping[str, str] | None = None, *, collection: str | None = None) -> str:
+        """The proof as one HTML file with the two maps, and how the encoder was made.
+
+        Args:
+            items: as in `Proof.to_html`: what is shown beside the ids of rows.
+            collection: or the name of a collection with the same ids that keeps its content: then it is taken from there.
+
+        Raises:
+            CollectionNotFound; InvalidArguments: the collection keeps no content, or knows none of the rows.
+        """
+        from raystore.fine_tune.proof.html import page
+        from raystore.fine_tune.proof.made import made_html
+
+        shown = {**self._items(collection), **(items or {})}
+        return page(self.proof, shown, made_html(self.record, self._words()))
+
+    def to_text(self, *, collection: str | None = None) -> str:
+        """As `str` shows it; `collection` as in `to_html`."""
+        return "\n".join([*self._words(), "", self.proof.to_text(self._items(collection))])
 
     def to_dict(self) -> dict[str, Any]:
         """All that stands in the record, JSON-ready, and whether it is live."""
         return {"run": self.record.label, "live": self.live, **self.record.model_dump(mode="json")}
 
     def __str__(self) -> str:
-        return "\n".join([*self._words(), "", str(self.proof)])
+        return self.to_text()
 
     def __repr__(self) -> str:
         return f"<run {self.record.label}: {self.encoder.label} from {self.record.base}, {self.proof.verdict}>"
@@ -72,6 +91,11 @@ class FineTuned:
         from html import escape
 
         return "".join(f"<p>{escape(line)}</p>" for line in self._words()) + self.proof._repr_html_()
+
+    def _items(self, collection: str | None) -> dict[str, str]:
+        from raystore.fine_tune.proof.kept import kept_items
+
+        return {} if collection is None else kept_items(self.catalog.layout, collection, self.proof)
 
     def _words(self) -> list[str]:
         """How it was made and what became of it, a sentence a line."""
@@ -83,23 +107,33 @@ class FineTuned:
             f"{trained.ended}; the weights of step {trained.best_step:,} were kept."
         ]
         lines += data_words(run.data)
+        before = trained.pretrained.notes if trained.pretrained else ()
+        lines += [f"Other than the recipe says: {note}." for note in dict.fromkeys((*before, *trained.notes))]
         if trained.suspects:
             n = len(trained.suspects)
             lines.append(
                 f"{n:,} training {'row has a label' if n == 1 else 'rows have labels'} that the training did not believe."
             )
-        lines.append(self._state())
+        if lacking := [id_ for id_ in run.show if id_ not in {asked.id for asked in self.proof.neighbours}]:
+            lines.append(f"The neighbours of {listed(lacking)} are not shown: the proof has no such row on its test side.")
+        lines.append(self.state)
         return lines
 
-    def _state(self) -> str:
-        name, fp12 = self.record.name, self.encoder.fingerprint[:FP12]
+    @property
+    def state(self) -> str:
+        """Whether the name means it, and why not, in a sentence."""
+        runs, name, fp12 = Runs(self.catalog), self.record.name, self.encoder.fingerprint[:FP12]
         if self.live:
-            forced = [d for d in Runs(self.catalog).decisions(self.record) if d.get("forced")]
+            forced = [d for d in runs.decisions(self.record) if d.get("forced")]
             why = f" It was forced: {forced[-1]['reason']}" if forced else ""
             return f"Live: '{name}' means {fp12} from now on.{why}"
         if self.record.fell:
             return f"Not live: {'; '.join(self.record.fell)}. The encoder is kept as {fp12}."
-        return f"Not live: '{name}' means another encoder at present. This one is kept as {fp12}."
+        other = runs.means(name)
+        if other is None:
+            return f"Not live: '{name}' means no encoder yet. This one is kept as {fp12}; make_live() gives it the name."
+        again = "It meant this one before" if runs.was_live(self.record) else "This one is kept"
+        return f"Not live: '{name}' means {other[:FP12]} at present. {again}, as {fp12}; make_live() gives it the name."
 
 
 def data_words(data: Mapping[str, Any]) -> list[str]:

@@ -1,12 +1,14 @@
 """Settings of a recipe side by side in short runs, judged by val: one after the other here, or through Ray Tune. RAY.
 
 Each trial opens the base and trains with nothing on the disk; what comes back are points, no weights. On Ray a trial reads the files
-itself. Cost: a short run each; on Ray 10 to 20 s more before the first is under way, and the data in memory a trial.
+itself, and has a GPU, or its share of one, where the cluster has some. Cost: a short run each; on Ray 10 to 20 s more before the first
+is under way, and the data in memory a trial.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -246,7 +248,7 @@ def _on_ray(trials: Sequence[Trial], workers: int) -> Iterator[tuple[Tried, floa
 
     with staging(root / "tmp") as stage:
         tuner = tune.Tuner(
-            tune.with_resources(run, {"cpu": 1}),
+            tune.with_resources(run, {"cpu": 1, **_gpu_share(ray, min(workers, len(trials)))}),
             param_space={"place": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(max_concurrent_trials=workers),
             run_config=tune.RunConfig(
@@ -267,6 +269,12 @@ def _on_ray(trials: Sequence[Trial], workers: int) -> Iterator[tuple[Tried, floa
                 continue
             lost = trials[result.config["place"]]
             yield Tried(lost.place, lost.setting, reason="its worker died twice"), None
+
+
+def _gpu_share(ray: Any, at_once: int) -> dict[str, float]:
+    """So much of a GPU that as many trials as go on at once have their part; nothing where the cluster has none."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return {"gpu": min(1.0, math.floor(1e4 * gpus / at_once) / 1e4)} if gpus else {}
 
 
 def _cell(name: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
     recall      of the 10 rows nearest by true new vectors, the share found where the rows are bridged (without a bridge: the share
                 that the old vectors find)
+    kept        with labels: of the rows with the query's label that true new vectors find among the 10, the share found so
     agreement   how often a head of the old space says the same of the old vector and of the new one mapped back
 
 Cost: 20 ms a 1,000 rows read, then matrix products of the sample with itself.
@@ -23,21 +24,19 @@ from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import ColumnNotFound, InvalidArguments
 from raystore.layout import bridged_column, vector_column
 from raystore.markup import rows_html
-from raystore.migrate.bridge.fidelity import K, nearest
-from raystore.migrate.plan import LEAST_FIDELITY, find_bridge
+from raystore.migrate.bridge.fidelity import K, Measured, Shares, kept_of, nearest, of_label, recalls
+from raystore.migrate.plan import find_bridge
 from raystore.train.registry import Heads
-from raystore.vectors import Matrix, mark
+from raystore.vectors import mark
 
 SAMPLE = 2_000
 _LEAST = 20  # rows below which shares say nothing
 _ALL = "all rows"
 
-Shares = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Compared:
-    """`rows` lists, for all rows and for each class: class, rows, recall, and the agreement of each head by its label.
+    """`rows` lists, for all rows and for each class: class, rows, recall, kept, and the agreement of each head by its label.
 
     `unseen`: the rows were bridged before they got their true vector, so the bridge was fitted without them.
     """
@@ -50,15 +49,17 @@ class Compared:
     n: int
     unseen: bool
     recall: float
+    kept: float | None
     heads: dict[str, float]
     rows: tuple[dict[str, Any], ...]
 
     @property
     def advice(self) -> str | None:
-        """A sentence, where what is found is below 90%."""
-        if self.bridge is None or self.recall >= LEAST_FIDELITY:
+        """A sentence that says to re-embed, where the bridge is not good enough; by the rule of `Measured.good`."""
+        measured = Measured(self.recall, self.kept)
+        if self.bridge is None or measured.good:
             return None
-        return f"Re-embed where you can: {self.bridge} finds {self.recall:.0%} of what true vectors of {self.new} find."
+        return f"Re-embed where you can: rows bridged by {self.bridge} give {measured}, {measured.short}."
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "advice": self.advice}
@@ -74,7 +75,7 @@ class Compared:
         lines = [self.title]
         for row in self.rows:
             agrees = "".join(f", {head} agrees {row[head]:.1%}" for head in self.heads if row[head] is not None)
-            lines.append(f"  {row['class']}: recall@{K} {row['recall']:.1%}{agrees} ({row['rows']:,} rows)")
+            lines.append(f"  {row['class']}: {Measured(row['recall'], row['kept'])}{agrees} ({row['rows']:,} rows)")
         return "\n".join([*lines, *([self.advice] if self.advice else [])])
 
     def _repr_html_(self) -> str:
@@ -111,7 +112,9 @@ def compare_encoders(
     there = has_old & has_new  # a row may have been erased meanwhile
     x, y, row_ids = mark(x[there[has_old]], old.fingerprint), mark(y[there[has_new]], new.fingerprint), row_ids[there]
     gallery = np.asarray(forward[1].cross(x)) if forward else x
-    recalls = _recalls(y, gallery, queries=y if forward else x)
+    own, k = np.arange(len(y)), min(K, len(y) - 1)
+    wanted, found = nearest(y, y, own, k), nearest(y if forward else x, gallery, own, k)
+    shares = recalls(wanted, found)
     agrees: dict[str, Shares] = {}
     if back is not None:
         mapped = back[1].as_target(back[1].cross(y))
@@ -119,9 +122,16 @@ def compare_encoders(
             a, b = (head.predict(rows).labels for rows in (x, mapped))
             agrees[head.label] = np.array([one == other for one, other in zip(a, b, strict=True)], np.float64)
     classes = np.full(len(row_ids), "") if labels is None else _classes(table, row_ids, labels)
+    codes = np.where(classes == "", -1, np.unique(classes, return_inverse=True)[1])
+    true, through = (of_label(each, codes, codes) for each in (wanted, found))
     groups = {_ALL: np.ones(len(row_ids), np.bool_), **{str(c): classes == c for c in np.unique(classes) if c}}
     rows = tuple(
-        {"class": name, "rows": int(part.sum()), "recall": float(recalls[part].mean())}
+        {
+            "class": name,
+            "rows": int(part.sum()),
+            "recall": float(shares[part].mean()),
+            "kept": kept_of(true[part], through[part]),
+        }
         | {head: float(same[part].mean()) for head, same in agrees.items()}
         for name, part in groups.items()
     )
@@ -133,17 +143,11 @@ def compare_encoders(
         back=back[0].label if back else None,
         n=len(row_ids),
         unseen=unseen,
-        recall=float(recalls.mean()),
+        recall=float(shares.mean()),
+        kept=kept_of(true, through),
         heads={head: float(same.mean()) for head, same in agrees.items()},
         rows=rows,
     )
-
-
-def _recalls(true: Matrix, gallery: Matrix, queries: Matrix) -> Shares:
-    own, k = np.arange(len(true)), min(K, len(true) - 1)
-    wanted, found = nearest(true, true, own, k), nearest(queries, gallery, own, k)
-    shares: Shares = (wanted[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1)
-    return shares
 
 
 def _rows(

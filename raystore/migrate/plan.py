@@ -23,17 +23,17 @@ from raystore.data.kept_source import open_source
 from raystore.data.manifest import JobRecord, read_jobs
 from raystore.encoders.bridged import Bridge, Direction, is_bridged, read_bridge
 from raystore.encoders.plan import said_bytes, said_time
-from raystore.encoders.records import find_fingerprint
+from raystore.encoders.records import KIND, find_fingerprint
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import EncoderNotFound, InvalidArguments, ModelUnusable
 from raystore.layout import names
 from raystore.markup import cells_html
+from raystore.migrate.bridge.fidelity import Measured
 from raystore.migrate.bridge.fit import LEAST_PAIRS
 from raystore.migrate.bridge.pairs import count_pairs
 from raystore.migrate.pace import Pace, state_of, writes_per_s
 
 WayName = Literal["kept", "files", "dual", "bridge", "through"]
-LEAST_FIDELITY = 0.90
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Way:
     seconds: float | None
     bytes: int
     note: str
-    fidelity: float | None = None  # of a bridge that is built: what it finds of what re-embedding finds
+    measured: Measured | None = None  # of a bridge that is built
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ def old_of(catalog: Catalog, table: CollectionTable, new: Encoder, call: str) ->
 
 
 def find_bridge(catalog: Catalog, source: str, target: str, direction: Direction) -> tuple[Encoder, Bridge] | None:
-    """The registered bridge between two encoders in this direction which was fitted on the most pairs, or None."""
-    found: list[tuple[int, Encoder, Bridge]] = []
+    """The registered bridge between two encoders in this direction, or None: of those that a name means now the one that was fitted on
+    the most pairs, then the one named last; else of those that lost their name to another."""
+    found: list[tuple[tuple[bool, int, str], Encoder, Bridge]] = []
     encoders = Encoders(catalog)
     for folder in names(catalog.layout.encoders()):
         try:
@@ -131,7 +132,9 @@ def find_bridge(catalog: Catalog, source: str, target: str, direction: Direction
         except (EncoderNotFound, ModelUnusable):  # damaged: it cannot be used, the others can
             continue
         if (bridge.direction, bridge.source, bridge.target) == (direction, source, target):
-            found.append((int(bridge.facts.get("pairs", 0)), encoder, bridge))
+            record = catalog.alias(KIND, encoder.name)
+            at = "" if record is None else str(record["published_at"])
+            found.append(((bool(at), int(bridge.facts.get("pairs", 0)), at), encoder, bridge))
     return max(found, key=lambda each: each[0])[1:] if found else None
 
 
@@ -195,7 +198,7 @@ def _bridge(catalog: Catalog, table: CollectionTable, old: Encoder, new: Encoder
     else:
         note = f"{pairs:,} pairs to fit it on, which takes seconds to minutes more; its fidelity is then measured"
     seconds = with_old / writes_per_s(table, old, new.dim)
-    return Way("bridge", True, with_old, seconds, with_old * size, note, fidelity_of(found[1]) if found else None)
+    return Way("bridge", True, with_old, seconds, with_old * size, note, measured_of(found[1]) if found else None)
 
 
 def _through(catalog: Catalog, old: Encoder, new: Encoder, lacking: int, pairs: int) -> Way:
@@ -209,16 +212,16 @@ def _through(catalog: Catalog, old: Encoder, new: Encoder, lacking: int, pairs: 
     return Way("through", True, lacking, 0.0, 0, f"{pairs:,} pairs to fit the bridge back on; then at once")
 
 
-def fidelity_of(bridge: Bridge) -> float:
-    """What the bridge is judged by: what label searches keep where labels were given, else recall@10."""
+def measured_of(bridge: Bridge) -> Measured:
+    """What was measured of the bridge when it was built."""
     facts = bridge.facts.get("fidelity") or {}
-    kept = facts.get("kept")
-    return float(facts.get("recall", 0.0) if kept is None else kept)
+    return Measured(float(facts.get("recall", 0.0)), facts.get("kept"))
 
 
 def _said(bridge: Bridge) -> str:
-    said = f"was measured at {fidelity_of(bridge):.0%} ({bridge.facts.get('pairs', 0):,} pairs)"
-    return said if fidelity_of(bridge) >= LEAST_FIDELITY else f"{said}, below {LEAST_FIDELITY:.0%}: re-embed where you can"
+    measured = measured_of(bridge)
+    said = f"was measured: {measured} ({bridge.facts.get('pairs', 0):,} pairs)"
+    return said if measured.good else f"{said}, {measured.short}: re-embed where you can"
 
 
 def _advice(ways: tuple[Way, ...], lacking: int, pairs: int) -> str:
@@ -230,10 +233,10 @@ def _advice(ways: tuple[Way, ...], lacking: int, pairs: int) -> str:
         if way.possible and way.rows >= lacking:
             return f"Re-embed ({name}): it reaches every row with a true vector, in about {said_time(way.seconds or 0)}."
     first = next((by_name[name] for name in ("kept", "files") if by_name[name].possible), None)
-    reached = by_name["bridge"].fidelity
-    if reached is not None and reached < LEAST_FIDELITY:
+    measured = by_name["bridge"].measured
+    if measured is not None and not measured.good:
         begun = f"Re-embed ({first.name}) the {first.rows:,} rows that can be, and write" if first is not None else "Write"
-        return f"{begun} both from now on: the bridge finds {reached:.0%}, and is worth using from {LEAST_FIDELITY:.0%}."
+        return f"{begun} both from now on: the bridge was measured at {measured}, {measured.short}."
     if by_name["bridge"].possible or (first is not None and pairs + first.rows >= LEAST_PAIRS):
         bridge = "bridge the rows whose content is gone, and write both from now on."
         begun = f"Re-embed ({first.name}) the {first.rows:,} rows that can be; then " if first is not None else ""

@@ -1,8 +1,10 @@
 """Does a migration: each step is one that may be killed and called again, and the report says what was done.
 
-    kept, files   add_encoder: the column, then vectors from content; new rows get both from that moment on
+    kept, files   add_encoder: the column, then vectors from content; new rows get both from that moment on, and those of requests and
+                  jobs that had begun before it are filled by one more round
     dual          the column alone
-    bridge        the column, the map fitted where there is none yet, then old rows through it into the bridge's own column
+    bridge        the column, the map fitted where there is none yet or many more pairs than it knew, then old rows through it into
+                  the bridge's own column
     through       the maps alone
     auto          kept or files, then a bridge for the rows that are left, if it finds 90% of what re-embedding finds
 
@@ -21,17 +23,19 @@ from typing import Any, Literal, get_args
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
 from raystore.data.current import cut_over as make_current
-from raystore.data.fill import add_encoder
+from raystore.data.fill import add_encoder, write_both
 from raystore.data.manifest import read_jobs
 from raystore.data.pool_size import Workers
-from raystore.encoders.bridged import Bridge, is_bridged
+from raystore.encoders.bridged import Bridge, Direction, is_bridged, read_bridge
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
 from raystore.markup import facts_html
 from raystore.migrate.bridge import bridge_rows, build_bridge
+from raystore.migrate.bridge.build import PAIRS
+from raystore.migrate.bridge.fidelity import LEAST_FIDELITY
 from raystore.migrate.bridge.fit import LEAST_PAIRS
-from raystore.migrate.bridge.pairs import count_pairs
-from raystore.migrate.plan import LEAST_FIDELITY, fidelity_of, find_bridge, old_of
+from raystore.migrate.bridge.pairs import count_pairs, read_pairs
+from raystore.migrate.plan import find_bridge, measured_of, old_of
 from raystore.progress import Progress
 
 MigrationWay = Literal["auto", "kept", "files", "dual", "bridge", "through"]
@@ -90,7 +94,9 @@ def migrate(
         problems.append(f"way='{way}' gives old rows no vector in the new space, so nothing can be cut over to")
     if way == "kept" and not table.keeps_source:
         problems.append("the collection keeps no content; only one made with keep_source=True does")
-    if way == "files" and not any(job.kind == "embed" for job in read_jobs(catalog.layout, table.name)):
+    if way == "files" and table.keeps_source:
+        problems.append("the collection keeps its content, which is read in the place of any file: way='kept' says so")
+    elif way == "files" and not any(job.kind == "embed" for job in read_jobs(catalog.layout, table.name)):
         problems.append("no file was embedded into it: its rows were logged")
     if problems:
         raise InvalidArguments(call=call, problems=problems)
@@ -150,17 +156,21 @@ class _Work:
         ways[way]()
 
     def _dual(self) -> None:
-        if self.table.add_encoder(self.new.fingerprint, self.new.dim):
+        if write_both(self.table, self.new):
             self.steps.append(f"new rows get vectors of {self.old.label} and of {self.new.label} from now on")
         else:
             self.steps.append(f"new rows get vectors of both already; {self.left:,} rows have none of {self.new.label}")
 
     def _kept(self) -> None:
-        with self.shown(f"embedding {self.table.name} with {self.new.label}") as progress:
-            report = add_encoder(
-                self.catalog.layout, self.table, self.new, self.store_key, workers=self.workers, progress=progress
-            )
-        self.steps.append(str(report))
+        for number in range(_ROUNDS):
+            with self.shown(f"embedding {self.table.name} with {self.new.label}") as progress:
+                report = add_encoder(
+                    self.catalog.layout, self.table, self.new, self.store_key, workers=self.workers, progress=progress
+                )
+            if report.filled or not number:
+                self.steps.append(str(report))
+            if not report.filled or not report.left:
+                break  # what was under way when the column came left rows without it: one more round fills them
 
     def _bridge(self) -> None:
         self._dual()
@@ -178,14 +188,14 @@ class _Work:
         if not self.left:
             return
         pairs = count_pairs(self.table, self.old.fingerprint, self.new.fingerprint)
-        if pairs < LEAST_PAIRS and find_bridge(self.catalog, self.old.fingerprint, self.new.fingerprint, "forward") is None:
+        if pairs < LEAST_PAIRS and self._found("forward") is None:
             self.advice = (
                 f"{self.left:,} rows have no content any more. New rows get both vectors: call this again when {LEAST_PAIRS} rows "
                 f"have both ({pairs:,} do), and the others are bridged."
             )
             return
         encoder, bridge = self._built("forward")
-        if fidelity_of(bridge) < LEAST_FIDELITY:
+        if not measured_of(bridge).good:
             self._say(bridge)
             self.steps.append(f"{self.left:,} rows were not bridged: way='bridge' does it all the same")
             return
@@ -202,28 +212,55 @@ class _Work:
             if not self.left or not report.bridged + report.copied:
                 break  # requests that were under way when the column came left rows without it: one more round fills them
 
-    def _built(self, direction: Literal["forward", "back"]) -> tuple[Encoder, Bridge]:
-        """The bridge there is, or one that is fitted now. Both directions come together."""
-        ends = self.old.fingerprint, self.new.fingerprint
-        found = find_bridge(self.catalog, *(ends if direction == "forward" else ends[::-1]), direction)
-        if found is None:
+    def _built(self, direction: Direction) -> tuple[Encoder, Bridge]:
+        """The bridge there is, or one that is fitted now: where there is none, or it knew few of the pairs there are. Both directions
+        come together."""
+        found, back = self._found(direction), self._found("back")
+        if found is None or self._outgrown(found[1]):
             name = bridge_name(self.old, self.new)
             with self.shown(f"fitting {name}") as progress:
                 made = build_bridge(self.catalog, self.table, name, self.old, self.new, progress=progress)
             self.steps.append(str(made).splitlines()[0])
-            found = find_bridge(self.catalog, *(ends if direction == "forward" else ends[::-1]), direction)
-            assert found is not None
-        back = find_bridge(self.catalog, *ends[::-1], "back")
+            back = made.back, read_bridge(self.catalog.layout, made.back.fingerprint, made.back.label)
+            forward = made.forward, read_bridge(self.catalog.layout, made.forward.fingerprint, made.forward.label)
+            found = forward if direction == "forward" else back
         self.through = back[0].name if back else None
         return found
 
+    def _found(self, direction: Direction) -> tuple[Encoder, Bridge] | None:
+        ends = self.old.fingerprint, self.new.fingerprint
+        return find_bridge(self.catalog, *(ends if direction == "forward" else ends[::-1]), direction)
+
+    def _outgrown(self, bridge: Bridge) -> bool:
+        """Whether there are twice as many pairs as the bridge was fitted on, or any more and it is not good (`Measured.good`).
+
+        One that is good by its labels alone stays: none are known here to measure another with.
+        """
+        then, measured = int(bridge.facts.get("pairs", 0)), measured_of(bridge)
+        if measured.good and measured.recall < LEAST_FIDELITY:
+            return False
+        # Of many that are drawn, not always as many differ: a hundredth more is more.
+        least = 2 * then if measured.good else then + max(1, then // 100)
+        ends = self.old.fingerprint, self.new.fingerprint
+        if min(count_pairs(self.table, *ends), PAIRS) < least:
+            return False
+        now = len(read_pairs(self.table, *ends, PAIRS))
+        if now < least:
+            return False
+        held = bridge.fingerprint in self.table.fingerprints
+        drops = f"; retire_encoder('{bridge.label}') drops what it filled" if held else ""
+        self.steps.append(
+            f"{bridge.label} was fitted on {then:,} pairs, and there are {now:,} now: it is fitted anew{drops}"
+        )
+        return True
+
     def _say(self, bridge: Bridge) -> None:
-        measured = fidelity_of(bridge)
-        self.steps.append(f"the bridge {bridge.label} finds {measured:.0%} of what re-embedding finds, on pairs held out")
-        if measured < LEAST_FIDELITY:
+        measured = measured_of(bridge)
+        self.steps.append(f"the bridge {bridge.label} was measured on pairs held out: {measured}")
+        if not measured.good:
             self.advice = (
-                f"Re-embed where you can: through {bridge.label} searches find {measured:.0%}, below {LEAST_FIDELITY:.0%}, of what "
-                "true vectors find. Where the content is gone, write both until more rows have true vectors."
+                f"Re-embed where you can: of {bridge.label}, {measured}, {measured.short}. Where the content is gone, write both until "
+                "more rows have true vectors."
             )
 
     def cut_over(self, way: str) -> bool:

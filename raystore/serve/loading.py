@@ -20,12 +20,13 @@ from raystore.data.log import LogResult, RowLog
 from raystore.data.sandbox.process import SandboxLimits, SqlSandbox
 from raystore.data.tables.table import table_names
 from raystore.encoders import Encoders, LoadedEncoder, open_encoder
-from raystore.encoders.bridged import read_bridge
+from raystore.encoders.bridged import Bridge, is_bridged, read_bridge
 from raystore.encoders.records import KIND
 from raystore.encoders.together import leaders_of
 from raystore.errors import EncoderNotFound, KeyRequired, ModelUnusable
 from raystore.index.search.asked import SearchOptions
 from raystore.index.search.searcher import IndexSearcher
+from raystore.migrate.bridge import mark_bridged
 from raystore.secret import load_store_key
 from raystore.serve.auth import Door
 from raystore.serve.batching import BatchingEncoder
@@ -142,6 +143,7 @@ class OpenCollection:
         self._logs: dict[tuple[str, ...], RowLog] = {}
         self._searchers: dict[str, IndexSearcher] = {}
         self._leaders: dict[str, str] = {}
+        self._bridges: dict[str, Bridge | None] = {}
 
     @property
     def fingerprints(self) -> list[str]:
@@ -181,12 +183,16 @@ class OpenCollection:
     def search(self, query: object, *, fingerprint: str, without: Sequence[str], **options: Unpack[SearchOptions]) -> Found:
         """See `IndexSearcher.search`; of one query."""
         result = self.searcher(fingerprint).search(query, without=without, **options)
+        bridge = self._bridge(fingerprint)
+        if bridge is not None:
+            result = mark_bridged(self._table, bridge, result)
         columns = list(result.columns)
         kept = result.rows.select(columns).to_pylist() if result.rows is not None else [{} for _ in result.ids[0]]
         return Found(
             ids=list(result.ids[0]),
             scores=[float(score) for score in result.scores[0]],
             columns=kept,
+            mapped=result.bridged_hits[0] if result.bridged_hits is not None else [False] * len(result.ids[0]),
             coverage=result.coverage,
             missing=list(result.missing),
             exact=result.exact,
@@ -195,4 +201,13 @@ class OpenCollection:
             index_version=result.index_version,
             truncated=result.truncated,
             cursor=result.cursor,
+            bridged=result.bridged,
         )
+
+    def _bridge(self, fingerprint: str) -> Bridge | None:
+        """The bridge that an encoder of the collection is; None where it is none."""
+        if fingerprint not in self._bridges:  # a map of some MB, which never changes
+            encoder = Encoders(self._catalog).get(fingerprint)
+            found = read_bridge(self._layout, fingerprint, encoder.label) if is_bridged(encoder.passport) else None
+            self._bridges[fingerprint] = found
+        return self._bridges[fingerprint]

@@ -181,7 +181,8 @@ class Orchestrator:
         ids = [request_id] if len(vectors) == 1 else [f"{request_id}-{i}" for i in range(len(vectors))]
         collection = self._opened(name)
         encoders = self._encoders_of(collection)
-        if len(encoders) == 1 and record.through is None:  # what came through a bridge is no row's vector
+        # A bridge's vectors are not logged: its column would not say whether they were mapped.
+        if len(encoders) == 1 and self.encoder(record.reads).bridge is None:
             rows = [{"id": id_, "vector": vector} for id_, vector in zip(ids, vectors, strict=True)]
         else:  # the others need the content, and it is gone when this request is answered
             rows = [
@@ -265,7 +266,8 @@ class Orchestrator:
             found = collection.search(query, fingerprint=chosen, without=without, **options)
         return {
             "hits": [
-                {"id": i, "score": s, "columns": c} for i, s, c in zip(found.ids, found.scores, found.columns, strict=True)
+                {"id": i, "score": s, "columns": c, "bridged": m}
+                for i, s, c, m in zip(found.ids, found.scores, found.columns, found.mapped, strict=True)
             ],
             "cursor": found.cursor,
             "truncated": found.truncated,
@@ -276,7 +278,7 @@ class Orchestrator:
             "version": found.version,
             "index_version": found.index_version,
             "fingerprint": chosen,
-            "bridged": bridge.said if bridge is not None else None,
+            "bridged": bridge.said if bridge is not None else found.bridged,
             "request_id": request_id,
             "timings_ms": timer.done(),
         }

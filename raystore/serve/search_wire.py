@@ -86,12 +86,16 @@ class Hit(BaseModel):
     id: str
     score: float = Field(description="By the index's metric, higher is nearer; cosine where there is no index.")
     columns: dict[str, Any] = Field(default_factory=dict)
+    bridged: bool = Field(
+        default=False,
+        description="Whether its vector was mapped from an older encoder's, as well as `bridged` of the answer says.",
+    )
 
 
 class SearchAnswer(BaseModel):
     model_config = with_example(
         {
-            "hits": [{"id": "t-1", "score": 0.87, "columns": {"product": "card"}}],
+            "hits": [{"id": "t-1", "score": 0.87, "columns": {"product": "card"}, "bridged": False}],
             "cursor": "3gWQN984AZgHAAAAAAAAAAAAAD8DAAAAAAAAAA_4",
             "truncated": False,
             "coverage": 1.0,
@@ -117,6 +121,9 @@ class SearchAnswer(BaseModel):
     version: int = Field(description="The version of the collection that was searched.")
     index_version: int | None = Field(description="The index that was searched; null where the collection itself was.")
     fingerprint: Fingerprint
-    bridged: BridgedBy | None = Field(default=None, description="The bridge it was asked through, where it was.")
+    bridged: BridgedBy | None = Field(
+        default=None,
+        description="The bridge it was asked through, or by which hits were mapped into this space; else null.",
+    )
     request_id: str
     timings_ms: dict[str, float]

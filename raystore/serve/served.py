@@ -46,11 +46,12 @@ class ServedHead(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """One query's hits, best first, and what the search covered."""
+    """One query's hits, best first, and what the search covered; `bridged` says by what the hits that are `mapped` were mapped."""
 
     ids: list[str]
     scores: list[float]
     columns: list[dict[str, Any]]
+    mapped: list[bool]
     coverage: float
     missing: list[int]
     exact: bool
@@ -59,6 +60,7 @@ class Found:
     index_version: int | None
     truncated: bool
     cursor: str | None
+    bridged: Mapping[str, Any] | None
 
 
 class ServedCollection(Protocol):

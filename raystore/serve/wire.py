@@ -73,15 +73,16 @@ class Fidelity(BaseModel):
     kind: str = Field(description="procrustes, low-rank or mlp.")
     pairs: int = Field(description="That it was fitted on.")
     n: int = Field(description="That were held out.")
-    recall: float = Field(description="Of the 10 rows nearest by true vectors, the share that is found.")
+    recall: float = Field(description="recall@10: of the 10 rows nearest by true vectors, the share that is found.")
     kept: float | None = Field(
-        description="By label, the share of what re-embedding finds; null where no labels were given."
+        description="What label searches keep: rows of the query's label found, of those that true vectors find; null without labels."
     )
     cosine: float = Field(description="Of a bridged vector with the true one, on average.")
 
 
 class BridgedBy(BaseModel):
-    """The bridge through which an answer was asked: its vectors stand for the older encoder's, as well as `fidelity` says."""
+    """The bridge through which an answer was asked, or rows in it were mapped: its vectors stand for those of the encoder that it
+    leads to, as well as `fidelity` says."""
 
     encoder: str
     fidelity: Fidelity

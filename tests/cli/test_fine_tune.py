@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raystore.errors import TrainingDiverged
 from tests.cli.conftest import Cli
 from tests.fine_tune.tickets import QUICK, write_tickets
 
@@ -75,3 +76,84 @@ def test_two_names_of_labelled_files_without_a_pool_are_refused(cli: Cli, tmp_pa
     )
     assert refused.code == 2
     assert "improve: expected one name or quoted pattern of labelled files, found 2." in refused.err
+
+
+def test_a_labelled_file_and_a_pool_become_a_collection_that_is_asked_by_the_better_encoder(
+    cli: Cli, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSTORE_BACKEND", "torch")
+    store, data, page = (
+        str(tmp_path / "store"),
+        str(write_tickets(tmp_path / "tickets.parquet")),
+        str(tmp_path / "proof.html"),
+    )
+    pools = [
+        str(write_tickets(tmp_path / f"raw{i}.parquet", 20, seed=i, label=None, first=1_000 * i)) for i in (1, 2)
+    ]  # as a shell expands raw*
+    cli("--store", store, "encoder", "register", "tiny", "--model", str(tiny_model))
+    cli("--store", store, "collection", "create", "tickets", "--encoder", "tiny", "--keep-source")
+    settings = (*COLUMNS, "--set", "losses=arcface", *SETTINGS, "--collection", "tickets", "--budget-minutes", "5")
+    improve = ("improve", data, "--name", "tiny-tickets", "--base", "tiny", "--pool", *pools, *settings)
+    made = cli("--store", store, "--json", *improve, "--require", "knn_accuracy", "--items", "tickets", "--html", page)
+    assert made.code == 0, made.err
+    assert (made.json["switched"], made.json["rows"], made.json["index"]) == (True, 400, 1)
+    assert made.json["encoder"].startswith("tiny-tickets@")
+    assert "arrived" in Path(page).read_text(encoding="utf-8")
+    again = cli("--store", store, *improve)
+    assert again.out.startswith("Better: on ")
+    assert "Index 1 covers it." in again.out
+
+
+def test_rows_to_show_sides_and_items_are_named_and_what_cannot_be_is_refused_before_the_training(
+    cli: Cli, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSTORE_BACKEND", "torch")
+    store, data = str(tmp_path / "store"), str(write_tickets(tmp_path / "tickets.parquet"))
+    cli("--store", store, "encoder", "register", "tiny", "--model", str(tiny_model))
+    cli("--store", store, "collection", "create", "bare", "--encoder", "tiny")
+    tune = ("fine-tune", "tiny-tickets", data, "--base", "tiny", *COLUMNS, "--set", "losses=arcface", *SETTINGS)
+    refused = cli("--store", store, *tune, "--split", "time:.8,.1,.1")
+    assert refused.code == 2
+    assert "fine-tune: --split is 'time:.8,.1,.1', expected fractions of train, val and test: .8,.1,.1." in refused.err
+    refused = cli("--store", store, *tune, "--items", "bare")
+    assert refused.code == 2
+    assert "fine-tune: --items: collection 'bare' keeps no content; only one made with --keep-source does." in refused.err
+    brief = (*tune, "--split", ".6,.1,.3", "--set", "steps=2")
+    made = cli("--store", store, "--json", *brief).json
+    assert made["data"]["split"] == {"train": 0.6, "val": 0.1, "test": 0.3}
+    shown = made["proof"]["maps"]["ids"][0]
+    found = cli("--store", store, "--json", *brief, "--show", shown).json
+    assert [asked["id"] for asked in found["proof"]["neighbours"]] == [shown]
+    assert (found["run"], found["show"]) == ("tiny-tickets@1", [shown])
+
+
+def test_the_bar_says_how_the_training_goes(
+    cli: Cli, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSTORE_BACKEND", "torch")
+    store, data = str(tmp_path / "store"), str(write_tickets(tmp_path / "tickets.parquet"))
+    cli("--store", store, "encoder", "register", "tiny", "--model", str(tiny_model))
+    made = cli(
+        "--store", store, "fine-tune", "tiny-tickets", data, "--base", "tiny", *COLUMNS, "--set", "losses=arcface", *SETTINGS,
+        "--set", "steps=2",
+    )  # fmt: skip
+    assert "proving it" in made.err
+
+
+def test_a_run_that_was_stopped_is_listed_with_the_others(
+    cli: Cli, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise TrainingDiverged(step=1, found="its loss is not a number", learning_rate=3e-3, kept=0)
+
+    monkeypatch.setenv("RAYSTORE_BACKEND", "torch")
+    monkeypatch.setattr("raystore.fine_tune.loop.watch.Watch.look", explode)
+    store, data = str(tmp_path / "store"), str(write_tickets(tmp_path / "tickets.parquet"))
+    cli("--store", store, "encoder", "register", "tiny", "--model", str(tiny_model))
+    tune = ("fine-tune", "tiny-tickets", data, "--base", "tiny", *COLUMNS, "--set", "losses=arcface", *SETTINGS)
+    assert "fine-tuning stopped at step 1: its loss is not a number." in cli("--store", store, *tune).err
+    [run] = cli("--store", store, "--json", "encoder", "runs").json
+    assert (run["run"], run["proof"], run["encoder"], run["live"]) == ("tiny-tickets@1", "stopped", "", False)
+    shown = cli("--store", store, "encoder", "run", "tiny-tickets@1")
+    assert shown.code == 2
+    assert "tiny-tickets@1 has no encoder: fine-tuning stopped at step 1: its loss is not a number." in shown.err

@@ -23,7 +23,7 @@ from raystore.data.readers import plan as plan_files
 from raystore.data.set_aside import set_aside_rows
 from raystore.encoders.passport import Card
 from raystore.encoders.together import _leaders, runs_as
-from raystore.errors import JobFailed
+from raystore.errors import InvalidRows, JobFailed
 from raystore.layout import Layout, filled_column, vector_column
 from raystore.vectors import Vectors
 from tests.data.toy import KEY, OtherEncoder, ToyEncoder, make_tickets
@@ -280,14 +280,24 @@ def test_a_logged_text_is_encoded_once_for_two_fingerprints_of_one_encoder(dual:
     assert dual.vectors(BRIDGED) == dual.vectors(TWO)
 
 
-def test_a_given_vector_is_the_bridges_too_where_it_leads_to_its_encoder_and_never_the_other_way(dual: Dual) -> None:
+def test_a_given_vector_is_the_bridges_too_where_it_leads_to_its_encoder_and_one_of_the_bridge_is_refused(
+    dual: Dual,
+) -> None:
     dual.table.add_encoder(BRIDGED, 3)
     log = RowLog(dual.table, {ONE: dual.one, TWO: dual.two, BRIDGED: dual.two}, KEY)
     log.log([{"id": "true", "vector": [1.0, 0, 0]}], fingerprint=TWO)
-    log.log([{"id": "bridged", "vector": [0, 1.0, 0]}], fingerprint=BRIDGED)
-    assert dual.vectors(ONE) == [None, None]
-    assert dual.vectors(TWO) == [[1, 0, 0], None]
-    assert dual.vectors(BRIDGED) == [[1, 0, 0], [0, 1, 0]]
+    with pytest.raises(InvalidRows) as refused:
+        log.log([{"id": "t", "text": "hello"}, {"id": "mapped", "vector": [0, 1.0, 0]}], fingerprint=BRIDGED)
+    assert refused.value.problems == [
+        (
+            1,
+            None,
+            f"fingerprint= is a bridge's, {BRIDGED[:12]}, which says nothing of whether a vector is true or was mapped: give the "
+            f"own vectors of the encoder that it leads to, with fingerprint='{TWO}', or the content",
+        )
+    ]
+    assert dual.vectors(ONE) == [None]
+    assert dual.vectors(TWO) == dual.vectors(BRIDGED) == [[1, 0, 0]]
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------------

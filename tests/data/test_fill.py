@@ -12,7 +12,7 @@ import pytest
 
 import raystore
 from raystore.collection import Collection
-from raystore.errors import EncoderNotFound
+from raystore.errors import EncoderNotFound, ModelUnusable
 from raystore.layout import vector_column
 from raystore.store import Store
 
@@ -142,6 +142,26 @@ def test_an_unknown_encoder_changes_nothing(tickets: Collection, file: Path) -> 
     with pytest.raises(EncoderNotFound):
         tickets.add_encoder("nobody")
     assert tickets.version == version
+
+
+def test_an_encoder_that_cannot_be_loaded_gets_no_column_and_logs_go_on(
+    tickets: Collection, store: Store, file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "a model")
+    lost = store.encoders.register("lost", model=str(folder), max_length=5)
+    shutil.rmtree(folder)
+    shutil.rmtree(store.layout.encoder(lost.fingerprint) / "exports", ignore_errors=True)
+    embed(tickets, file)
+    version = tickets.version
+    with pytest.raises(ModelUnusable):
+        tickets.add_encoder("lost", workers=0)
+    for way in ("dual", "files", "bridge", "through", "auto"):
+        with pytest.raises(ModelUnusable):
+            tickets.migrate("lost", way, workers=0)  # type: ignore[arg-type]
+    assert (tickets.version, [e.name for e in tickets.encoders]) == (version, ["tiny"])
+    assert vector_column(lost.fingerprint) not in tickets.table.schema.names
+    tickets.log([{"id": "later", "text": "hello world"}])
+    assert vectors(tickets, "tiny")["later"] is not None
 
 
 def test_embed_gives_new_rows_the_vector_of_the_encoder_that_is_asked_for_and_fills_it_where_it_lacks(

@@ -42,7 +42,7 @@ def work(tmp_path: Path, model: Path, *, n: int = 160, pool: int = 0, **settings
     data = write(tmp_path / "data.parquet", rows(n))
     unlabelled = write(tmp_path / "pool.parquet", rows(pool, seed=9, labelled=False)) if pool else None
     spec = plan_data(
-        data, text="body", label="topic", id="id", pool=unlabelled, split={"train": 0.7, "val": 0.3, "test": 0.0}
+        data, text="body", label="topic", id="id", pool=unlabelled, split={"train": 0.65, "val": 0.3, "test": 0.05}
     )
     given = {"steps": 12, "classes_per_batch": 4, "learning_rate": 1e-3, "dropout": 0.0, "max_tokens": 24, **settings}
     return Work(str(root), find_source(model), Options(), spec, recipe(**given))

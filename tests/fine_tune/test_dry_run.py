@@ -28,6 +28,15 @@ def test_five_steps_say_what_all_would_take_and_write_nothing(tmp_path: Path, ti
     assert found.to_dict()["steps"] == 400
 
 
+def test_what_the_data_did_not_allow_is_said(tmp_path: Path, tiny_model: Path) -> None:
+    found = dry_run(work(tmp_path, tiny_model, classes_per_batch=16, per_class=2))
+    said = "there are 4 classes, so a batch holds 8 rows of each"
+    assert found.notes == (said,)
+    assert str(found).splitlines()[-1] == f"note:     {said}"
+    assert found.to_dict()["notes"] == [said]
+    assert said in found._repr_html_()
+
+
 def test_what_does_not_fit_into_the_budget_is_said() -> None:
     rows = {"train": 1000, "val": 100, "test": 100}
     found = DryRun(rows, 1000, 64, step_s=1.0, look_s=2.0, opening_s=8.0, memory_bytes=2**30, device="cpu", precision="bf16",
@@ -40,5 +49,6 @@ def test_what_does_not_fit_into_the_budget_is_said() -> None:
         "memory:   1,024 MiB more than the base itself, in bf16 on cpu"
     )
     assert "1,024 MiB" in found._repr_html_()
+    assert found.to_dict()["notes"] == []
     free = DryRun(rows, 10, 64, step_s=1.0, look_s=0.0, opening_s=8.0, memory_bytes=0, device="cpu", precision="bf16")
     assert (free.fitting_steps, free.seconds) == (10, pytest.approx(18.0))

@@ -17,9 +17,9 @@ import raystore.fine_tune.examples.rows as rows_module
 from raystore.data.readers import Reference
 from raystore.data.snapshots.split import side
 from raystore.errors import JobFailed
-from raystore.fine_tune.examples.items import items_of, stream_items
+from raystore.fine_tune.examples.items import stream_items
 from raystore.fine_tune.examples.plan import plan_data
-from raystore.fine_tune.examples.read import read_pool, read_sides
+from raystore.fine_tune.examples.read import read_sides
 from raystore.fine_tune.examples.reader import ItemReader
 from raystore.fine_tune.examples.spec import DataSpec
 from raystore.fine_tune.examples.types import Examples, Sides
@@ -28,6 +28,7 @@ from tests.pictures import PICTURES, png
 
 WORDS = ("zebra", "quiet", "invoice", "harbour", "velvet", "monkey", "tax", "window", "jazz", "pillow", "fog", "needle")
 PARTS = ("train", "val", "test")
+GREEN = png((20, 220, 20))
 
 
 def text(i: int) -> str:
@@ -47,6 +48,20 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def spec(data: Path) -> DataSpec:
     return plan_data(data, text="text", label="label", id="id", subject="who")
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """Test files: two rows beside which all of the data may be train."""
+    found = [{"id": f"t-{i}", "text": text(500 + i), "label": label, "who": "t"} for i, label in enumerate(("l 1", "a b"))]
+    return write(tmp_path / "held.parquet", found)
+
+
+def items_of(spec: DataSpec, rows: Examples | Any) -> list[Any]:
+    found: dict[int, Any] = {}
+    for places, items in stream_items(spec, rows):
+        found |= dict(zip(places.tolist(), items, strict=True))
+    return [found[place] for place in range(len(found))]
 
 
 def tokens(content: Any) -> list[list[int]]:
@@ -114,9 +129,10 @@ def test_test_files_are_the_test_side_whole_and_ids_may_stand_in_both(data: Path
     assert sides.test.places[:, 0].tolist() == [1] * 9
 
 
-def test_training_cuts_texts_where_99_of_100_end_by_default(tmp_path: Path) -> None:
+def test_training_cuts_texts_where_99_of_100_end_by_default(tmp_path: Path, held: Path) -> None:
     long = [*rows(300), {"id": "long", "text": "word " * 30, "label": "l 1", "who": "p-0"}]
-    spec = plan_data(write(tmp_path / "long.parquet", long), text="text", label="label", id="id", split={"train": 1.0})
+    path = write(tmp_path / "long.parquet", long)
+    spec = plan_data(path, text="text", label="label", id="id", test=held, split={"train": 1.0})
     whole, cut = (read_sides(spec, text_reader(max_tokens=limit)).train.views[0] for limit in (64, None))
     assert whole.lengths().max() == 64
     assert cut.lengths().max() == np.quantile(whole.lengths(), 0.99, method="inverted_cdf") < 64
@@ -137,7 +153,9 @@ def test_rows_that_cannot_be_used_are_set_aside_with_reasons_that_quote_nothing(
         {"id": f"b-{i}", "text": text(90 + i), "label": "l 0", "who": "w"} | b for i, (b, _) in enumerate(bad)
     ]
     path = write(tmp_path / "bad.parquet", found)
-    sides = read_sides(plan_data(path, text="text", label="label", id="id", split={"train": 1.0}), text_reader())
+    held = write(tmp_path / "held.parquet", [{"id": "t-0", "text": text(500), "label": "l 1"}])
+    spec = plan_data(path, text="text", label="label", id="id", test=held, split={"train": 1.0})
+    sides = read_sides(spec, text_reader())
     assert len(sides.train) == 8
     assert [(row, reason) for _, row, _, reason in sides.set_aside] == [
         (8 + i, reason) for i, (_, reason) in enumerate(bad)
@@ -145,19 +163,24 @@ def test_rows_that_cannot_be_used_are_set_aside_with_reasons_that_quote_nothing(
     assert [id_ for *_, id_, _ in sides.set_aside] == ["b-0", "b-1", "b-2", "b-3", "b-4", None, "q-0"]
 
 
-def test_broken_lines_of_text_files_are_set_aside(tmp_path: Path) -> None:
+def test_broken_lines_of_text_files_are_set_aside(tmp_path: Path, held: Path) -> None:
     path = tmp_path / "rows.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows(
             [["text", "label", "who"], [text(1), "a b", ""], [text(2)], [text(3), "ü", "p"], [text(4), "", "p"]]
         )
-    sides = read_sides(plan_data(path, text="text", label="label", subject="who", split={"train": 1.0}), text_reader())
+    spec = plan_data(path, text="text", label="label", subject="who", test=held, split={"train": 1.0})
+    sides = read_sides(spec, text_reader())
     assert sides.train.ids == ("rows:0", "rows:2")
     assert sides.train.classes == ("a b", "ü")
     assert sides.train.entities.tolist() == [0, 1]  # an empty subject is none: the row is its own
     reasons = [(row, reason) for _, row, _, reason in sides.set_aside]
-    assert reasons == [(1, "the row has 1 fields, the header 3"), (3, "the label is null")]
+    assert reasons == [
+        (1, "the row has 1 fields, the header 3"),
+        (3, "the label is null"),
+        (0, "its label is in no row of the data"),
+    ]
 
 
 def test_test_rows_of_a_label_that_the_data_lacks_are_set_aside(data: Path, tmp_path: Path) -> None:
@@ -166,13 +189,6 @@ def test_test_rows_of_a_label_that_the_data_lacks_are_set_aside(data: Path, tmp_
     sides = read_sides(spec, text_reader())
     assert sides.test.ids == ("t-0",)
     assert sides.set_aside == [(str(tmp_path / "test.parquet"), 1, "t-1", "its label is in no row of the data")]
-
-
-def test_dropped_rows_are_gone_and_the_digest_says_so(spec: DataSpec, data: Path) -> None:
-    before, after = read_sides(spec, text_reader()), read_sides(spec.drop([(str(data), 0), (str(data), 7)]), text_reader())
-    ids = [{id_ for part in parts(sides) for id_ in part.ids} for sides in (before, after)]
-    assert ids[0] - ids[1] == {"q-0", "q-7"}
-    assert before.digest != after.digest
 
 
 def test_the_digest_follows_the_data_and_not_its_file(spec: DataSpec, tmp_path: Path) -> None:
@@ -197,7 +213,7 @@ def test_pairs_without_labels_are_each_their_own_class(tmp_path: Path) -> None:
     assert sides.train.classes == ()
     assert sides.train.labels.tolist() == list(range(len(sides.train)))
     assert [len(view) for view in sides.train.views] == [len(sides.train)] * 2
-    expected = [text_reader(max_tokens=64).collector("text", marked=False) for _ in range(2)]
+    expected = [text_reader(max_tokens=64).collector("text") for _ in range(2)]
     for collector, column in zip(expected, "qa", strict=True):
         collector.add([found[int(id_)][column] for id_ in sides.train.ids], [])
     assert [tokens(view) for view in sides.train.views] == [tokens(c.finish(np.arange(9))) for c in expected]
@@ -206,10 +222,10 @@ def test_pairs_without_labels_are_each_their_own_class(tmp_path: Path) -> None:
 def test_pictures_with_their_texts_are_read_and_a_damaged_picture_takes_its_text_along(tmp_path: Path) -> None:
     pictures = [*PICTURES, b"no image at all", PICTURES[0][:60]]
     found = [{"id": str(i), "image": picture, "text": text(i)} for i, picture in enumerate(pictures)]
+    other = {"id": "t", "image": GREEN, "text": text(500)}
     base = passport(text_part(), IMAGE)
-    spec = plan_data(
-        write(tmp_path / "p.parquet", found), image="image", text="text", id="id", split={"train": 1.0}, passport=base
-    )
+    data, held = write(tmp_path / "p.parquet", found), write(tmp_path / "t.parquet", [other])
+    spec = plan_data(data, image="image", text="text", id="id", test=held, split={"train": 1.0}, passport=base)
     sides = read_sides(spec, ItemReader(base, tokenizer_json()))
     assert [view.modality for view in sides.train.views] == ["image", "text"]
     assert [len(view) for view in sides.train.views] == [6, 6]
@@ -225,7 +241,9 @@ def test_a_folder_of_class_folders_is_read(tmp_path: Path) -> None:
         folder = tmp_path / "photos" / ("red" if i < 3 else "blue one")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i}.png").write_bytes(picture)
-    spec = plan_data(tmp_path / "photos", label="folder", split={"train": 1.0})
+    (tmp_path / "held" / "red").mkdir(parents=True)
+    (tmp_path / "held" / "red" / "0.png").write_bytes(GREEN)
+    spec = plan_data(tmp_path / "photos", label="folder", test=tmp_path / "held", split={"train": 1.0})
     sides = read_sides(spec, image_reader(augment=("flip",)))
     assert sides.train.ids == ("blue one/3.png", "blue one/4.png", "blue one/5.png", "red/0.png", "red/1.png", "red/2.png")
     assert sides.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -238,17 +256,6 @@ def test_labels_with_parents_have_codes_of_their_own(tmp_path: Path) -> None:
     parents = read_sides(spec, text_reader()).train.parents
     assert parents is not None
     assert parents.tolist() == [0, 1, 0]
-
-
-def test_a_pool_is_unlabelled_and_holds_nothing_of_test(data: Path, tmp_path: Path) -> None:
-    plain = plan_data(data, text="text", label="label", id="id")
-    held = read_sides(plain, text_reader()).test.ids
-    twin = text(int(held[0].removeprefix("q-"))).upper() + "!"
-    pool = write(tmp_path / "pool.parquet", [{"text": text(900)}, {"text": twin}, {"text": text(901)}, {"text": None}])
-    found = read_pool(plan_data(data, text="text", label="label", id="id", pool=pool), text_reader())
-    assert (found.ids, found.labels.tolist(), found.classes) == (("pool:0", "pool:2"), [-1, -1], ())
-    both = plan_data(data, text="text", label="label", id="id", pool=data)
-    assert len(read_pool(both, text_reader())) == 120 - len(held)
 
 
 def test_the_items_of_rows_are_read_again_in_their_order(spec: DataSpec) -> None:
@@ -310,12 +317,6 @@ def test_an_unforeseen_error_is_told_without_its_words() -> None:
     assert "secret" not in str(caught.value)
     assert caught.value.__context__ is None
     assert str(caught.value).startswith("reading 'x' to learn from failed: ValueError at test_examples.py:")
-
-
-def test_one_entity_may_leave_a_side_empty(tmp_path: Path) -> None:
-    found = [row | {"who": "all"} for row in rows(10)]
-    spec = plan_data(write(tmp_path / "one.parquet", found), text="text", label="label", id="id", subject="who")
-    assert sorted(map(len, parts(read_sides(spec, text_reader())))) == [0, 0, 10]
 
 
 def test_every_picture_alike_but_for_its_colour_stays(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 from raystore.encoders.passport import ImagePart, Passport, TextPart
 from raystore.errors import InvalidArguments
 from raystore.fine_tune.examples.plan import plan_data
-from raystore.fine_tune.examples.spec import DataSpec
 from tests.pictures import PICTURES
 
 ROWS = [
@@ -56,16 +55,15 @@ def test_a_plan_names_classes_in_order_with_their_rows_and_parents(data: Path) -
     assert spec.class_rows == (4, 4, 4)
     assert spec.parents == ("y", "x", "x")
     assert spec.split == {"train": 0.8, "val": 0.1, "test": 0.1}
-    assert (spec.n_rows, spec.is_pairs, spec.columns.views) == (12, False, (("body", "text"),))
+    assert (spec.n_learned, spec.is_pairs, spec.columns.views) == (3, False, (("body", "text"),))
 
 
-def test_a_plan_holds_no_content_and_comes_back_from_json_and_pickle(data: Path, tmp_path: Path) -> None:
+def test_a_plan_holds_no_content_and_comes_back_from_pickle(data: Path, tmp_path: Path) -> None:
     pool = write(tmp_path / "pool.parquet", [{"body": "something secret"}])
-    spec = plan_data(data, text="body", label="topic", id="id", pool=pool).drop([(str(data), 3), (str(data), 1)])
+    spec = plan_data(data, text="body", label="topic", id="id", pool=pool)
     text = json.dumps(spec.record())
-    assert DataSpec.of_record(json.loads(text)) == spec
+    assert json.loads(text)["columns"]["label"] == "topic"
     assert pickle.loads(pickle.dumps(spec)) == spec
-    assert spec.dropped == ((str(data), 1), (str(data), 3))
     assert b"customer" not in pickle.dumps(spec)
     assert "secret" not in text
 
@@ -76,6 +74,31 @@ def test_beside_test_files_val_is_split_off_and_test_gets_no_fraction(data: Path
     split = {"train": 0.8, "val": 0.1, "test": 0.1}
     assert problems(data, text="body", label="topic", test=test, split=split) == [
         "split= gives a fraction to test, and the test files (test=) are that side already"
+    ]
+
+
+def test_without_test_files_some_of_the_data_has_to_go_to_test(data: Path) -> None:
+    for split in ({"train": 0.8, "val": 0.2}, {"train": 1.0, "val": 0.0, "test": 0}):
+        assert problems(data, text="body", label="topic", split=split) == [
+            "split= gives nothing to test, where the proof is measured: give test a fraction, or test= files"
+        ]
+
+
+def test_what_is_out_of_scope_stands_behind_the_classes_and_is_none_of_them(data: Path, tmp_path: Path) -> None:
+    spec = plan_data(data, text="body", label="topic", parent="above", id="id", out_of_scope="größe 1")
+    assert (spec.classes, spec.n_learned) == (("größe 0", "größe 2", "größe 1"), 2)
+    assert (spec.class_rows, spec.parents) == ((4, 4, 0), ("y", "x", ""))
+    test = write(tmp_path / "test.parquet", [*ROWS[:3], ROWS[0] | {"topic": "a stranger"}])
+    beside = plan_data(data, text="body", label="topic", test=test, out_of_scope="a stranger")
+    assert (beside.classes, beside.n_learned) == (("größe 0", "größe 1", "größe 2", "a stranger"), 3)
+
+
+def test_a_misspelt_label_out_of_scope_is_refused_with_the_labels_there_are(data: Path, tmp_path: Path) -> None:
+    assert problems(data, text="body", label="topic", out_of_scope="grösse 1") == [
+        "out_of_scope= is 'grösse 1', which no row has as its label in column 'topic'; there are: 'größe 0', 'größe 1', 'größe 2'"
+    ]
+    assert problems(data, text="body", pair="topic", out_of_scope="größe 1") == [
+        "out_of_scope= is one of the labels, and label= names no column of them"
     ]
 
 

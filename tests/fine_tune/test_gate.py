@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +11,15 @@ import pytest
 from raystore.catalog import Catalog, open_root
 from raystore.encoders.records import KIND
 from raystore.encoders.registry import Encoders
-from raystore.errors import EncoderNotFound, InvalidArguments, InvalidName, NotBetter
+from raystore.errors import EncoderNotFound, InvalidArguments, InvalidName, NotBetter, NotMeasured
 from raystore.fine_tune.proof.changes import Change
-from raystore.fine_tune.proof.gate import judge
-from raystore.fine_tune.proof.live import make_live
+from raystore.fine_tune.proof.gate import judge, weigh
+from raystore.fine_tune.proof.live import make_live, refusal
 from raystore.fine_tune.proof.proof import Proof
 
 
 def change(value: float, half: float | None = 0.01) -> Change:
-    bounds = {} if half is None else {"low": value - half, "high": value + half, "p": 0.002}
+    bounds: dict[str, float] = {} if half is None else {"low": value - half, "high": value + half, "p": 0.002}
     return Change(before=0.9, after=0.9 + value, value=value, rows=100, entities=100, **bounds)
 
 
@@ -59,6 +60,36 @@ def test_only_stated_metrics_are_judged_or_those_that_are_required() -> None:
     assert str(error.value) == (
         "judge a proof: there is no figure 'f1'; there are: knn_accuracy, precision, precision_unseen, head_accuracy, silhouette, "
         "oos_neighbours, oos_head; 'head_accuracy' was not measured; the proof has: precision, silhouette."
+    )
+
+
+def test_what_fell_against_the_name_and_what_was_not_measured_stand_against_it_too() -> None:
+    better = proof(knn_accuracy=change(0.2), precision=change(0.1))
+    standing = proof(knn_accuracy=change(-0.03), precision=change(0.1)).model_copy(update={"before": "topic@f"})
+    assert not weigh(better)
+    found = weigh(better, ["knn_accuracy", "head_accuracy"], standing)
+    assert found.said == (
+        "kNN accuracy fell from 90.0% to 87.0% (-3.0 points, 95% interval -4.0 to -2.0 points) against topic@f, which the name means",
+        "head_accuracy is required, and these rows cannot say it",
+    )
+    assert not weigh(better, ["precision"], standing)
+    assert str(refusal("topic", found)) == (
+        "encoder 'topic' was not made live: its kNN accuracy (against topic@f, which the name means) fell from 0.900 to 0.870 "
+        "(difference -0.030, 95% interval -0.040 to -0.020). Nor can these rows say 'head_accuracy', which must not fall. The "
+        "encoder is kept under its fingerprint and run. Train again, or give a reason that is kept: force='...'."
+    )
+    with pytest.raises(InvalidArguments, match="there is no figure 'f1'"):
+        weigh(better, ["f1"])
+
+
+def test_an_error_of_what_was_not_measured_holds_no_numbers_and_arrives_whole() -> None:
+    sent = refusal("topic", weigh(proof(precision=change(0.1)), ["head_accuracy", "oos_head"]))
+    assert isinstance(sent, NotMeasured)
+    assert set(sent.facts) == {"encoder", "metric", "also", "advice"}
+    arrived = pickle.loads(pickle.dumps(sent))
+    assert (type(arrived), str(arrived)) == (NotMeasured, str(sent))
+    assert str(sent).startswith(
+        "encoder 'topic' was not made live: these rows cannot say 'head_accuracy', 'oos_head', which must not fall. The encoder "
     )
 
 

@@ -158,7 +158,7 @@ def test_rows_leave_by_the_first_reason_that_holds_and_test_stays_whole() -> Non
     texts += ["one two three four five six sevens", "kappa lambda my nu", "xi omikron pi rho", "kappa lambda my nu"]
     sides = np.array([TRAIN, TRAIN, TEST, VAL, TEST, TRAIN, TEST, VAL])
     entities = np.array([6, 1, 2, 3, 4, 5, 6, 7])
-    found = guard(sides, marks(texts), np.zeros(8, np.int64), entities)
+    found = guard(sides, [marks(texts)], np.zeros(8, np.int64), entities)
     assert found.sides.tolist() == [OUT, OUT, TEST, OUT, TEST, TRAIN, TEST, OUT]
     assert found.reasons == {
         0: "its entity stands in test",
@@ -169,11 +169,33 @@ def test_rows_leave_by_the_first_reason_that_holds_and_test_stays_whole() -> Non
     assert found.counts == {TRAIN: {"entity": 1, "same": 1, "near": 0}, VAL: {"entity": 0, "same": 1, "near": 1}}
 
 
+def test_a_pair_leaks_with_either_half_and_a_text_is_sought_among_both() -> None:
+    questions = ["alpha beta gamma delta", "zeta eta theta iota", "kappa lambda my nu", "xi omikron pi rho"]
+    answers = ["sigma tau ypsilon", "phi chi psi omega", "Sigma tau ypsilon!", "zeta eta theta iota"]
+    pictures = image_marks([look(scene(seed)) for seed in (1, 2, 3, 2)])
+    sides, labels = np.array([TRAIN, VAL, TEST, TEST]), np.full(4, -1)
+    of_texts = guard(sides, [marks(questions).joined([marks(answers)])], labels)
+    assert of_texts.reasons == {0: "its content stands in test", 1: "its content stands in test"}
+    of_both = guard(sides, [pictures, marks(answers)], labels)
+    assert of_both.reasons == {0: "its content stands in test", 1: "its content stands in test"}
+    of_pictures = guard(sides, [pictures, marks(questions)], labels)
+    assert of_pictures.sides.tolist() == [TRAIN, OUT, TEST, TEST]
+
+
+def test_joined_marks_are_those_of_all_contents_in_order() -> None:
+    texts = ["alpha beta gamma", "", "zeta eta theta iota", "alpha beta gamma!"]
+    one, other = marks(texts[:2]).joined([marks(texts[2:3]), marks(texts[3:])]), marks(texts)
+    assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("keys", "sketches", "offsets"))
+    shown = [look(scene(seed)) for seed in range(3)]
+    joined, whole = image_marks(shown[:1]).joined([image_marks(shown[1:])]), image_marks(shown)
+    assert all(np.array_equal(getattr(joined, name), getattr(whole, name)) for name in ("keys", "hashes", "colours"))
+
+
 @given(st.lists(st.tuples(words, st.integers(0, 2), st.integers(-1, 2)), max_size=16))
 @settings(max_examples=50, deadline=None)
 def test_after_the_guard_no_side_holds_a_twin_of_another(rows: list[tuple[str, int, int]]) -> None:
     texts, sides = [text for text, *_ in rows], np.array([side for _, side, _ in rows], np.int64)
-    found = guard(sides, marks(texts), np.array([label for *_, label in rows], np.int64))
+    found = guard(sides, [marks(texts)], np.array([label for *_, label in rows], np.int64))
     assert np.array_equal(found.sides == TEST, sides == TEST)
     of = {side: [texts[row] for row in np.flatnonzero(found.sides == side)] for side in (TRAIN, VAL, TEST)}
     for one, other in ((TRAIN, TEST), (VAL, TEST), (TRAIN, VAL)):
@@ -183,8 +205,8 @@ def test_after_the_guard_no_side_holds_a_twin_of_another(rows: list[tuple[str, i
 
 def test_equal_contents_with_two_labels_are_counted_and_stay() -> None:
     texts = marks(["a card", "A card", "a card.", "a limit", "a limit"])
-    found = guard(np.zeros(5, np.int64), texts, np.array([0, 1, -1, 2, 2]))
-    assert (found.two_labels, found.sides.tolist()) == (2, [TRAIN] * 5)
+    found = guard(np.zeros(5, np.int64), [texts], np.array([0, 1, -1, 2, 2]))
+    assert (found.two_labels.tolist(), found.sides.tolist()) == ([0, 1], [TRAIN] * 5)
 
 
 def test_what_was_removed_is_said_in_a_sentence_a_side() -> None:
@@ -215,7 +237,7 @@ def test_the_twins_of_real_questions_are_found(datasets: Path) -> None:
     found = [pq.read_table(datasets / "banking77" / f"{name}.parquet", columns=["text"]) for name in ("train", "test")]
     n_train, texts = len(found[0]), [text for table in found for text in table.column("text").to_pylist()]
     sides = np.where(np.arange(len(texts)) < n_train, TRAIN, TEST)
-    guarded = guard(sides, marks(texts), np.zeros(len(texts), np.int64))
+    guarded = guard(sides, [marks(texts)], np.zeros(len(texts), np.int64))
     # As published, 25 test texts stand in train too.
     assert guarded.counts[TRAIN]["same"] == 25
     assert 0 < guarded.counts[TRAIN]["near"] < 250

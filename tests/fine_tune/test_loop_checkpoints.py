@@ -23,6 +23,7 @@ TRAINED = Trained(
     steps=9, best_step=6, seconds=1.5, ended="all steps were taken", rows=90, first_accuracy=0.5, best_accuracy=0.75,
     points=(Point(0, 9, "train", 0.1, val_accuracy=0.5), Point(1, 9, "train", 0.2, loss=2.0)),
     suspects=(Suspect("row 'ä'", "a b", 0.9),), micro={"tokens": 64, "images": 1}, data={"digest": "ab"},
+    notes=("there are 4 classes, so a batch holds 16 rows of each",),
     pretrained=Trained(2, 2, 0.1, "all steps were taken"),
 )  # fmt: skip
 

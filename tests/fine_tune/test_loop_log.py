@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from raystore.fine_tune.loop.log import CsvLog, Logs, has_tensorboard, read_points
 from raystore.fine_tune.loop.points import Point
 
@@ -54,9 +52,5 @@ def test_logs_go_to_the_csv_file_to_tensorboard_and_to_whoever_asks(tmp_path: Pa
     assert bool(list((tmp_path / "tensorboard").glob("events.*"))) is has_tensorboard() is True
 
 
-def test_a_point_says_how_it_goes_and_how_long_it_will_take() -> None:
-    assert POINTS[3].words == "loss 1.5, val 75.0%"
-    assert POINTS[1].words == "val 50.0%"
-    assert POINTS[1].seconds_left is None
-    assert POINTS[3].seconds_left == pytest.approx(7.0)
+def test_what_a_later_version_says_of_a_point_is_passed_over() -> None:
     assert Point.from_dict({**POINTS[0].to_dict(), "later": 1}) == POINTS[0]

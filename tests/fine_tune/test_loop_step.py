@@ -124,9 +124,10 @@ def test_where_memory_runs_out_the_chunks_are_halved_and_the_gradient_is_the_sam
         step_of(small, micro=micro)
     assert micro.tokens <= 30
     assert_same(gradients(small), gradients(plain))
-    said = f"from now on {micro.tokens:,} tokens or 32 images go through the model at once. The gradients are the same"
-    assert said in caplog.messages[-1]
-    assert caplog.messages[-1].startswith("Memory ran out in a training step")
+    assert caplog.messages[-1] == (
+        f"Memory ran out in a fine-tuning: from now on {micro.tokens:,} tokens or 32 images go through the model at once. The result "
+        "is the same, a step takes longer."
+    )
 
 
 def test_a_row_that_does_not_fit_alone_is_said() -> None:

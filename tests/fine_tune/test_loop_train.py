@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from raystore.errors import DiskFull, TrainingCollapsed, TrainingDiverged
-from raystore.fine_tune.batches import make_sampler
+from raystore.errors import DiskFull, JobFailed, TrainingCollapsed, TrainingDiverged
 from raystore.fine_tune.loop import checkpoints as files
+from raystore.fine_tune.loop import optimiser
 from raystore.fine_tune.loop.checkpoints import Checkpoints, InMemory, OnDisk, Saved
+from raystore.fine_tune.loop.evaluate import look
+from raystore.fine_tune.loop.group import Alone
+from raystore.fine_tune.loop.micro import Micro
 from raystore.fine_tune.loop.points import Point, Trained
 from raystore.fine_tune.loop.train import train
+from raystore.fine_tune.losses.proxy import ClassVectors
 
 from .loop_toys import Toy, clusters, pairs, recipe
 
@@ -114,6 +120,80 @@ def test_a_run_killed_between_its_checkpoint_and_its_best_weights_loses_neither(
     assert_same_weights(whole, again)
 
 
+WORSE_LATER = {"learning_rate": 0.1, "steps": 40, "evaluate_every": 2}  # its best step is followed by worse ones
+
+
+def test_one_killed_there_and_again_after_a_worse_checkpoint_still_has_its_best_weights(tmp_path: Path) -> None:
+    whole = Toy()
+    expected = run(whole, recipe=WORSE_LATER)
+    best = expected.best_step
+    assert 0 < best <= 34
+
+    class Torn(OnDisk):
+        def save_best(self, step: int, weights: Any) -> None:
+            if step == best:
+                raise Killed
+            super().save_best(step, weights)
+
+    with pytest.raises(Killed):
+        run(Toy(), checkpoints=Torn(tmp_path), recipe=WORSE_LATER)
+    with pytest.raises(Killed):  # two looks later, of which each wrote a checkpoint
+        run(Toy(), checkpoints=OnDisk(tmp_path), report=killed_at(best + 4), recipe=WORSE_LATER)
+    last = OnDisk(tmp_path).last()
+    assert last is not None
+    assert (last.step, last.facts["best_step"]) == (best + 4, best)
+    again = Toy()
+    found = run(again, checkpoints=OnDisk(tmp_path), recipe=WORSE_LATER)
+    assert (found.best_step, found.best_accuracy) == (best, expected.best_accuracy)
+    assert_same_weights(whole, again)
+
+
+def test_one_whose_best_weights_were_removed_claims_none_that_it_has_not(tmp_path: Path) -> None:
+    expected = run(Toy(), recipe=WORSE_LATER)
+    at = expected.best_step + 4
+    with pytest.raises(Killed):
+        run(Toy(), checkpoints=OnDisk(tmp_path), report=killed_at(at), recipe=WORSE_LATER)
+    shutil.rmtree(tmp_path / f"best-{expected.best_step}")
+    model = Toy()
+    found = run(model, checkpoints=OnDisk(tmp_path), recipe=WORSE_LATER)
+    looks = {p.step: p.val_accuracy for p in found.points if p.val_accuracy is not None}
+    assert found.best_step != expected.best_step
+    assert (
+        found.best_accuracy == looks[found.best_step] == max(looks[step] for step in looks if step in (0, at) or step > at)
+    )
+    val = clusters(60, seed=1)
+    seen = look(model, clusters(180), val, rows=50, micro=Micro(4096, 32), group=Alone())
+    assert seen.accuracy == found.best_accuracy
+
+
+def test_seconds_go_on_after_a_restart_and_count_what_came_before_it_once() -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        return now[0]
+
+    def slowly(at: int) -> Any:
+        def report(point: Point) -> None:
+            now[0] += 1.0
+            killed_at(at)(point)
+
+        return report
+
+    kept = InMemory()
+    before = {
+        "spent_s": 10.0,
+        "earlier_s": 600.0,
+        "clock": clock,
+    }  # opened for 10 s, pre-trained for 600 s by another process
+    with pytest.raises(Killed):
+        run(Toy(), checkpoints=kept, report=slowly(15), **before)
+    last = kept.last()
+    assert last is not None
+    assert (last.step, last.facts["seconds"]) == (15, 625.0)
+    trained = run(Toy(), checkpoints=kept, report=slowly(99), **before)
+    assert trained.seconds == 625.0 + 10.0 + 15.0
+
+
 def test_it_stops_when_val_gets_no_better_and_keeps_the_best() -> None:
     model = Toy()
     states: dict[int, dict[str, torch.Tensor]] = {}
@@ -202,6 +282,50 @@ def test_a_learning_rate_that_diverges_stops_it_says_so_and_keeps_the_last_good_
     assert found is not None
     assert found.step == step - 1
     assert all(bool(torch.isfinite(tensor).all()) for tensor in found.weights.values())
+
+
+def test_in_float16_the_loss_is_scaled_and_a_scale_that_is_too_high_comes_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half(Toy):
+        def embed(self, modality: Any, inputs: Any) -> torch.Tensor:
+            with torch.autocast("cpu", dtype=torch.float16):
+                rows = super().embed(modality, inputs)
+            return torch.nn.functional.normalize(rows.float(), dim=1)
+
+    kept, plain, half = InMemory(), Toy(), Half(precision="fp16")
+    run(plain)
+    trained = run(half, checkpoints=kept)
+    for name, tensor in plain.state().items():
+        torch.testing.assert_close(half.state()[name], tensor, rtol=0.05, atol=0.05, msg=name)
+    last = kept.last()
+    assert last is not None
+    assert last.facts["optimiser"] == {"scale": 2.0**14, "good": 30}
+    monkeypatch.setattr(optimiser, "_START_SCALE", 2.0**28)
+    trained = run(Half(precision="fp16"), checkpoints=(kept := InMemory()))
+    last = kept.last()
+    assert last is not None
+    assert 1 < last.facts["optimiser"]["scale"] < 2.0**28
+    assert 0 < last.facts["optimiser"]["good"] < 30
+    assert trained.first_accuracy is not None
+    assert trained.best_accuracy is not None
+    assert trained.best_accuracy > trained.first_accuracy
+
+
+def test_a_first_step_whose_moments_do_not_fit_is_said_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    model = Toy()
+    weights = sum(p.numel() for p in model.module.parameters())
+    with pytest.raises(JobFailed) as refused:
+        run(model, checkpoints=OnDisk(tmp_path))
+    assert str(refused.value) == (
+        f"fine-tuning failed: AdamW keeps two numbers for each of the {weights:,} weights that learn, which is more memory than there "
+        "is. Let fewer learn: mode='last-n', 'lora' or 'adapter'; or take a smaller base."
+    )
+    assert OnDisk(tmp_path).last() is None
 
 
 def test_rows_that_collapse_stop_it_with_a_sentence() -> None:
@@ -293,35 +417,74 @@ def test_layers_that_learn_later_learn_from_then_on(tmp_path: Path) -> None:
     assert_same_weights(model, again)
 
 
-def test_class_vectors_begin_at_the_means_of_their_classes() -> None:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The means that class vectors begin with from now on."""
     starts: list[torch.Tensor] = []
-    chosen = recipe(losses="proxy-anchor", steps=1)
-    from raystore.fine_tune.losses import make_objective
+    given = ClassVectors.start
 
-    objective = make_objective(chosen, 6, 8)
-    given = objective.start
-    objective.start = lambda means: (starts.append(means), given(means))[1]  # type: ignore[method-assign, assignment, func-returns-value]
+    def start(self: ClassVectors, means: torch.Tensor) -> None:
+        starts.append(means)
+        given(self, means)
+
+    monkeypatch.setattr(ClassVectors, "start", start)
+    return starts
+
+
+def test_class_vectors_begin_at_the_means_of_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = started(monkeypatch)
     model, data = Toy(), clusters(120)
     rows = model.embed("text", data.views[0].inputs(np.arange(120))).detach()
-    train(model, data, None, chosen, objective=objective)
+    train(model, data, None, recipe(losses="proxy-anchor", steps=1))
     assert tuple(starts[0].shape) == (6, 8)
     for code, mean in enumerate(starts[0]):
         own = rows[torch.from_numpy(data.labels == code)].mean(0)
         assert float(torch.cosine_similarity(own, mean, dim=0)) > 0.7
 
 
+@pytest.mark.parametrize("losses", ["arcface", "proxy-anchor"])
+def test_a_class_without_a_row_to_learn_from_has_no_class_vector(monkeypatch: pytest.MonkeyPatch, losses: str) -> None:
+    starts = started(monkeypatch)
+    data = clusters(180)
+    given: dict[str, Any] = {
+        "losses": losses, "classes_per_batch": 4, "hard_classes": 0.5, "mine_every": 5, "noisy_labels": "report"
+    }  # fmt: skip
+    some = replace(data.take(np.flatnonzero(~np.isin(data.labels, (1, 4)))), parents=np.array([0, 0, 0, 1, 1, 1]))
+    scattered, packed = Toy(), Toy()
+    found = run(scattered, data=some, recipe=given)
+    assert [tuple(means.shape) for means in starts] == [(4, 8)]
+    assert all(float(mean.norm()) > 0 for mean in starts[0])
+    # As if the two labels had never been there.
+    codes = np.array([0, -1, 1, 2, -1, 3])
+    names = ("class 0", "class 2", "class 3", "class 5")
+    without = replace(some, labels=codes[some.labels], classes=names, parents=np.array([0, 0, 1, 1]))
+    val = clusters(60, seed=1)
+    unknown = np.where(codes[val.labels] < 0, 5, codes[val.labels])
+    expected = run(packed, data=without, val=replace(val, labels=unknown, classes=names), recipe=given)
+    assert_same_weights(scattered, packed)
+    assert found.best_accuracy == expected.best_accuracy
+    assert found.suspects == expected.suspects
+
+
 def test_what_memory_allowed_is_said_in_the_end() -> None:
     model = Toy(most_tokens=30)
     trained = run(model, recipe={"steps": 3}, val=None)
-    assert trained.micro["tokens"] <= 30
+    tokens = trained.micro["tokens"]
+    assert tokens <= 30
+    assert trained.notes == (
+        f"memory did not suffice for micro_tokens=4,096, so {tokens} tokens went through the model at once in the end",
+    )
+    assert run(Toy(), recipe={"steps": 3}, val=None).notes == ()
 
 
-def test_a_sampler_can_be_given() -> None:
+def test_what_the_data_did_not_allow_is_said_in_the_end() -> None:
+    once = replace(clusters(40), labels=np.arange(40), classes=tuple(f"class {i}" for i in range(40)))
+    trained = run(Toy(), data=once, val=None, recipe={"steps": 2})
+    assert trained.notes == ("every class has one row, so each row stands twice in its batch",)
+
+
+def test_rows_without_labels_are_learned_from_as_strangers() -> None:
     chosen = recipe(views=2, per_class=1, steps=4)
-    data = clusters(60)
-    unlabelled = data.take(np.arange(60))
-    object.__setattr__(unlabelled, "labels", np.full(60, -1))
-    sampler = make_sampler(unlabelled.labels, chosen)
-    trained = train(Toy(0.2), unlabelled, None, chosen, sampler=sampler, phase="pretrain")
+    unlabelled = replace(clusters(60), labels=np.full(60, -1), classes=())
+    trained = train(Toy(0.2), unlabelled, None, chosen, phase="pretrain")
     assert trained.points[-1].phase == "pretrain"
     assert trained.rows == 4 * 12

@@ -92,6 +92,12 @@ def test_a_loss_that_rises_above_start_and_trivial_stops_it() -> None:
     watched(*[(2.0, WELL)] * 5, *[(3.2, WELL)] * 20)  # worse than at the start, not worse than nothing
 
 
+def test_one_point_is_judged_against_the_start_and_what_is_no_number_is_one() -> None:
+    watch = watched((2.0, WELL))
+    assert [watch.is_one_point(variance) for variance in (0.019, 0.021, float("nan"))] == [True, False, True]
+    assert not watched((2.0, Spread(0.01, 3.0))).is_one_point(0.0011)
+
+
 def test_what_it_knows_goes_into_a_checkpoint() -> None:
     watch = watched(*[(2.0, WELL)] * 7, (2.9, Spread(0.01, 1.2)))
     again = Watch(0.05)

@@ -260,7 +260,7 @@ def test_maps_by_umap_say_what_they_need_or_are_drawn() -> None:
 def test_json_out_and_in_is_the_same_proof_and_measuring_again_gives_the_same() -> None:
     made = spaces(c=6, before=1.5)
     found, again = (proof(made, maps="pca", out_of_scope=CLASSES[5]) for _ in range(2))
-    assert Proof.from_json(found.to_json()) == found == pickle.loads(pickle.dumps(found))
+    assert Proof.model_validate_json(found.model_dump_json()) == found == pickle.loads(pickle.dumps(found))
     assert again.model_copy(update={"seconds": found.seconds}) == found
 
 

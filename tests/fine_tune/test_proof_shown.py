@@ -106,7 +106,7 @@ def test_items_stand_in_it_only_where_they_are_handed_in_and_never_in_the_json()
     items = {asked.id: "my secret text", asked.before[0].id: "data:image/png;base64,AAAA"}
     assert "my secret text" in found.to_html(items)
     assert "<img alt='' src='data:image/png;base64,AAAA'>" in found.to_html(items)
-    assert "secret" not in found.to_html() + found.to_json() + str(found)
+    assert "secret" not in found.to_html() + found.model_dump_json() + str(found)
     assert "(an image)" in found.to_text(items)
 
 

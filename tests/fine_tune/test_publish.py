@@ -14,11 +14,11 @@ from raystore.encoders.load import load_registered
 from raystore.encoders.records import read_encoder, sources_of
 from raystore.encoders.registry import Encoders
 from raystore.encoders.source import find_source
-from raystore.errors import InvalidArguments, InvalidName, ModelUnusable
+from raystore.errors import InvalidName, ModelUnusable
 from raystore.fine_tune.model.publish import publish_model
 from raystore.fine_tune.model.trainable import Trainable
 from raystore.layout import Layout
-from tests.fine_tune.models import disturb, opened, rows, worst_cosine
+from tests.fine_tune.models import disturb, opened, worst_cosine
 from tests.pictures import PICTURES
 
 
@@ -72,33 +72,51 @@ def test_it_encodes_what_the_trainable_computed(catalog: Catalog, tiny_clip: Pat
     assert encoder.encode([PICTURES[0], "hello world"]).shape == (2, 16)
 
 
-def test_another_model_under_the_name_gets_the_next_number_and_the_same_one_too(catalog: Catalog, tuned: Trainable) -> None:
+def test_another_model_under_the_name_gets_the_next_number(catalog: Catalog, tuned: Trainable) -> None:
     first, one = publish_model(catalog, "banking", tuned)
-    same, two = publish_model(catalog, "banking", tuned)
+    other, two = publish_model(catalog, "banking", disturb(tuned))
     assert (one, two) == (1, 2)
-    assert same.fingerprint == first.fingerprint
-    models = [about["model"] for about in sources_of(catalog, first.fingerprint)]
-    assert models == ["store:models/banking/2", "store:models/banking/1"]
+    assert other.fingerprint != first.fingerprint
 
 
-def test_it_may_keep_the_first_dimensions_alone(catalog: Catalog, tuned: Trainable) -> None:
-    short, _ = publish_model(catalog, "short", tuned, dimensions=8)
+def test_a_publishing_that_was_killed_is_repeated_without_a_second_folder(
+    catalog: Catalog, tuned: Trainable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:  # after the folder stands, before any encoder is it
+        patch.setattr(Encoders, "admit", killed)
+        with pytest.raises(Killed):
+            publish_model(catalog, "banking", tuned)
+    encoder, number = publish_model(catalog, "banking", tuned)
+    assert publish_model(catalog, "banking", tuned) == (encoder, number)
+    assert number == 1
+    assert [path.name for path in catalog.layout.models("banking").iterdir()] == ["1"]
+    assert [about["model"] for about in sources_of(catalog, encoder.fingerprint)] == ["store:models/banking/1"]
+    assert encoder.verify() > 0.9999
+
+
+def test_its_first_dimensions_can_be_registered_alone(catalog: Catalog, tuned: Trainable) -> None:
+    whole, number = publish_model(catalog, "banking", tuned)
+    short = Encoders(catalog).register("short", f"store:models/banking/{number}", dimensions=8)
     assert short.dim == 8
-    whole = Encoders(catalog).register("whole", "store:models/short/1")
     vectors = np.asarray(whole.encode(["hello world"]))[:, :8]
     assert worst_cosine(vectors / np.linalg.norm(vectors), np.asarray(short.encode(["hello world"]))) > 0.9999
-    with pytest.raises(InvalidArguments) as caught:
-        publish_model(catalog, "short", tuned, dimensions=33)
-    assert str(caught.value) == "publish: dimensions= is 1 to 32 for this model."
-    assert len(list(catalog.layout.models("short").iterdir())) == 1
+
+
+def test_a_base_of_fewer_dimensions_is_published_with_as_many(catalog: Catalog, tiny_model: Path) -> None:
+    encoder, _ = publish_model(catalog, "short", disturb(opened(tiny_model, {"dimensions": 8})))
+    assert encoder.dim == 8
 
 
 def test_the_recipe_says_how_much_of_the_base_is_kept(catalog: Catalog, tiny_model: Path) -> None:
-    trainable = disturb(opened(tiny_model, keep_base=0.5))
-    half, _ = publish_model(catalog, "half", trainable)
-    none, _ = publish_model(catalog, "none", trainable, keep_base=0.0)
+    half, _ = publish_model(catalog, "half", disturb(opened(tiny_model, keep_base=0.5)))
+    none, _ = publish_model(catalog, "none", disturb(opened(tiny_model)))
     assert half.fingerprint != none.fingerprint
-    assert rows(trainable, "text").shape == (2, half.dim)
 
 
 def test_a_model_that_is_gone_from_the_store_is_said_so(catalog: Catalog, tuned: Trainable) -> None:

@@ -58,3 +58,11 @@ def test_a_batch_without_a_second_row_of_a_class_is_refused_where_the_loss_needs
     with pytest.raises(InvalidArguments, match="per_class times views is 1"):
         named(None, {"per_class": 1})
     assert named(None, {"per_class": 1, "losses": "arcface"}).batch_rows == 32
+
+
+def test_a_pace_of_looks_for_hard_classes_is_refused_where_there_are_none() -> None:
+    with pytest.raises(
+        InvalidArguments, match="mine_every is how often hard_classes are looked for, and hard_classes is 0"
+    ):
+        named(None, {"mine_every": 20})
+    assert named(None, {"mine_every": 20, "hard_classes": 0.25}).mine_every == 20

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +10,10 @@ import pytest
 
 import raystore
 from raystore.errors import InvalidArguments, NotBetter, RunNotFound
-from raystore.fine_tune.result import FineTuned
-from raystore.store import Store
-from tests.fine_tune.tickets import QUICK, write_tickets
+from tests.fine_tune.tickets import QUICK
+from tests.fine_tune.tuned import ASKED, Tuned
 
 pytestmark = pytest.mark.model
-ASKED: dict[str, Any] = {"base": "tiny", "text": "body", "label": "topic", "id": "ticket", "subject": "shop"}
-
-
-@dataclass(frozen=True)
-class Tuned:
-    store: Store
-    made: FineTuned
-    data: Path
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Tuned]:
-    """A store whose 'tiny' was fine-tuned to 'tiny-tickets' on 360 tickets."""
-    folder = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYSTORE_BACKEND", "torch")  # an export of each encoder would take most of the time
-        store = raystore.open(folder / "store")
-        store.encoders.register("tiny", model=tiny_model)
-        data = write_tickets(folder / "tickets.parquet")
-        yield Tuned(store, store.fine_tune("tiny-tickets", data=data, **ASKED, **QUICK), data)
 
 
 def test_the_tuned_encoder_is_better_on_rows_it_did_not_see_and_its_name_means_it(tuned: Tuned) -> None:
@@ -57,11 +34,13 @@ def test_the_record_says_what_was_done_and_holds_no_text(tuned: Tuned) -> None:
     assert record.data["rows"]["train"] + record.data["rows"]["val"] + record.data["rows"]["test"] == 360
     assert record.data["columns"] == {"text": "body", "label": "topic", "id": "ticket", "subject": "shop"}
     assert len(record.data["digest"]) == 64
+    assert record.libraries["raystore"] == raystore.__version__
     assert "torch" in record.libraries
     assert record.training.points[-1].loss is not None
     folder = tuned.store.layout.runs("tiny-tickets") / "1"
     written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert b"arrived" not in written
+    assert len(list((folder / "tensorboard").iterdir())) == 1
     assert (folder / "points.csv").read_text().splitlines()[0].startswith("step,steps,phase,seconds")
 
 
@@ -160,19 +139,3 @@ def test_the_page_is_one_file_with_ids_and_no_text(tuned: Tuned) -> None:
     assert "t-0" in page
     assert "arrived" not in page
     assert json.loads(json.dumps(tuned.made.to_dict()))["live"] is True
-
-
-def test_improve_embeds_and_indexes_with_the_better_encoder_and_goes_on_when_called_again(
-    tuned: Tuned, tmp_path: Path
-) -> None:
-    pool = write_tickets(tmp_path / "pool.parquet", 40, seed=9, label=None, first=1_000)
-    call: dict[str, Any] = {**ASKED, **QUICK, "name": "tiny-tickets", "pool": pool, "recipe": "many-classes"}
-    done = tuned.store.improve(tuned.data, budget_minutes=5, **call)
-    assert (done.switched, done.collection, done.index) == (True, "tiny_tickets", 1)
-    collection = tuned.store.collection("tiny_tickets")
-    assert len(collection) == 400
-    assert collection.encoder().fingerprint == done.encoder.fingerprint
-    assert "Better: on " in str(done)
-    again = tuned.store.improve(tuned.data, budget_minutes=5, **call)
-    assert (again.run.record, again.index) == (done.run.record, 1)
-    assert sum(report.added for report in again.embedded) == 0

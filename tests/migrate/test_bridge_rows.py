@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import raystore.migrate.bridge.rows as bridging
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
 from raystore.encoders.bridged import read_bridge
@@ -14,8 +15,9 @@ from raystore.encoders.records import read_encoder
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import ColumnNotFound, InvalidArguments, InvalidName, PassportMismatch
 from raystore.layout import filled_column, vector_column
-from raystore.migrate.bridge import Bridged, bridge_rows, bridged_ids, build_bridge, count_bridged
+from raystore.migrate.bridge import Bridged, bridge_rows, bridged_ids, build_bridge
 from raystore.migrate.bridge.pairs import count_pairs, read_pairs
+from raystore.migrate.plan import find_bridge
 from raystore.vectors import Matrix
 
 from .spaces import catalog_in, clustered, encoder_of, turned, write
@@ -107,7 +109,7 @@ def test_rows_whose_content_is_gone_are_bridged_and_the_others_keep_their_true_v
     assert (stored(table, forward, IDS) == stored(table, new.fingerprint, IDS)).all()
     crossed = read_bridge(catalog.layout, forward).cross(table.vectors_of(GONE, old.fingerprint))
     np.testing.assert_allclose(stored(table, forward, GONE), np.asarray(crossed), atol=1e-6)
-    assert (crossed.fingerprint, count_bridged(table, forward)) == (forward, 5)
+    assert (crossed.fingerprint, int(bridged_ids(table, forward, [*IDS, *GONE]).sum())) == (forward, 5)
     asked = [*GONE, *IDS[:3], "nowhere"]
     assert bridged_ids(table, forward, asked).tolist() == [True] * 5 + [False] * 4
     assert str(report).startswith(
@@ -131,6 +133,57 @@ def test_bridging_again_fills_what_came_since_and_nothing_twice(
     assert (report.lacking, report.bridged, report.copied, report.left) == (2, 1, 0, 1)
     assert "; 1 have none, for they have no vector of either encoder; " in str(report)
     assert bridged_ids(table, forward.fingerprint, ["late", "empty"]).tolist() == [True, False]
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+def test_bridging_that_was_killed_midway_goes_on_with_what_is_lacking(
+    catalog: Catalog, table: CollectionTable, old: Encoder, new: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridging, "_BATCH", 40)
+    forward = build(catalog, table, old, new).forward
+    seen: list[int] = []
+
+    def die(done: int, total: int) -> None:
+        seen.append(done)
+        if done == 80:
+            raise Killed
+
+    with pytest.raises(Killed):
+        bridge_rows(catalog.layout, table, forward, progress=die)
+    assert (seen, table.count_lacking(forward.fingerprint)) == ([40, 80], N + 5 - 80)
+    committed = table.version
+    report = bridge_rows(catalog.layout, CollectionTable.open(catalog.layout, "tickets"), forward)
+    assert (report.lacking, report.bridged, report.copied, report.left) == (N + 5 - 80, 5, N - 80, 0)
+    assert table.version > committed
+    assert (stored(table, forward.fingerprint, IDS) == stored(table, new.fingerprint, IDS)).all()
+    assert bridged_ids(table, forward.fingerprint, [*IDS, *GONE]).tolist() == [False] * N + [True] * 5
+
+
+def test_of_several_bridges_the_one_of_most_pairs_is_found_then_the_newest_and_none_that_lost_its_name(
+    catalog: Catalog, table: CollectionTable, old: Encoder, new: Encoder
+) -> None:
+    def found() -> Encoder:
+        one = find_bridge(catalog, old.fingerprint, new.fingerprint, "forward")
+        assert one is not None
+        return one[0]
+
+    assert find_bridge(catalog, old.fingerprint, new.fingerprint, "forward") is None
+    first = build(catalog, table, old, new, kinds=["procrustes"])
+    assert found() == first.forward
+    few = build_bridge(catalog, table, "few", old, new, pairs=120, kinds=["procrustes"])
+    assert found() == first.forward
+    newest = build_bridge(catalog, table, "another", old, new, kinds=["low-rank"])
+    assert found() == newest.forward
+    again = build_bridge(catalog, table, "third", old, new, kinds=["procrustes"])
+    assert again.forward == first.forward  # the same map, which has two names
+    catalog.set_alias("encoder", "another", {"fingerprint": few.forward.fingerprint})
+    assert found() == first.forward
+    for name in ("new-bridged", "third"):
+        catalog.set_alias("encoder", name, {"fingerprint": few.forward.fingerprint})
+    assert found() == few.forward
 
 
 def test_a_row_that_got_its_true_vector_first_is_not_bridged_and_one_that_gets_it_later_stays_so(

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 import raystore
 from raystore.collection import Collection
 from raystore.encoders.bridged import read_bridge
-from raystore.errors import InvalidArguments, PassportMismatch
+from raystore.errors import InvalidArguments, InvalidRows, PassportMismatch, SqlRefused
 from raystore.migrate.bridge import Bridged
 from raystore.serve.app import make_app
 from raystore.serve.loading import Rooms
@@ -26,6 +26,7 @@ from raystore.vectors import Vectors
 WORDS = ("card", "money", "blue", "hello", "world", "text", "sentence", "limit")
 TEXTS = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:2]]
 GONE = [f"gone {i}" for i in range(4)]
+N_ROWS = len(TEXTS) + len(GONE)
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +123,54 @@ def test_rows_whose_content_is_gone_are_found_in_the_new_space(store: Store, tic
     assert (report.bridged, report.copied, report.left) == (4, len(TEXTS), 0)
     found = tickets.search("money money money", k=len(TEXTS) + 4, encoder="crossed")
     assert set(GONE) <= set(found.ids[0])
+    assert found.bridged == read_bridge(store.layout, forward.fingerprint, forward.label).said
+    assert {hit["id"] for hit in found.to_dicts() if hit["bridged"]} == set(GONE)
+    assert f", 4 of 132 rows bridged, at recall@10 {found.bridged['fidelity']['recall']:.1%}, encoder" in repr(found)
+    columns = tickets.search("money money money", k=5, encoder="crossed", columns=["subject"]).to_dicts()
+    assert [hit["bridged"] for hit in columns] == [id_ in GONE for id_ in found.ids[0][:5]]
+    true = tickets.search("money money money", k=5, encoder="crossed", where="id LIKE 't-%'")
+    assert (true.bridged, true.bridged_hits) == (None, [[False] * 5])
+    assert tickets.search("money money money", k=5, encoder="new").bridged_hits is None
+    assert tickets.recommend(["t-1"], k=N_ROWS, encoder="crossed").bridged == found.bridged
     tickets.log([{"id": "new row", "text": "money card money"}])
     assert bridged_ids(tickets.table, forward.fingerprint, ["new row", GONE[0]]).tolist() == [False, True]
     own, copy = (
         np.asarray(tickets.table.vectors_of(["new row"], store.encoder(n).fingerprint)) for n in ("new", "crossed")
     )
     assert (own == copy).all()
+
+
+def test_a_bridges_own_vectors_are_not_logged_for_its_column_says_which_were_mapped(
+    store: Store, tickets: Collection
+) -> None:
+    forward, new = store.encoder("crossed"), store.encoder("new")
+    crossed = read_bridge(store.layout, forward.fingerprint).cross(store.encoder("old").encode(["money"]))
+    for vectors in (crossed, forward.encode(["money"])):
+        with pytest.raises(InvalidRows) as refused:
+            tickets.log([{"id": "mapped", "vector": vectors}], fingerprint=forward.fingerprint)
+        assert str(refused.value) == (
+            "1 of 1 rows for collection 'tickets' cannot be written: row 0: fingerprint= is a bridge's, "
+            f"{forward.fingerprint[:12]}, which says nothing of whether a vector is true or was mapped: give the own vectors of the "
+            f"encoder that it leads to, with fingerprint='{new.fingerprint}', or the content. Nothing was written."
+        )
+
+
+def test_sql_says_of_each_row_whether_its_vector_was_bridged(store: Store, tickets: Collection) -> None:
+    found = store.sql("SELECT id FROM tickets WHERE bridged(crossed) ORDER BY id").to_dicts()
+    assert [row["id"] for row in found] == GONE
+    nearest = "SELECT n.id, bridged(n.crossed) AS mapped FROM nearest(tickets, crossed, 'money money money', 40) n ORDER BY n.rank"
+    assert [row["mapped"] for row in store.sql(nearest).to_dicts()] == [
+        row["id"] in GONE for row in store.sql(nearest).to_dicts()
+    ]
+    assert store.sql("SELECT count(*) AS n FROM tickets WHERE bridged(new)").to_dicts() == [{"n": 0}]
+    before = store.sql("SELECT count(*) AS n FROM tickets AT (VERSION => 2) WHERE bridged(crossed)").to_dicts()
+    assert before == [{"n": 0}]
+    with pytest.raises(SqlRefused) as refused:
+        store.sql("SELECT bridged('crossed') FROM tickets")
+    assert str(refused.value) == (
+        "this SQL was not run: bridged() was called otherwise than it is defined. Write bridged(encoder); an encoder with '-' in "
+        "its name stands in double quotes."
+    )
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------
@@ -194,6 +237,26 @@ def test_a_search_over_http_names_its_bridge(client: TestClient, store: Store, t
     assert refused.json()["error"]["type"] == "InvalidArguments"
     both = client.post("/v1/collections/tickets/search", json={"id": "t-1", "through": "crossed-back"})
     assert both.status_code == 422
+
+
+def test_a_search_over_http_says_which_hits_were_bridged_and_how_well_that_finds(
+    client: TestClient, store: Store, tickets: Collection
+) -> None:
+    forward = store.encoder("crossed")
+    body = {"text": "money money money", "k": 1_000, "fingerprint": forward.fingerprint}
+    found = post(client, "collections/tickets/search", **body)
+    assert {hit["id"] for hit in found["hits"] if hit["bridged"]} == set(GONE)
+    assert found["bridged"] == read_bridge(store.layout, forward.fingerprint, forward.label).said
+    true = post(client, "collections/tickets/search", **body, where="id LIKE 't-%'")
+    assert (true["bridged"], {hit["bridged"] for hit in true["hits"]}) == (None, {False})
+    plain = post(client, "collections/tickets/search", text="money", fingerprint=store.encoder("new").fingerprint)
+    assert (plain["bridged"], {hit["bridged"] for hit in plain["hits"]}) == (None, {False})
+    row = {"id": "mapped", "vector": forward.encode(["money"])[0].tolist()}
+    refused = client.post("/v1/collections/tickets/log", json={"rows": [row], "fingerprint": forward.fingerprint})
+    assert (refused.status_code, "which says nothing of whether a vector is true or was mapped" in refused.text) == (
+        422,
+        True,
+    )
 
 
 def test_a_record_says_through_what_a_head_is_asked(rooms: Rooms, store: Store) -> None:

@@ -172,7 +172,8 @@ def test_rows_whose_content_is_gone_are_bridged_cut_over_to_and_the_old_encoder_
         tickets.retire_encoder("old")
     kept = store.catalog.alias("retired", "tickets")
     assert kept is not None
-    assert (kept["fingerprint"], kept["reason"], len(kept["overruled"])) == (old.fingerprint, "nobody asks it", 1)
+    assert (kept["fingerprint"], kept["state"], kept["reason"]) == (old.fingerprint, "done", "nobody asks it")
+    assert (len(kept["overruled"]), kept["freed_bytes"]) == (1, gone.freed_bytes)
 
 
 def test_an_encoder_that_is_asked_or_holds_a_rows_only_vector_is_not_retired(store: Store) -> None:
@@ -204,6 +205,12 @@ def test_a_way_that_cannot_be_is_refused_before_anything_is_done(store: Store) -
         with pytest.raises(InvalidArguments) as refused:
             tickets.migrate("new", way, cut_over=way == "dual")  # type: ignore[arg-type]
         assert refused.value.problems == [said]
+    keeping = store.create_collection("keeping", encoder="old", keep_source=True)
+    with pytest.raises(InvalidArguments) as kept:
+        keeping.migrate("new", "files")
+    assert kept.value.problems == [
+        "the collection keeps its content, which is read in the place of any file: way='kept' says so"
+    ]
     with pytest.raises(InvalidArguments, match="there is nothing to move from"):
         tickets.migrate("old")
     assert [e.name for e in tickets.encoders] == ["old"]

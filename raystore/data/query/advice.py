@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from raystore.data.query.calls import FUNCTIONS
 
-_OURS = (*FUNCTIONS, "nearest", "knn_label", "vector_of", "item")
+_OURS = (*FUNCTIONS, "nearest", "knn_label", "bridged", "vector_of", "item")
 _CONTENT = ("text", "image", "content", "body")
 _COLUMN = re.compile(r'column "([^"]*)" not found|not have a column named "([^"]*)"')
 _FUNCTION = re.compile(r"Function with name \"?(\w+)\"? does not exist")

@@ -19,17 +19,18 @@ from sqlglot import exp
 
 from raystore.data.collection import CollectionTable
 from raystore.data.query.advice import advice_on
+from raystore.data.query.bridged import BridgedFlags, encoder_of
 from raystore.data.query.calls import Constant, Expressions, Hidden, read_calls
 from raystore.data.query.compute import NamedEncoder, encode_terms, neighbours, products
 from raystore.data.query.knn import KnnLabels, codes_by_position, labels_by_id
 from raystore.data.query.places import Relations, hides, looks_up_ids, wanted_columns
-from raystore.data.query.rewrite import Place, Relation, label_tables, place_of, whole_number
+from raystore.data.query.rewrite import Place, Relation, calls_of, label_tables, place_of, whole_number
 from raystore.data.query.row_table import Positions
 from raystore.data.query.rows import NoValues, ScoreValues, Values
 from raystore.data.query.top import Top, best_positions, top_of
 from raystore.data.query.vectors import Given, ItemOf, Linear, Reader, RowOf, Term
 from raystore.errors import EncoderNotFound, PassportMismatch, SqlRefused, listed
-from raystore.layout import vector_column
+from raystore.layout import bridged_column, vector_column
 from raystore.vectors import Vectors
 
 KNN_DEFAULT = 10
@@ -83,6 +84,7 @@ class Query:
         self._calls = read_calls(query, standing, relations.is_collection, params)
         self._nearests = [self._read_nearest(place) for place in standing if place.nearest]
         self._labels = self._read_labels()
+        self._bridged = self._read_bridged()
         self._tops = self._read_tops()
         self._check_encoders()
         self._constants: dict[Term, Constant] = {
@@ -110,6 +112,10 @@ class Query:
             found.append((node, place, encoder.name.lower(), table, column, k))
         return found
 
+    def _read_bridged(self) -> list[tuple[exp.Expression, Place, str]]:
+        named = [(node, encoder_of(node)) for _, node in calls_of(self._query, ["bridged"])]
+        return [(node, self._resolve(node, "bridged", of.table), of.name.lower()) for node, of in named]
+
     def _read_tops(self) -> list[Top]:
         found = []
         for select in self._query.find_all(exp.Select):
@@ -126,6 +132,8 @@ class Query:
         for nearest in self._nearests:
             self._check_call("nearest", list(nearest.asked), (nearest.encoder, nearest.place))
         for _, place, encoder, *_ in self._labels:
+            self._check_place(encoder, place)
+        for _, place, encoder in self._bridged:
             self._check_place(encoder, place)
 
     def _check_call(self, function: str, terms: Sequence[Term], first: tuple[str, Place] | None = None) -> None:
@@ -203,6 +211,9 @@ class Query:
             call.node.replace(made)
         for node, place, encoder, table, column, k in self._labels:
             name = self._hidden[place].label(self._knn(place, encoder, table, column, k))
+            node.replace(exp.maybe_parse(reference(place, name), dialect="duckdb"))
+        for node, place, encoder in self._bridged:
+            name = self._hidden[place].label(self._flags(place, encoder))
             node.replace(exp.maybe_parse(reference(place, name), dialect="duckdb"))
         if self._computed:
             self._scored = products(self._relations, self._hidden)
@@ -327,9 +338,13 @@ class Query:
         labels = cache(lambda: codes_by_position(opened.rows.columns(["id"]).column("id"), ids, codes))
         return KnnLabels(lambda: opened.rows, vectors, k, labels, names, cache(lambda: opened.there(moment, vectors)))
 
+    def _flags(self, place: Place, encoder: str) -> Values:
+        opened, version = self._relations.collection(place.relation.name), self._relations.moment(place.relation).version
+        return BridgedFlags(lambda: opened.rows, bridged_column(self._encoder(encoder).fingerprint), version)
+
     def _name_columns(self) -> None:
         """Columns of an answer that have no name are named as they are written, not as they are rewritten."""
-        own = {id(call.node) for call in self._calls} | {id(node) for node, *_ in self._labels}
+        own = {id(call.node) for call in self._calls} | {id(node) for node, *_ in [*self._labels, *self._bridged]}
         for select in self._query.find_all(exp.Select):
             for column in list(select.expressions):
                 if not isinstance(column, exp.Alias) and any(id(node) in own for node in column.find_all(exp.Anonymous)):

@@ -94,4 +94,4 @@ FUNCTIONS = frozenset(
 )
 TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series"})
 # Functions of raystore's own SQL, which reads vectors.
-OF_VECTORS = frozenset({"similarity", "nearest", "knn_label", "vector_of", "cosine", "norm", "item"})
+OF_VECTORS = frozenset({"similarity", "nearest", "knn_label", "bridged", "vector_of", "cosine", "norm", "item"})

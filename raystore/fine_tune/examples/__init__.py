@@ -4,8 +4,9 @@
     plan.py     plan_data: from paths and column names to a spec; every problem in one error
     reader.py   ItemReader: how a base reads texts and pictures
     read.py     read_sides, read_pool: from a spec to examples in memory, the same in every process
-    items.py    read_items, items_of: the texts and files of given rows once more, for encoders
-    types.py    Content, Examples, Sides
+    items.py    stream_items: the texts and files of given rows once more, for encoders
+    provable.py   whether a run on these sides can be proven, before it is begun
+    types.py    Content, Examples, Sides, Pool
     text.py, pictures.py, augment.py   contents in memory, and their batches
     marks/, leaks.py   what stands on two sides; digest.py names the data that was read
 

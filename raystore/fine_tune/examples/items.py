@@ -43,14 +43,6 @@ def stream_items(
             yield from _of_slice(reference, column, order[first:last], sorted_places[first:last, 1], block_rows)
 
 
-def items_of(spec: DataSpec, rows: Examples | IntArray, view: int = 0) -> list[Item]:
-    """The rows' items in the order of `rows`, all in memory: `stream_items` where that is too much."""
-    found: dict[int, Item] = {}
-    for places, items in stream_items(spec, rows, view):
-        found.update(zip(places.tolist(), items, strict=True))
-    return [found[place] for place in range(len(found))]
-
-
 def _places(rows: Examples | IntArray) -> IntArray:
     if not isinstance(rows, Examples):
         return rows.reshape(-1, 2)

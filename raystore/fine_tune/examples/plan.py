@@ -13,7 +13,7 @@ from raystore.data.readers import SOURCES, Reference, SourceFile, find_files
 from raystore.data.readers import plan as plan_files
 from raystore.data.snapshots.split import DEFAULT_SPLIT, split_problems
 from raystore.encoders.passport import Passport
-from raystore.errors import InvalidArguments
+from raystore.errors import InvalidArguments, listed
 from raystore.fine_tune.examples import labels
 from raystore.fine_tune.examples.spec import Columns, DataSpec
 
@@ -52,7 +52,7 @@ def plan_data(
         test: files that form the test side whole; val is then split off the data.
         pool: files of unlabelled rows, of which the first view's column is read.
         split: fractions of train, val and test; None is .8, .1, .1, or .9, .1 beside test files.
-        out_of_scope: a label that is no class; its rows are not learned from.
+        out_of_scope: a label that is no class; its rows are not learned from, and stand on test alone.
         passport, base: what the base takes, and how it is called in an error.
 
     Raises:
@@ -67,6 +67,8 @@ def plan_data(
     columns = _of_images(columns, known)
     fractions = _fractions(split, bool(test), problems)
     problems += _column_problems(columns, passport, base)
+    if out_of_scope is not None and not columns.label:
+        problems.append("out_of_scope= is one of the labels, and label= names no column of them")
     problems += _twice(roles)
     for role, (sources, _) in roles.items():
         problems += _source_problems(role, sources, columns)
@@ -107,9 +109,12 @@ def _of_images(columns: Columns, sources: Sequence[SourceFile]) -> Columns:
 def _fractions(split: Mapping[str, float] | None, has_test: bool, problems: list[str]) -> dict[str, float]:
     if split is None:
         return dict(BESIDE_TEST_FILES if has_test else DEFAULT_SPLIT)
-    problems += [f"split=: {problem}" for problem in split_problems(split)]
+    problems_of_split = [f"split=: {problem}" for problem in split_problems(split)]
+    problems += problems_of_split
     if has_test and split.get("test"):
         problems.append("split= gives a fraction to test, and the test files (test=) are that side already")
+    if not has_test and not problems_of_split and not split.get("test"):
+        problems.append("split= gives nothing to test, where the proof is measured: give test a fraction, or test= files")
     return {side: float(fraction) for side, fraction in split.items() if isinstance(fraction, (int, float))}
 
 
@@ -188,6 +193,7 @@ def _with_classes(spec: DataSpec, call: str) -> DataSpec:
     """The spec with the classes that its data holds. Raises InvalidArguments where nothing can be learned from them."""
     label, parent = str(spec.columns.label), spec.columns.parent
     found = labels.count_labels(spec.references, label, parent)
+    tested = set(labels.count_labels(spec.test, label).classes)
     stranger = {spec.out_of_scope} if spec.out_of_scope is not None else set()
     classes = sorted({*found.classes} - stranger)
     problems = []
@@ -205,11 +211,16 @@ def _with_classes(spec: DataSpec, call: str) -> DataSpec:
         problems.append(f"column '{parent}' (parent=): {_classes(torn)} with several parents, expected one of each")
     if without:
         problems.append(f"column '{parent}' (parent=): {_classes(without)} without a parent")
-    if classes and spec.test and not set(labels.count_labels(spec.test, label).classes) & set(classes):
+    if classes and spec.test and not tested & set(classes):
         problems.append("no row of the test files (test=) has a label that the data has")
+    if classes and stranger - {*found.classes, *tested}:
+        problems.append(
+            f"out_of_scope= is '{spec.out_of_scope}', which no row has as its label in column '{label}'; there are: {listed(classes)}"
+        )
     if problems:
         raise InvalidArguments(call=call, problems=problems)
-    classes = sorted({*classes, *stranger})
+    # Behind the others: the codes below it are those of the classes that are learned.
+    classes += stranger
     return replace(
         spec,
         classes=tuple(classes),

@@ -48,8 +48,8 @@ class ItemReader:
     max_tokens: int | None = None
     augment: tuple[str, ...] = ()
 
-    def collector(self, modality: Modality, *, marked: bool) -> Collector:
-        """`marked`: the view's contents are compared by the leak guard."""
+    def collector(self, modality: Modality) -> Collector:
+        """What takes the items of one view."""
         if modality == "image":
             assert self.passport.image is not None, "the plan checks what the base takes"
             return _PictureCollector(self.passport.image, self.augment)
@@ -58,22 +58,21 @@ class ItemReader:
         assert self.tokenizer_json is not None, "a base that takes texts has a tokenizer"
         if self.max_tokens is not None and self.max_tokens < part.max_length:
             part = part.model_copy(update={"max_length": self.max_tokens})
-        return _TextCollector(Tokeniser(self.tokenizer_json, part), marked=marked, cut=self.max_tokens is None)
+        return _TextCollector(Tokeniser(self.tokenizer_json, part), cut=self.max_tokens is None)
 
 
 class _TextCollector:
-    def __init__(self, tokeniser: Tokeniser, *, marked: bool, cut: bool) -> None:
+    def __init__(self, tokeniser: Tokeniser, *, cut: bool) -> None:
         self._tokeniser = tokeniser
         self._marker = TextMarker()
-        self._marked, self._cut = marked, cut
+        self._cut = cut
 
     def look(self, items: Sequence[str]) -> list[Any]:
         return [None] * len(items)
 
     def add(self, items: Sequence[str], looks: Sequence[Any]) -> None:  # noqa: ARG002
         self._tokeniser.add(items)
-        if self._marked:
-            self._marker.add(items)
+        self._marker.add(items)
 
     def finish(self, train: IntArray) -> Content:
         return self._tokeniser.finish(tokens_of_most(self._tokeniser.lengths()[train]) if self._cut else None)

@@ -26,10 +26,11 @@ from raystore.encoders.tokens import WINDOW
 from raystore.errors import JobFailed, RaystoreError
 from raystore.fine_tune.examples.digest import row_digest
 from raystore.fine_tune.examples.labels import label_of
+from raystore.fine_tune.examples.leaks import NamedRow
 from raystore.fine_tune.examples.spec import DataSpec
-from raystore.fine_tune.examples.types import SetAside
 
 T = TypeVar("T")
+Wanted = Callable[[str, str | None], bool]  # of an entity and a label
 
 _TWICE = "the id stands in an earlier row"
 _NO_CLASS = "its label is in no row of the data"
@@ -62,7 +63,7 @@ class Found:
     labels: list[int] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)  # number of the source, row in it
     digests: list[bytes] = field(default_factory=list)
-    set_aside: list[SetAside] = field(default_factory=list)
+    set_aside: list[NamedRow] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,29 +80,30 @@ class RowReader:
         self._views = spec.columns.views[:views]
         self._sources = {source.path: number for number, source in enumerate(spec.sources)}
         self._codes = {name: code for code, name in enumerate(spec.classes)}
-        self._dropped = frozenset(spec.dropped)
 
-    def read(
-        self, references: Sequence[Reference], *, labelled: bool = True, only: Callable[[str], bool] | None = None
-    ) -> None:
+    def read(self, references: Sequence[Reference], *, labelled: bool = True, only: Wanted | None = None) -> None:
         """Take the references' rows; ids are unique among those of one call.
 
         Args:
-            labelled: False reads contents alone, and gives rows the label -1 and themselves as entity.
-            only: by its entity, whether a row is wanted; None is all.
+            labelled: False reads contents, and entities of the sources that have their column; rows get the label -1.
+            only: by its entity and label, whether a row is wanted; None is all.
 
         Raises:
             JobFailed: a source changed since it was planned, or something nobody foresaw, told without its words.
         """
         columns = self._spec.columns
-        label = columns.label if labelled else None
-        # A pool need not have these columns.
-        roles = Roles(columns.id, label, columns.subject) if labelled else Roles(None, None, None)
-        wanted = [name for name in (*roles, *(column for column, _ in self._views)) if name]
         seen: set[str] = set()
         for reference in references:
+            roles = Roles(columns.id, columns.label, columns.subject)
+            if not labelled:  # a pool need not have these columns
+                roles = Roles(None, None, columns.subject if self.has_subject(self._sources[reference.path]) else None)
+            wanted = [name for name in (*roles, *(column for column, _ in self._views)) if name]
             work = partial(self._read, reference, wanted, seen, roles, only)
             without_words(f"reading '{reference.path}' to learn from", work)
+
+    def has_subject(self, source: int) -> bool:
+        """Whether a source, by its number, says whose its rows are."""
+        return self._spec.columns.subject in self._spec.sources[source].columns
 
     def _read(
         self,
@@ -109,21 +111,17 @@ class RowReader:
         wanted: Sequence[str],
         seen: set[str],
         roles: Roles,
-        only: Callable[[str], bool] | None,
+        only: Wanted | None,
     ) -> None:
         for block in ahead(read(reference, wanted, WINDOW)):
             self._take(reference, block, seen, roles, only)
 
-    def _take(
-        self, reference: Reference, block: Block, seen: set[str], roles: Roles, only: Callable[[str], bool] | None
-    ) -> None:
+    def _take(self, reference: Reference, block: Block, seen: set[str], roles: Roles, only: Wanted | None) -> None:
         path, csv = reference.path, reference.kind in ("csv", "tsv")
         id_, label, subject = roles
         usable: list[tuple[int, str, str, str | None]] = []
         for i, row_id in enumerate(row_ids_of(block, path, id_, "")):
             number = block.first_row + i
-            if (path, number) in self._dropped:
-                continue
             reason = block.unreadable.get(number) or id_problem(row_id) or (_TWICE if row_id in seen else None)
             for column, modality in self._views if reason is None else ():
                 reason = reason or content_problem(block.columns[column][i], modality, MAX_CHARS)
@@ -135,7 +133,7 @@ class RowReader:
             entity = row_id if entity is None or (csv and entity == "") else str(entity)
             if reason is None and not is_unicode(entity):
                 reason = f"column '{subject}' is not valid Unicode"
-            if reason is None and only is not None and not only(entity):
+            if reason is None and only is not None and not only(entity, name):
                 continue
             if reason is None:
                 seen.add(row_id)
@@ -171,6 +169,12 @@ class RowReader:
             self.found.digests.append(row_digest(self._key, row_id, entity, name, contents))
         for taker, each, look_ in zip(self.found.takers, items, looks, strict=True):
             taker.add([each[place] for place in good], [look_[place] for place in good])
+
+
+def named_row(spec: DataSpec, found: Found, row: int, reason: str) -> NamedRow:
+    """A usable row with why it is left out all the same."""
+    source, number = found.places[row]
+    return spec.sources[source].path, number, found.ids[row], reason
 
 
 def check_unchanged(spec: DataSpec, references: Sequence[Reference]) -> None:

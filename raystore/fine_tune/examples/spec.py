@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from raystore.data.readers import Reference, SourceFile
@@ -43,9 +43,9 @@ class DataSpec:
             and of unlabelled rows.
         sources: every file of the three, each once, as it was when it was planned.
         split: fractions of train, val and, without test files, test. An entity stands on one side.
-        classes: the labels of the data, sorted; `class_rows` how many rows of the data each has.
+        classes: the labels of the data, sorted, and `out_of_scope` behind them; `class_rows` how many rows of the data each
+            has, 0 of what is out of scope.
         parents: the parent of each class, or nothing.
-        dropped: (source, row) of rows that are to be left out, as those whose labels are suspected.
         out_of_scope: a label that is no class: its rows are on test alone.
     """
 
@@ -58,37 +58,17 @@ class DataSpec:
     classes: tuple[str, ...] = ()
     class_rows: tuple[int, ...] = ()
     parents: tuple[str, ...] = ()
-    dropped: tuple[tuple[str, int], ...] = field(default=())
     out_of_scope: str | None = None
-
-    @property
-    def n_rows(self) -> int:
-        """Of the labelled data, before any is set aside."""
-        return sum(reference.n_rows for reference in self.references)
 
     @property
     def is_pairs(self) -> bool:
         return len(self.columns.views) > 1
 
-    def drop(self, rows: Iterable[tuple[str, int]]) -> DataSpec:
-        """The spec without these (source, row) too; they may be of the data, the test files or the pool."""
-        return replace(self, dropped=tuple(sorted({*self.dropped, *((str(path), int(row)) for path, row in rows)})))
+    @property
+    def n_learned(self) -> int:
+        """How many of `classes` are learned from, the first ones; what is out of scope has the code behind them."""
+        return len(self.classes) - (self.out_of_scope is not None)
 
     def record(self) -> dict[str, Any]:
-        """All of it, JSON-ready; `of_record` reads it back."""
+        """All of it, JSON-ready."""
         return asdict(self) | {"split": dict(self.split)}
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> DataSpec:
-        slices = {role: tuple(Reference(**each) for each in record[role]) for role in ("references", "test", "pool")}
-        return cls(
-            **slices,
-            columns=Columns(**record["columns"]),
-            split=dict(record["split"]),
-            sources=tuple(SourceFile(**each) for each in record["sources"]),
-            classes=tuple(record["classes"]),
-            class_rows=tuple(record["class_rows"]),
-            parents=tuple(record["parents"]),
-            dropped=tuple((str(path), int(row)) for path, row in record["dropped"]),
-            out_of_scope=record["out_of_scope"],
-        )

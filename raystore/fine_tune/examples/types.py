@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from raystore.encoders.passport import Modality
-from raystore.fine_tune.examples.leaks import Leaks
+from raystore.fine_tune.examples.leaks import Leaks, NamedRow
 
 IntArray = npt.NDArray[np.int64]
-SetAside = tuple[str, int, str | None, str]  # source, row in it, id, reason
+IDS_NAMED = 20  # of each reason
 
 
 class Content(Protocol):
@@ -64,7 +66,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: IntArray) -> Examples:
+    def take(self, rows: IntArray) -> Self:
         """The rows in the order given; labels stay as they are, those of unlabelled pairs too."""
         return replace(
             self,
@@ -87,6 +89,8 @@ class Examples:
 class Sides:
     """What a spec's references hold, in three parts that share no entity and no twin.
 
+    What is out of scope is among test's classes alone, behind the others.
+
     Attributes:
         set_aside: rows that cannot be used, with reasons that quote nothing.
         leaks: what was removed from train and val, counted.
@@ -96,12 +100,46 @@ class Sides:
     train: Examples
     val: Examples
     test: Examples
-    set_aside: list[SetAside]
+    set_aside: list[NamedRow]
     leaks: Leaks
     digest: str
 
+    @property
+    def ids_by_reason(self) -> dict[str, list[str]]:
+        """The first ids of the rows that were set aside, removed as leaks, or stand in train with two labels."""
+        return ids_by_reason([*self.set_aside, *self.leaks.rows])
+
     def __reduce__(self) -> NoReturn:
         stays_here()
+
+
+@dataclass(frozen=True, repr=False)
+class Pool(Examples):
+    """Rows without labels.
+
+    Attributes:
+        set_aside: rows that cannot be used. removed: rows that stand in val or test, which are left out too, counted by kind as in
+            `Leaks`, and each with its reason.
+    """
+
+    set_aside: tuple[NamedRow, ...] = ()
+    removed: dict[str, int] = field(default_factory=dict)
+    removed_rows: tuple[NamedRow, ...] = ()
+
+    @property
+    def ids_by_reason(self) -> dict[str, list[str]]:
+        """As that of `Sides`."""
+        return ids_by_reason([*self.set_aside, *self.removed_rows])
+
+
+def ids_by_reason(rows: Iterable[NamedRow], most: int = IDS_NAMED) -> dict[str, list[str]]:
+    """The first ids by reason; a row without an id is named by its file and its number there, from 0."""
+    found: dict[str, list[str]] = {}
+    for source, row, id_, reason in rows:
+        ids = found.setdefault(reason, [])
+        if len(ids) < most:
+            ids.append(f"row {row} of {Path(source).name}" if id_ is None else id_)
+    return found
 
 
 def stays_here() -> NoReturn:

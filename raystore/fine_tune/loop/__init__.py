@@ -1,6 +1,7 @@
 """The training itself: one step, many steps, and everything that watches over them. Knows no Ray.
 
 points       what a run says of itself, step by step and in the end
+classes      which of them are learned
 group        the workers of one training: alone, or over torch.distributed
 chance       dropout and crops as a pure function of seed, step and worker
 micro        how much goes through the model at once; less where memory runs out

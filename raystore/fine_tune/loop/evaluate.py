@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from raystore.fine_tune.batches import chunks
-from raystore.fine_tune.loop.group import Group
+from raystore.fine_tune.loop.group import Group, together
 from raystore.fine_tune.loop.learns import Embeds
-from raystore.fine_tune.loop.micro import Micro
+from raystore.fine_tune.loop.micro import Micro, free_memory, is_out_of_memory, too_little_memory
 from raystore.train.classify.vote import K, class_votes, vote_shares
 from raystore.vectors import Matrix
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 IntArray = npt.NDArray[np.int64]
 _QUERIES = 1_024
+_FEW = 8  # rows, below which their variance says nothing
 
 
 class Look(NamedTuple):
@@ -35,6 +36,9 @@ class Look(NamedTuple):
 
     accuracy: float
     precision: float
+    variance: float = (
+        1.0  # mean squared distance of the rows that were compared with from their middle; 1 where they are few
+    )
 
 
 def sampled(n: int, most: int, seed: int) -> IntArray:
@@ -50,12 +54,17 @@ def look(model: Embeds, train: Examples, val: Examples, *, rows: int, micro: Mic
     asked = val.take(sampled(len(val), rows, seed))
     if len(val.views) > 1:
         queries, partners = (embed_all(model, view, micro, group) for view in asked.views)
-        return match_pairs(queries, partners, asked.labels)
+        return match_pairs(queries, partners, asked.labels)._replace(variance=_variance(partners))
     labelled = train.take(np.flatnonzero(train.labels >= 0))
     known = labelled.take(sampled(len(labelled), 4 * rows, seed))
     queries = embed_all(model, asked.views[0], micro, group)
     references = embed_all(model, known.views[0], micro, group)
-    return vote(queries, asked.labels, references, known.labels, n_classes=max(len(train.classes), 1))
+    found = vote(queries, asked.labels, references, known.labels, n_classes=max(len(train.classes), 1))
+    return found._replace(variance=_variance(references))
+
+
+def _variance(rows: Matrix) -> float:
+    return float(rows.var(axis=0).sum()) if len(rows) >= _FEW else 1.0
 
 
 def vote(queries: Matrix, labels: IntArray, references: Matrix, known: IntArray, *, n_classes: int) -> Look:
@@ -92,7 +101,11 @@ def match_pairs(queries: Matrix, partners: Matrix, labels: IntArray) -> Look:
 
 
 def embed_all(model: Embeds, content: Content, micro: Micro, group: Group) -> Matrix:
-    """(n, d) float32 of every row in order, in eval mode without graphs; each worker embeds its share, all get the whole."""
+    """(n, d) float32 of every row in order, in eval mode without graphs; each worker embeds its share, all get the whole.
+
+    Where memory runs out the limits of `micro` are halved and the share is embedded again. Raises JobFailed, with every worker,
+    where a single row does not fit.
+    """
     import torch
 
     n = len(content)
@@ -105,7 +118,7 @@ def embed_all(model: Embeds, content: Content, micro: Micro, group: Group) -> Ma
     model.module.eval()
     try:
         with torch.no_grad():
-            rows = _embed(model, content, own, micro)
+            rows = together(group, lambda: _embed(model, content, own, micro))
             gathered = group.gather(rows)
     finally:
         model.module.train(was_training)
@@ -118,13 +131,26 @@ def embed_all(model: Embeds, content: Content, micro: Micro, group: Group) -> Ma
 
 
 def _embed(model: Embeds, content: Content, rows: IntArray, micro: Micro) -> Tensor:
+    """The rows' vectors in order, in chunks that fit into memory."""
     import torch
 
-    lengths = content.lengths()[rows]
-    is_text = content.modality == "text"
-    tokens = max(micro.tokens, int(lengths.max(initial=1))) if is_text else len(rows)
-    groups: Sequence[IntArray] = chunks(lengths, tokens, len(rows) if is_text else micro.images)
-    parts = [model.embed(content.modality, content.inputs(rows[chunk])) for chunk in groups]
-    together = torch.cat(parts)
-    places = torch.from_numpy(np.concatenate(groups)).to(together.device)
-    return torch.empty_like(together).index_copy_(0, places, together)
+    lengths, is_text = content.lengths()[rows], content.modality == "text"
+    while True:
+        groups: Sequence[IntArray] = chunks(lengths, micro.tokens) if is_text else chunks(lengths, len(rows), micro.images)
+        parts: list[Tensor] = []
+        try:
+            for chunk in groups:
+                parts += [model.embed(content.modality, content.inputs(rows[chunk]))]
+            break
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        failed = groups[len(parts)]
+        held = int(lengths[failed].max()) * len(failed) if len(failed) > 1 else 0
+        parts.clear()
+        free_memory(model.device)
+        if not micro.halve(held if is_text else 0, 0 if is_text else held):
+            raise too_little_memory()
+    embedded = torch.cat(parts)
+    places = torch.from_numpy(np.concatenate(groups)).to(embedded.device)
+    return torch.empty_like(embedded).index_copy_(0, places, embedded)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from raystore.fine_tune.batches.mine import confused_classes
+from raystore.fine_tune.batches.mine import confused_classes, hard_negatives
 from raystore.fine_tune.loop.evaluate import embed_all, sampled
 from raystore.fine_tune.loop.group import Group
 from raystore.fine_tune.loop.learns import Embeds
@@ -26,13 +26,22 @@ _MEAN_ROWS = 8  # of a class
 
 
 def confused(model: Embeds, data: Examples, recipe: Recipe, micro: Micro, group: Group) -> npt.NDArray[np.int64] | None:
-    """(c, m) the classes each class is confused with, worst first, on a sample of train; None where there is nothing to confuse."""
-    if len(data.views) > 1 or len(data.classes) < 2:
+    """(c, m) the classes each class is confused with, worst first, on a sample of train; None where there is nothing to confuse.
+
+    Of pairs each row may be its own class: then it is the rows nearest to each sampled row, by their first parts; -1 for others.
+    """
+    if len(data.classes) == 1:
         return None
     rows = sampled(len(data), 4 * recipe.evaluate_rows, recipe.seed)
     vectors = embed_all(model, data.views[0].take(rows), micro, group)
     most = max(1, round(recipe.classes_per_batch * recipe.hard_classes))
-    return confused_classes(vectors, data.labels[rows], most, n_classes=len(data.classes))
+    if data.classes:
+        return confused_classes(vectors, data.labels[rows], most, n_classes=len(data.classes))
+    codes = data.labels[rows]
+    near = hard_negatives(vectors, codes, most)
+    found = np.full((int(data.labels.max(initial=-1)) + 1, most), -1, dtype=np.int64)
+    found[codes] = np.where(near >= 0, codes[near], -1)
+    return found
 
 
 def class_means(model: Embeds, data: Examples, recipe: Recipe, micro: Micro, group: Group) -> Tensor:

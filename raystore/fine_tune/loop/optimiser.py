@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from raystore.fine_tune.loop.learns import Learns
+from raystore.fine_tune.loop.micro import is_out_of_memory, too_little_for_adamw
 from raystore.fine_tune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ class Optimiser:
         return self._scale
 
     def step(self, share: float) -> bool:
-        """Whether a step was taken, at this share of the learning rates: not where a gradient is not finite."""
+        """Whether a step was taken, at this share of the learning rates: not where a gradient is not finite.
+
+        Raises JobFailed where its state does not fit into memory, which it takes at the first step.
+        """
         learned: dict[str, list[nn.Parameter]] = {"model": [], "objective": []}
         for name, parameter in self._names.items():
             if parameter.grad is not None:
@@ -50,7 +54,12 @@ class Optimiser:
         if finite:
             for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
                 group["lr"] = rate * share
-            self._adam.step()
+            try:
+                self._adam.step()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise too_little_for_adamw(sum(p.numel() for p in self._names.values())) from None
         self._rescale(finite)
         return finite
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Phase = Literal["pretrain", "train"]
 
@@ -25,24 +25,21 @@ class Point:
     val_accuracy: float | None = None  # of 10 nearest neighbours, weighted by similarity
     val_precision: float | None = None  # of the 10 nearest, how many have the row's label
 
-    @property
-    def seconds_left(self) -> float | None:
-        """At the pace so far; None before the first step."""
-        return self.seconds / self.step * (self.steps - self.step) if self.step else None
-
-    @property
-    def words(self) -> str:
-        """For the end of a bar: 'loss 1.23, val 84.2%'."""
-        told = [f"loss {self.loss:.3g}"] if self.loss is not None else []
-        told += [f"val {self.val_accuracy:.1%}"] if self.val_accuracy is not None else []
-        return ", ".join(told)
-
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_dict(value: Mapping[str, Any]) -> Point:
         return Point(**{f.name: value[f.name] for f in fields(Point) if f.name in value})
+
+
+class Told(NamedTuple):
+    """What a step says for a point."""
+
+    loss: float
+    learning_rate: float
+    variance: float
+    rank: float | None
 
 
 Report = Callable[[Point], None]
@@ -76,6 +73,7 @@ class Trained:
     suspects: tuple[Suspect, ...] = ()
     workers: int = 1
     micro: Mapping[str, int] = field(default_factory=dict)  # what went through the model at once in the end
+    notes: tuple[str, ...] = ()  # phrases: where data or memory did not allow what the recipe says
     data: Mapping[str, Any] = field(default_factory=dict)  # digest, rows by side, leaks, rows set aside
     pretrained: Trained | None = None
 
@@ -90,5 +88,6 @@ class Trained:
             plain,
             points=tuple(Point.from_dict(point) for point in value.get("points", ())),
             suspects=tuple(Suspect(**suspect) for suspect in value.get("suspects", ())),
+            notes=tuple(value.get("notes", ())),
             pretrained=Trained.from_dict(before) if before else None,
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from raystore.fine_tune.loop.checkpoints import Saved
 from raystore.fine_tune.loop.evaluate import Look
+from raystore.fine_tune.loop.group import together
 from raystore.fine_tune.loop.points import Point
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def saved(run: Run) -> Saved:
 
 
 def restore(run: Run, found: Saved) -> None:
-    """Make a run that has just begun stand where `found` was saved."""
+    """Make a run that has just begun stand where `found` was saved. Raises DiskFull where the best weights had no space."""
     facts, rest = found.facts, found.optimiser
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -63,16 +64,31 @@ def restore(run: Run, found: Saved) -> None:
     run.watch.load(facts["watch"])
     run.step = run.kept = found.step
     run.seen, run.worse, run.look_s = facts["seen"], facts["worse"], facts["look_s"]
-    run.before_s += facts["seconds"]
+    run.earlier_s = facts["seconds"]
     run.first_accuracy = facts["first_accuracy"]
     run.micro.tokens, run.micro.images = facts["micro"]
     run.points = [Point.from_dict(point) for point in facts["points"]]
     run.best = Look(*facts["best"]) if facts["best"] else None
     run.best_step = facts["best_step"]
-    # The best weights are written after the checkpoint that names them, so a kill between the two leaves those of an earlier
-    # step there, and the checkpoint itself has the best.
-    best = run.checkpoints.best()
+    if run.best is not None and run.best_step > 0:
+        _restore_best(run, found)
+
+
+def _restore_best(run: Run, found: Saved) -> None:
+    """The weights of `run.best_step`, which is not the base."""
     if run.best_step == found.step:
+        # They are written after the checkpoint that names them, and a kill or a full disk may have come between the two. The
+        # next checkpoint will not have them, so they are put in their place now.
         run.best_state = dict(found.weights)
-    elif best is not None and best[0] == run.best_step:
+        together(run.group, lambda: run.checkpoints.save_best(found.step, run.best_state))
+        return
+    best = run.checkpoints.best()
+    if best is not None and best[0] == run.best_step:
         run.best_state = best[1]
+        return
+    # Somebody removed them. Of what is left, the base and the checkpoint, the better one stands for them.
+    looks = {p.step: Look(p.val_accuracy, p.val_precision or 0.0) for p in run.points if p.val_accuracy is not None}
+    run.best_step = max((step for step in (0, found.step) if step in looks), key=lambda step: looks[step])
+    run.best = looks[run.best_step]
+    if run.best_step:
+        run.best_state = dict(found.weights)

@@ -20,7 +20,7 @@ from raystore.fine_tune.batches import Batch, chunks, share
 from raystore.fine_tune.loop.chance import Chance
 from raystore.fine_tune.loop.group import Group
 from raystore.fine_tune.loop.learns import Learns
-from raystore.fine_tune.loop.micro import Micro, is_out_of_memory, too_little_memory
+from raystore.fine_tune.loop.micro import Micro, free_memory, is_out_of_memory, too_little_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,12 +172,9 @@ class _Attempt:
         return (0, 0) if self.keeps_graphs and len(self.own.rows) == 1 else (tokens, images)
 
     def _free(self) -> None:
-        import torch
-
         for parameter in self.model.parameters_that_learn():
             parameter.grad = None
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self.model.device)
 
     def _embed(self, number: int) -> Tensor:
         part = self.parts[number]

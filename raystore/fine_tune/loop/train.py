@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from raystore.fine_tune.batches import Sampler, make_sampler
 from raystore.fine_tune.loop.chance import Chance
 from raystore.fine_tune.loop.checkpoints import Checkpoints, InMemory
+from raystore.fine_tune.loop.classes import without_unseen
 from raystore.fine_tune.loop.evaluate import Look, look
 from raystore.fine_tune.loop.group import Alone, Group, together
 from raystore.fine_tune.loop.learns import Learns
@@ -25,7 +26,7 @@ from raystore.fine_tune.loop.micro import Micro
 from raystore.fine_tune.loop.mining import class_means, confused
 from raystore.fine_tune.loop.noisy import Losses, suspects
 from raystore.fine_tune.loop.optimiser import Optimiser
-from raystore.fine_tune.loop.points import Phase, Point, Report, Trained, nobody
+from raystore.fine_tune.loop.points import Phase, Point, Report, Told, Trained, nobody
 from raystore.fine_tune.loop.resume import restore, saved
 from raystore.fine_tune.loop.schedule import Schedule
 from raystore.fine_tune.loop.step import take_step, trivial_loss, whole
@@ -55,12 +56,11 @@ def train(
     group: Group | None = None,
     checkpoints: Checkpoints | None = None,
     report: Report = nobody,
-    objective: Objective | None = None,
-    sampler: Sampler | None = None,
     teacher: Sequence[Tensor] | None = None,
     phase: Phase = "train",
     budget_s: float | None = None,
     spent_s: float = 0.0,
+    earlier_s: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
     """What the training came to; `model` then has its best weights.
@@ -71,17 +71,18 @@ def train(
         group: the workers; everything else is the same with each of them.
         checkpoints: where to go on from, and where to; None keeps them in memory.
         report: hears every point, with each worker.
-        objective, sampler: None makes the recipe's.
         teacher: for each view (n, t) rows of `data`'s items, for distillation.
-        budget_s: seconds of this phase, those of `spent_s` included, which went by before.
+        budget_s: seconds of this phase, those that went by before it included.
+        spent_s: of those, seconds of this process.
+        earlier_s: and of processes before it; a checkpoint to go on from has its own.
 
     Raises:
         TrainingCollapsed, TrainingDiverged: the last good checkpoint is kept.
         DiskFull: at a checkpoint; the one before is kept.
-        JobFailed: a single row does not fit into memory.
+        JobFailed: a single row does not fit into memory, or AdamW's state.
     """
+    data, val = without_unseen(data, val)
     n_classes = max(len(data.classes), int(data.labels.max(initial=0)) + 1)
-    dim = model.passport.dim
     run = Run(
         model=model,
         data=data,
@@ -90,24 +91,16 @@ def train(
         group=group or Alone(),
         checkpoints=checkpoints or InMemory(),
         report=report,
-        objective=(objective or make_objective(recipe, n_classes, dim)).to(model.device),
-        sampler=sampler or make_sampler(data.labels, recipe, parents=data.parents, n_views=len(data.views)),
+        objective=make_objective(recipe, n_classes, model.passport.dim).to(model.device),
+        sampler=make_sampler(data.labels, recipe, parents=data.parents, n_views=len(data.views)),
         teacher=teacher,
         phase=phase,
         budget_s=budget_s,
-        before_s=spent_s,
+        spent_s=spent_s,
+        earlier_s=earlier_s,
         clock=clock,
     )
     return run.go()
-
-
-class Told(NamedTuple):
-    """What a step says for a point."""
-
-    loss: float
-    learning_rate: float
-    variance: float
-    rank: float | None
 
 
 @dataclass
@@ -126,14 +119,15 @@ class Run:
     teacher: Sequence[Tensor] | None
     phase: Phase
     budget_s: float | None
-    before_s: float
+    spent_s: float
+    earlier_s: float
     clock: Callable[[], float]
 
     def __post_init__(self) -> None:
         recipe = self.recipe
         self.schedule = Schedule.of(recipe, self.sampler.steps_per_epoch, budget_s=self.budget_s)
         self.optimiser = Optimiser(self.model, self.objective, recipe, half=self.model.precision == "fp16")
-        self.micro = Micro(recipe.micro_tokens, recipe.micro_images)
+        self.micro = Micro.of(recipe)
         self.watch = Watch(recipe.learning_rate)
         self.losses = Losses.of(len(self.data))
         self.weights: Floats | None = None
@@ -147,7 +141,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        return self.before_s + self.clock() - self.began
+        return self.earlier_s + self.spent_s + self.clock() - self.began
 
     @property
     def _doubts(self) -> bool:
@@ -176,6 +170,7 @@ class Run:
             suspects=suspects(self.losses, self.data) if self._doubts else (),
             workers=self.group.world,
             micro={"tokens": self.micro.tokens, "images": self.micro.images},
+            notes=(*self.sampler.notes, *self.micro.notes(self.recipe)),
         )
 
     def _steps(self) -> str:
@@ -230,14 +225,17 @@ class Run:
         ranked = self.step <= _RANKED_EVERY or self.step % _RANKED_EVERY == 0
         around = spread(found.rows, ranked=ranked)
         trivial = trivial_loss(self.model, self.objective, whole(batch, self.group.world), self.teacher)
-        watched = (self.step, found.loss, around, trivial, found.labels, self.kept)
-        together(self.group, lambda: self.watch.look(*watched))
+        rate = self.schedule.rate(progress)
+
+        def learn() -> None:
+            self.watch.look(self.step, found.loss, around, trivial, found.labels, self.kept)
+            may_skip = self.optimiser.may_skip
+            if not self.optimiser.step(rate) and not may_skip:
+                raise self.watch.gradient_is_not_finite(self.step, self.kept)
+
+        together(self.group, learn)
         self.losses.add(batch.rows[: len(found.each)], found.each)
         self.seen += len(found.rows)
-        rate = self.schedule.rate(progress)
-        may_skip = self.optimiser.may_skip
-        if not self.optimiser.step(rate) and not may_skip:
-            raise self.watch.gradient_is_not_finite(self.step, self.kept)
         return Told(found.loss, rate * self.recipe.learning_rate, around.variance, around.rank)
 
     def _save(self) -> None:
@@ -253,8 +251,10 @@ class Run:
         seen = look(self.model, self.data, self.val, micro=self.micro, group=self.group, **how)
         seen = Look(*self.group.first(seen))
         # Few rows of val are soon all right: then it is their neighbours that say which weights are better.
-        better = self.best is None or seen > self.best
-        if better and self.watch.is_well:
+        better = self.best is None or seen[:2] > self.best[:2]
+        # The watch saw the weights as they were before the last step, which may have been the one that ruined them.
+        well = self.watch.is_well and not (self.step and self.watch.is_one_point(seen.variance))
+        if better and well:
             self.best, self.best_step, self.worse = seen, self.step, 0
             self.best_state = self.model.state()
         else:
@@ -265,7 +265,7 @@ class Run:
             self.weights = self.losses.weights()
         self.look_s = max(self.look_s, self.clock() - before)
         point = self._point(progress, told, seen)
-        if self.step and self.watch.is_well:
+        if self.step and well:
             self._save()
             if self.best_step == self.step:
                 together(self.group, lambda: self.checkpoints.save_best(self.step, self.best_state))

@@ -93,9 +93,13 @@ class Watch:
         """Whether a checkpoint of now would be a good one."""
         return self.narrow == self.flat == 0
 
+    def is_one_point(self, variance: float) -> bool:
+        """Whether rows of this variance have become nearly one point, against those of the first step."""
+        return not variance >= min(_NARROW, _OF_START * (1.0 if self.start is None else self.start))
+
     def _look_for_one_point(self, step: int, loss: float, around: Spread, trivial: float, kept: int) -> None:
         assert self.start is not None
-        one_point = around.variance < min(_NARROW, _OF_START * self.start)
+        one_point = self.is_one_point(around.variance)
         stuck = math.isfinite(trivial) and abs(loss - trivial) <= _NEAR_TRIVIAL * abs(trivial)
         gone = stuck and around.variance < _GONE * self.start
         self.narrow = self.narrow + 1 if one_point or gone else 0

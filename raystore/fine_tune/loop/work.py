@@ -68,10 +68,6 @@ class Work:
         """Where its checkpoints stand until it is published."""
         return Layout(Path(self.root)).tmp / "fine_tune" / self.digest[:FP12]
 
-    def changed(self, **settings: Any) -> Work:
-        """With other numbers in its recipe. Raises pydantic's ValidationError (a ValueError) where they cannot be."""
-        return replace(self, recipe=Recipe.model_validate({**self.recipe.model_dump(), **settings}))
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -120,9 +116,10 @@ def run_training(
     ready = opened or together(group, lambda: open_work(work, device=device))
     recipe, sides = work.recipe, ready.sides
     teacher = _teacher(work, ready, group) if recipe.distill else None
+    start = time.monotonic()
     before = _pretrained(work, ready, group, checkpoints.phase("pretrain"), report) if _pretrains(work) else None
+    now = time.monotonic()
     budget = recipe.budget_minutes * 60 if recipe.budget_minutes else None
-    spent = time.monotonic() - began
     trained = train(
         ready.model,
         sides.train,
@@ -133,7 +130,8 @@ def run_training(
         report=report,
         teacher=teacher,
         budget_s=budget,
-        spent_s=max(spent, before.seconds if before else 0.0),
+        spent_s=now - began,
+        earlier_s=max(0.0, before.seconds - (now - start)) if before else 0.0,
     )
     trained = replace(trained, data=about_data(sides), pretrained=before)
     together(group, lambda: checkpoints.finish(trained, ready.model.state()))
@@ -182,6 +180,7 @@ def pretraining(recipe: Recipe) -> Recipe:
             "per_class": 1,
             "classes_per_batch": max(2, recipe.batch_rows // 2),
             "steps": recipe.pretrain_steps,
+            "learning_rate": recipe.pretrain_learning_rate,
             "hard_classes": 0.0,
             "distill": 0.0,
             "noisy_labels": "off",
@@ -204,10 +203,11 @@ def _pretrained(work: Work, ready: Opened, group: Group, checkpoints: Checkpoint
         group=group,
         checkpoints=checkpoints,
         report=report,
-        sampler=make_sampler(pool.labels, recipe, n_views=len(pool.views)),
         phase="pretrain",
         budget_s=_budget(work, ready.sides.train),
     )
+    about = {"rows": len(pool), "removed": pool.removed, "ids_by_reason": pool.ids_by_reason}
+    trained = replace(trained, data={**about, "set_aside": dict(Counter(reason for *_, reason in pool.set_aside))})
     together(group, lambda: checkpoints.finish(trained, ready.model.state()))
     return trained
 
@@ -232,5 +232,5 @@ def _teacher(work: Work, ready: Opened, group: Group) -> Sequence[Tensor]:
     if work.recipe.layers is not None:
         whole = work.recipe.model_copy(update={"layers": None, "mode": "full", "gradient_checkpointing": False})
         model = open_trainable(work.base, work.options, whole, device=str(model.device))
-    micro = Micro(work.recipe.micro_tokens, work.recipe.micro_images)
+    micro = Micro.of(work.recipe)
     return [torch.from_numpy(embed_all(model, view, micro, group)) for view in ready.sides.train.views]

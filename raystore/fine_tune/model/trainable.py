@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raystore.encoders.load import load_model
 from raystore.encoders.model import Arrays, Options
-from raystore.encoders.passport import ImagePart, Modality, Passport, TextPart
+from raystore.encoders.passport import Modality, Passport
 from raystore.encoders.source import Source
 from raystore.errors import InvalidArguments
 from raystore.fine_tune.model.adapter import adapter_nets
@@ -60,14 +60,6 @@ class Trainable:
         self._at_once: frozenset[str] | None = None
         self.stage(0.0)
         self.to(device)
-
-    @property
-    def text_part(self) -> TextPart | None:
-        return self.passport.text
-
-    @property
-    def image_part(self) -> ImagePart | None:
-        return self.passport.image
 
     def embed(self, modality: Modality, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Tensor:
         """(n, dim) float32 unit rows on `device`, with gradients where torch keeps them.

@@ -1,7 +1,7 @@
 """A proof as one HTML file that asks no network, for a reader who has never heard of an embedding; light, dark, wide and narrow.
 
 It answers in this order: is it better, what changed, how does it look, which classes got worse, what do single rows say, how was
-it measured. It holds ids, labels and numbers; items only where they are handed in.
+it measured, how was it made. It holds ids, labels and numbers; items only where they are handed in.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ h3 { font-size: 16px; margin: 22px 0 6px }
 """
 
 
-def page(proof: Proof, items: Mapping[str, str]) -> str:
-    """The whole page."""
+def page(proof: Proof, items: Mapping[str, str], made: str = "") -> str:
+    """The whole page; `made` is its last part, of how the encoder was made."""
     title = f"{proof.after} against {proof.before}"
     head = (
         f"<meta http-equiv='Content-Security-Policy' content=\"{map_plot.policy()}\"><style>{STYLE}{map_plot.STYLE}</style>"
@@ -69,6 +69,7 @@ def page(proof: Proof, items: Mapping[str, str]) -> str:
         _neighbours(proof, items),
         _curve(proof),
         _method(proof),
+        made,
     ]
     return document(title, [part for part in parts if part], head=head)
 
@@ -158,7 +159,7 @@ def _class_table(classes: Sequence[ClassProof]) -> str:
 def _neighbours(proof: Proof, items: Mapping[str, str]) -> str:
     if not proof.neighbours:
         return ""
-    held = "" if items else " Ids and labels alone are shown: the items themselves are not kept."
+    held = "" if items else " Ids and labels alone are shown, since a run keeps no items."
     said = (
         f"Single rows that training did not see, with their nearest training rows. ● has the row's own label, ○ another one; the "
         f"number is the cosine, 1 where two rows are the same to the encoder.{held}"

@@ -1,4 +1,4 @@
-"""A fine-tuned encoder goes live: its public name points at it, unless the proof says that a stated metric fell.
+"""A fine-tuned encoder goes live: its public name points at it, unless a stated metric fell, or a required one is not known.
 
 An alias record says by which run and on what proof a name came to mean its encoder, and why where the gate was overruled; the
 same stands beside the run. Records are never edited, so both stay.
@@ -11,12 +11,13 @@ from pathlib import Path
 
 from raystore.catalog import Catalog, Record
 from raystore.encoders.records import KIND, check_encoder_name, read_encoder, sources_of
-from raystore.errors import InvalidArguments, NotBetter
-from raystore.fine_tune.proof.gate import Fall, judge
+from raystore.errors import InvalidArguments, NotBetter, NotMeasured, listed
+from raystore.fine_tune.proof.gate import Judgement, weigh
 from raystore.fine_tune.proof.proof import Proof
 from raystore.layout import FP12
 
 MAX_REASON_CHARS = 2_000
+_ADVICE = "The encoder is kept under its fingerprint and run. Train again, or give a reason that is kept: force='...'."
 
 
 def make_live(
@@ -25,22 +26,25 @@ def make_live(
     fingerprint: str,
     proof: Proof,
     *,
+    standing: Proof | None = None,
     run: int | None = None,
     run_folder: Path | None = None,
     force: str | None = None,
-    require: Sequence[str] | None = None,
+    require: Sequence[str] = (),
     source: Record | None = None,
 ) -> Record:
     """The alias record: from now on `name` means the encoder of `fingerprint`. The same encoder again changes nothing.
 
     Args:
+        standing: the same rows, from the encoder that the name means to this one: what fell there counts too.
         run: the number of the run that made it. run_folder: where the decision is kept beside the run, as live/<n>.json.
         force: a reason to let it through even if a metric fell; it is kept in both records.
-        require: metrics that must not fall; None is what the proof states.
+        require: metrics that must not fall, and that must have been measured; none is what the proof states.
         source: where its weights come from; None is the newest source that a record names.
 
     Raises:
-        NotBetter: a stated metric fell and there is no reason given. Nothing has changed then.
+        NotBetter: a metric fell, or is required and was not measured (NotMeasured), and there is no reason given. Nothing has
+            changed then.
         InvalidArguments: the proof is of another encoder, or the reason is empty or too long.
         InvalidName; EncoderNotFound: the store has no encoder of that fingerprint.
     """
@@ -60,9 +64,9 @@ def make_live(
     before = catalog.alias(KIND, name)
     if before is not None and before.get("fingerprint") == fingerprint:
         return before
-    fell = judge(proof, require)
-    if fell and force is None:
-        raise refusal(name, fell)
+    against = weigh(proof, require, standing)
+    if against and force is None:
+        raise refusal(name, against)
     record: Record = {
         "fingerprint": fingerprint,
         "source": source,
@@ -72,9 +76,10 @@ def make_live(
             "against": proof.before,
             "verdict": proof.verdict,
             "headline": proof.headline,
-            "fell": [str(fall) for fall in fell],
+            "require": list(require),
+            "fell": list(against.said),
         },
-        "forced": bool(fell),
+        "forced": bool(against),
         "reason": force.strip() if force else None,
     }
     if run_folder is not None:
@@ -83,17 +88,22 @@ def make_live(
     return record
 
 
-def refusal(name: str, fell: Sequence[Fall]) -> NotBetter:
-    """The error for what fell, the worst first."""
-    worst, *others = fell
+def refusal(name: str, against: Judgement) -> NotBetter:
+    """The error for what stands against it, the largest fall first."""
+    if not against.falls:
+        metric, *also = against.unmeasured
+        return NotMeasured(encoder=name, metric=metric, also=also, advice=_ADVICE)
+    unsaid = f"Nor can these rows say {listed(against.unmeasured)}, which must not fall. " if against.unmeasured else ""
+    worst, *others = sorted(against.falls, key=lambda fall: fall.change.value)
     c = worst.change
+    beside = f" (against {worst.against}, which the name means)" if worst.against else ""
     return NotBetter(
         encoder=name,
-        metric=worst.name,
+        metric=f"{worst.name}{beside}",
         before=c.before,
         after=c.after,
         low=c.low if c.low is not None else c.value,
         high=c.high if c.high is not None else c.value,
-        also=[fall.name for fall in others],
-        advice="The encoder is kept under its fingerprint and run. Train again, or give a reason that is kept: force='...'.",
+        also=list(dict.fromkeys(fall.name for fall in others)),
+        advice=unsaid + _ADVICE,
     )

@@ -117,13 +117,6 @@ class Proof(Frozen):
     curve: tuple[TrainingPoint, ...] = ()
     seconds: float = 0.0
 
-    def to_json(self) -> str:
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Proof:
-        return cls.model_validate_json(text)
-
     @property
     def rose(self) -> tuple[str, ...]:
         """The stated metrics whose interval lies above 0."""

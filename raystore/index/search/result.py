@@ -27,7 +27,9 @@ class SearchResult:
     the share of the rows that were searched; `missing` are the shards that did not answer. `exact` is True where every row
     was compared. `truncated` is True where `limit` ended the search before every row that was asked for was found. `cursor`
     is given to the same search as `after` for the next page; None where this was the last, or not one query's. `bridged` says
-    through which bridge it was asked, and how well that finds: {"encoder": .., "fidelity": {..}}; None where through none.
+    through which bridge it was asked, or by which rows that it found were mapped into this space, and how well that finds:
+    {"encoder": .., "fidelity": {..}}; None where neither. `bridged_hits` says which rows, as `ids` has them; None where the
+    encoder is no bridge, and every vector a true one.
     """
 
     ids: list[list[str]]
@@ -44,17 +46,23 @@ class SearchResult:
     cursor: str | None = None
     columns: tuple[str, ...] = field(default=())
     bridged: Mapping[str, Any] | None = None
+    bridged_hits: list[list[bool]] | None = None
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """One dict a hit: query, rank, id, score and the asked columns."""
+        """One dict a hit: query, rank, id, score and the asked columns; of a bridge, `bridged`: whether its vector was mapped."""
+        hits: list[dict[str, Any]]
         if self.rows is not None:
-            hits: list[dict[str, Any]] = self.rows.to_pylist()
-            return hits
-        return [
-            {"query": query, "rank": rank, "id": id_, "score": float(score)}
-            for query, (ids, scores) in enumerate(zip(self.ids, self.scores, strict=True))
-            for rank, (id_, score) in enumerate(zip(ids, scores, strict=True))
-        ]
+            hits = self.rows.to_pylist()
+        else:
+            hits = [
+                {"query": query, "rank": rank, "id": id_, "score": float(score)}
+                for query, (ids, scores) in enumerate(zip(self.ids, self.scores, strict=True))
+                for rank, (id_, score) in enumerate(zip(ids, scores, strict=True))
+            ]
+        if self.bridged_hits is not None:
+            for hit in hits:
+                hit.setdefault("bridged", self.bridged_hits[hit["query"]][hit["rank"]])  # a kept column may have that name
+        return hits
 
     def to_pandas(self) -> Any:
         """The hits as a pandas DataFrame."""
@@ -63,13 +71,26 @@ class SearchResult:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def _shown_columns(self) -> list[str]:
+        return [
+            *self.columns,
+            *(["bridged"] if self.bridged and self.bridged_hits and "bridged" not in self.columns else []),
+        ]
+
     def _about(self) -> str:
         index = "the collection itself" if self.index_version is None else f"index {self.index_version}"
         kind = "exact" if self.exact else "approximate"
         missing = f", missing shards {self.missing}" if self.missing else ""
         cut = ", cut by the limit" if self.truncated else ""
         scored = "" if self.metric == "cosine" else f", scored by {self.metric}"
-        through = f", asked through {self.bridged['encoder']}" if self.bridged else ""
+        through = ""
+        if self.bridged is not None and self.bridged_hits is None:
+            through = f", asked through {self.bridged['encoder']}"
+        elif self.bridged is not None and self.bridged_hits is not None:
+            mapped = sum(map(sum, self.bridged_hits))
+            recall = self.bridged["fidelity"]["recall"]
+            through = f", {mapped} of {sum(map(len, self.ids))} rows bridged, at recall@10 {recall:.1%}"
         return (
             f"{len(self.ids)} {'query' if len(self.ids) == 1 else 'queries'} against {index}, {kind}, coverage "
             f"{self.coverage:.4g}{missing}{cut}{scored}{through}, encoder {self.fingerprint[:FP12]}, version {self.collection_version}"
@@ -78,7 +99,7 @@ class SearchResult:
     def __repr__(self) -> str:
         hits = self.to_dicts()
         lines = [
-            "  ".join([f"{h['query']:>3}", f"{h['score']:.4f}", str(h["id"]), *(_short(h[c]) for c in self.columns)])
+            "  ".join([f"{h['query']:>3}", f"{h['score']:.4f}", str(h["id"]), *(_short(h[c]) for c in self._shown_columns)])
             for h in hits[:_SHOWN]
         ]
         more = [f"... and {len(hits) - _SHOWN} more"] if len(hits) > _SHOWN else []
@@ -87,7 +108,7 @@ class SearchResult:
     def _repr_html_(self) -> str:
         hits = self.to_dicts()
         more = f"{len(hits) - _SHOWN} more hits" if len(hits) > _SHOWN else ""
-        return rows_html(hits[:_SHOWN], ["query", "score", "id", *self.columns], title=self._about(), note=more)
+        return rows_html(hits[:_SHOWN], ["query", "score", "id", *self._shown_columns], title=self._about(), note=more)
 
 
 def _short(value: object) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from raystore.migrate.bridge.build import Bridged, build_bridge
-from raystore.migrate.bridge.fidelity import LEAST_RECALL, Fidelity
-from raystore.migrate.bridge.rows import BridgeReport, bridge_rows, bridged_ids, count_bridged
+from raystore.migrate.bridge.fidelity import Fidelity
+from raystore.migrate.bridge.rows import BridgeReport, bridge_rows, bridged_ids, mark_bridged
 
 __all__ = [
-    "LEAST_RECALL",
     "BridgeReport",
     "Bridged",
     "Fidelity",
     "bridge_rows",
     "bridged_ids",
     "build_bridge",
-    "count_bridged",
+    "mark_bridged",
 ]

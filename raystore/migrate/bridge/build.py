@@ -17,13 +17,24 @@ from raystore.encoders.records import KIND, check_encoder_name
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
 from raystore.markup import cells_html
-from raystore.migrate.bridge.fidelity import Fidelity
+from raystore.migrate.bridge.fidelity import MOST_US, Fidelity
 from raystore.migrate.bridge.fit import Fitted, check_kinds, fit_direction
 from raystore.migrate.bridge.pairs import read_pairs
 from raystore.progress import Progress
 
 PAIRS = 20_000
-_COLUMNS = ("direction", "map", "pairs", "held out", "recall@10", "95%", "of re-embedding's", "cosine", "its 5%", "us")
+_COLUMNS = (
+    "direction",
+    "map",
+    "pairs",
+    "held out",
+    "recall@10",
+    "95%",
+    "label searches keep",
+    "cosine",
+    "its 5%",
+    "us a query",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,15 @@ class Bridged:
 
     @property
     def advice(self) -> str | None:
-        """A sentence that says to re-embed, where a direction is below 90%; the forward one's first."""
+        """A sentence that says to re-embed, where a direction is not good enough (`Measured.good`); the forward one's first."""
         return self.fidelity.advice or self.back_fidelity.advice
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, JSON-ready; of each kind that was tried, whether it was chosen."""
+        chosen = (self.fidelity, self.back_fidelity)
+        tried = [{**each.facts, "chosen": each in chosen} for each in (*self.forward_tried, *self.back_tried)]
+        named = {"collection": self.collection, "old": self.old, "new": self.new}
+        return {**named, "forward": self.forward.label, "back": self.back.label, "tried": tried, "advice": self.advice}
 
     def __str__(self) -> str:
         lines = [
@@ -53,11 +71,12 @@ class Bridged:
         ]
         for each in (*self.forward_tried, *self.back_tried):
             mark = "*" if each in (self.fidelity, self.back_fidelity) else " "
-            kept = "" if each.kept is None else f", {each.kept:.1%} of what re-embedding finds by label"
-            time = f", {each.us:.0f} us a vector" if each.us else ""
+            kept = "" if each.kept is None else f", label searches keep {each.kept:.1%}"
+            slow = f", above {MOST_US:.0f}: too slow for queries" if each.too_slow else ""
             lines.append(
                 f" {mark} {each.direction:<8} {each.kind:<11} recall@10 {each.recall:.1%} ({each.low:.1%} to {each.high:.1%}, "
-                f"{each.n:,} held-out pairs among {each.gallery:,}){kept}; cosine {each.cosine:.3f}, 5% below {each.cosine_5:.3f}{time}"
+                f"{each.n:,} held-out pairs among {each.gallery:,}){kept}; cosine {each.cosine:.3f}, 5% below {each.cosine_5:.3f}, "
+                f"{each.us:.0f} us a query{slow}"
             )
         lines += [said for said in (self.fidelity.advice, self.back_fidelity.advice) if said]
         return "\n".join(lines)
@@ -68,7 +87,7 @@ class Bridged:
                 each.direction, f"{each.kind}{' (chosen)' if each in (self.fidelity, self.back_fidelity) else ''}",
                 f"{each.pairs:,}", f"{each.n:,} of {each.gallery:,}", f"{each.recall:.1%}", f"{each.low:.1%} to {each.high:.1%}",
                 None if each.kept is None else f"{each.kept:.1%}", f"{each.cosine:.3f}", f"{each.cosine_5:.3f}",
-                f"{each.us:.0f}" if each.us else None,
+                f"{each.us:.0f}",
             )
             for each in (*self.forward_tried, *self.back_tried)
         ]  # fmt: skip
@@ -100,8 +119,8 @@ def build_bridge(
         table: the collection whose rows with a vector of both encoders are the pairs.
         back: the name of the other direction; None is '<name>-back'.
         pairs: drawn at random, at most.
-        kinds: of "procrustes", "low-rank" and "mlp"; None tries all.
-        labels: a kept column or {id: label}; then it is measured, and judged by, what label searches keep of re-embedding's.
+        kinds: of "procrustes", "low-rank" and "mlp"; None tries all, the last from 1,000 pairs.
+        labels: a kept column or {id: label}; then what label searches keep of re-embedding's is measured too, and judged by.
         progress: called with the maps fitted so far, and those in all.
 
     Raises:

@@ -22,8 +22,43 @@ from raystore.encoders.bridged import Direction
 from raystore.vectors import Matrix
 
 K = 10
-LEAST_RECALL = 0.90  # below it, what is found is not what the encoder itself would find: re-embed
+LEAST_FIDELITY = 0.90  # below it, what is found is not what the encoder itself would find: re-embed
+MOST_US = 50.0  # microseconds that a query may take on its way through a bridge
+# Where two of three neighbours are others, the spaces are of different kinds, and labels say nothing for a bridge: into TF-IDF's
+# it found 24%, and more rows of the query's label than TF-IDF itself, for they go on lying where MiniLM put them.
+_LEAST_NEIGHBOURS = 1 / 3
 _BLOCK = 512  # queries at once: with 20,000 rows 40 MiB of scores
+
+Shares = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is said of a bridge, wherever something is said of it: `recall` and `kept`, as `Fidelity` has them."""
+
+    recall: float
+    kept: float | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether it need not be said to re-embed: recall@10 is 90%, or label searches keep 90% and labels say something."""
+        by_label = 0.0 if self.kept is None or self.recall < _LEAST_NEIGHBOURS else self.kept
+        return max(self.recall, by_label) >= LEAST_FIDELITY
+
+    @property
+    def short(self) -> str:
+        """What of it is too little, where it is not good: "below 90%"."""
+        least = f"below {LEAST_FIDELITY:.0%}"
+        if self.kept is None:
+            return least
+        return (
+            f"both {least}"
+            if self.kept < LEAST_FIDELITY
+            else "and where two of three neighbours are others, labels say nothing"
+        )
+
+    def __str__(self) -> str:
+        return f"recall@{K} {self.recall:.1%}" + ("" if self.kept is None else f", label searches keep {self.kept:.1%}")
 
 
 @dataclass(frozen=True)
@@ -47,24 +82,24 @@ class Fidelity:
     cosine_5: float  # and its 5% quantile
     kept: float | None = None
     labelled: int = 0  # of the n, those with a label
-    us: float = 0.0  # microseconds a vector takes, one at a time
+    us: float = 0.0  # microseconds of `Bridge.ask` with one query; see fit.microseconds
 
     @property
-    def measure(self) -> float:
-        """What it is judged by: `kept` where labels were given, else `recall`."""
-        return self.recall if self.kept is None else self.kept
+    def measured(self) -> Measured:
+        return Measured(self.recall, self.kept)
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether no query should take so long; rows are bridged many at once, and may."""
+        return self.direction == "back" and self.us > MOST_US
 
     @property
     def advice(self) -> str | None:
-        """A sentence that says to re-embed, where `measure` is below 90%; else None."""
-        if self.measure >= LEAST_RECALL:
+        """A sentence that says to re-embed, where it is not good enough; else None. See `Measured.good`."""
+        if self.measured.good:
             return None
-        if self.kept is None:
-            found = f"of the {K} rows nearest by true vectors {self.recall:.0%} are found through this bridge"
-        else:
-            found = f"searches through this bridge keep {self.kept:.0%} of what re-embedding finds"
         return (
-            f"Re-embed: {found} ({self.direction}, {self.n:,} held-out pairs), below {LEAST_RECALL:.0%}. "
+            f"Re-embed: {self.measured} ({self.direction}, {self.n:,} held-out pairs), {self.measured.short}. "
             "Where the content is gone, dual-write until enough rows have true vectors."
         )
 
@@ -79,10 +114,10 @@ class Found:
     """Per held-out query: `recalls` (n,) shares of the 10 found, `cosines` (n,); with labels `true` and `through` (n,), the shares
     of rows with its label, NaN where it has none."""
 
-    recalls: npt.NDArray[np.float64]
-    cosines: npt.NDArray[np.float64]
-    true: npt.NDArray[np.float64]
-    through: npt.NDArray[np.float64]
+    recalls: Shares
+    cosines: Shares
+    true: Shares
+    through: Shares
 
 
 def look(
@@ -106,14 +141,30 @@ def look(
     queries, rows = (true, bridged) if direction == "forward" else (bridged, gallery)
     wanted = nearest(true, gallery, places, k)
     found = nearest(queries, rows, places, k)
-    same = (wanted[:, :, None] == found[:, None, :]).any(axis=2)
     cosines = np.einsum("nm,nm->n", bridged, true, dtype=np.float64)
-    nan = np.full(len(true), np.nan)
     if labels is None or query_labels is None:
-        return Found(same.mean(axis=1), cosines, nan, nan)
-    has = query_labels >= 0
-    shares = [np.where(has, (labels[each] == query_labels[:, None]).mean(axis=1), np.nan) for each in (wanted, found)]
-    return Found(same.mean(axis=1), cosines, shares[0], shares[1])
+        nan = np.full(len(true), np.nan)
+        return Found(recalls(wanted, found), cosines, nan, nan)
+    shares = [of_label(each, labels, query_labels) for each in (wanted, found)]
+    return Found(recalls(wanted, found), cosines, shares[0], shares[1])
+
+
+def recalls(wanted: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> Shares:
+    """(n,) of each query's `wanted` rows (n, k) the share that is among those `found`."""
+    shares: Shares = (wanted[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1)
+    return shares
+
+
+def of_label(found: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], query_labels: npt.NDArray[np.int64]) -> Shares:
+    """(n,) of the rows found for each query (n, k) the share with its label; NaN where it has none."""
+    return np.where(query_labels >= 0, (labels[found] == query_labels[:, None]).mean(axis=1), np.nan)
+
+
+def kept_of(true: Shares, through: Shares) -> float | None:
+    """What label searches keep: the rows of the queries' labels that are found `through` a bridge, divided by those of `true` ones."""
+    labelled = ~np.isnan(true)
+    before = float(true[labelled].sum())
+    return float(through[labelled].sum()) / before if before > 0 else None
 
 
 def nearest(queries: Matrix, rows: Matrix, own: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
@@ -129,24 +180,22 @@ def nearest(queries: Matrix, rows: Matrix, own: npt.NDArray[np.int64], k: int) -
 
 def summed(direction: Direction, kind: str, pairs: int, gallery: int, parts: Sequence[Found]) -> Fidelity:
     """The fidelity over all the held-out parts; its interval is that of a mean over queries (normal, 1.96 errors)."""
-    recalls, cosines, true, through = (
+    found, cosines, true, through = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("recalls", "cosines", "true", "through")
     )
-    error = 1.96 * float(recalls.std(ddof=1)) / len(recalls) ** 0.5 if len(recalls) > 1 else 1.0
-    recall = float(recalls.mean())
-    labelled = ~np.isnan(true)
-    before = float(true[labelled].sum())
+    error = 1.96 * float(found.std(ddof=1)) / len(found) ** 0.5 if len(found) > 1 else 1.0
+    recall = float(found.mean())
     return Fidelity(
         direction=direction,
         kind=kind,
         pairs=pairs,
-        n=len(recalls),
+        n=len(found),
         gallery=gallery,
         recall=recall,
         low=max(0.0, recall - error),
         high=min(1.0, recall + error),
         cosine=float(cosines.mean()),
         cosine_5=float(np.quantile(cosines, 0.05)),
-        kept=float(through[labelled].sum()) / before if before > 0 else None,
-        labelled=int(labelled.sum()),
+        kept=kept_of(true, through),
+        labelled=int((~np.isnan(true)).sum()),
     )

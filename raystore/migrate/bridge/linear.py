@@ -13,7 +13,7 @@ from raystore.encoders.vector_map import VectorMap
 from raystore.vectors import Matrix
 
 # Ridge weights that are tried, as shares of the mean variance of a column; and ranks, as shares of the full one.
-RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 RANKS = (1.0, 0.75, 0.5, 0.25)
 
 
@@ -35,10 +35,14 @@ def procrustes(x: Matrix, y: Matrix) -> VectorMap:
 
 
 class Ridge:
-    """Affine maps by ridge regression, of any weight and rank, from one eigendecomposition.
+    """Affine maps by ridge regression about the rotation, of any weight and rank, from one eigendecomposition.
 
-    Source: Hoerl and Kennard 1970, W = (X'X + aI)^-1 X'Y, centred; a lower rank keeps the directions of XW with the largest
-        variance, which is reduced-rank regression (Izenman 1975, with the identity as weight).
+    What the penalty draws to is the rotation R, not nothing: few pairs give what is right of it, many what is best. From MiniLM to
+    one whose layers were moved, 350 pairs found 81% of the 10 nearest so, 78% drawn to nothing, 80% by the rotation alone (2,000:
+    84, 84, 81%).
+
+    Source: W = R + (X'X + aI)^-1 X'(Y - XR), centred (Hoerl and Kennard 1970, with R as the prior's mean); a lower rank keeps the
+        directions of XW with the largest variance, which is reduced-rank regression (Izenman 1975, with the identity as weight).
     """
 
     def __init__(self, x: Matrix, y: Matrix) -> None:
@@ -48,7 +52,8 @@ class Ridge:
         self._cov = (a.T @ a).astype(np.float64) / len(x)
         self._values, self._vectors = np.linalg.eigh(self._cov)
         self._values = np.maximum(self._values, 0)
-        self._cross = self._vectors.T @ ((a.T @ b).astype(np.float64) / len(x))
+        self._rotation = procrustes(x, y).weight.astype(np.float64)
+        self._left = self._vectors.T @ ((a.T @ b).astype(np.float64) / len(x) - self._cov @ self._rotation)
 
     def map(self, weight: float, rank: float = 1.0) -> VectorMap:
         """
@@ -57,7 +62,7 @@ class Ridge:
             rank: as a share of the smaller dimension.
         """
         added = weight * max(float(self._values.mean()), 1e-12)
-        w = self._vectors @ (self._cross / (self._values + added)[:, None])
+        w = self._rotation + self._vectors @ (self._left / (self._values + added)[:, None])
         kept = max(1, round(rank * min(w.shape)))
         if kept < min(w.shape):
             _, directions = np.linalg.eigh(w.T @ self._cov @ w)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from raystore.data.keyed import PAYLOAD, quoted
 from raystore.encoders.bridged import Bridge, read_bridge
 from raystore.encoders.registry import Encoder
 from raystore.errors import InvalidArguments
+from raystore.index.search.result import SearchResult
 from raystore.layout import Layout, bridged_column, vector_column
 from raystore.markup import facts_html
 from raystore.progress import Progress
@@ -117,10 +118,16 @@ def bridged_ids(table: CollectionTable, fingerprint: str, ids: Sequence[str]) ->
     return np.array([id_ in found for id_ in ids], dtype=np.bool_)
 
 
-def count_bridged(table: CollectionTable, fingerprint: str) -> int:
-    """How many rows have a bridged vector of the encoder, and not a true one. Cost: one pass over which are null."""
-    column, dataset = bridged_column(fingerprint), table.rows.dataset()
-    return int(dataset.count_rows(f"{column} IS NOT NULL")) if column in dataset.schema.names else 0
+def mark_bridged(table: CollectionTable, bridge: Bridge, found: SearchResult) -> SearchResult:
+    """The answer of a search of a forward bridge's column, which says of each hit whether its vector was mapped; and where one was,
+    by which bridge, and how well that finds.
+
+    Cost: as `bridged_ids`, of the different ids found.
+    """
+    ids = list(dict.fromkeys(id_ for hits in found.ids for id_ in hits))
+    mapped = dict(zip(ids, bridged_ids(table, bridge.fingerprint, ids).tolist(), strict=True))
+    flags = [[mapped[id_] for id_ in hits] for hits in found.ids]
+    return replace(found, bridged=bridge.said if any(mapped.values()) else None, bridged_hits=flags)
 
 
 def _fill(table: CollectionTable, bridge: Bridge, row_ids: npt.NDArray[np.int64]) -> tuple[int, int]:

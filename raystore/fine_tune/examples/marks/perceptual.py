@@ -31,6 +31,15 @@ class ImageMarks:
     hashes: Hashes
     colours: npt.NDArray[np.uint8]
 
+    def joined(self, others: Sequence[ImageMarks]) -> ImageMarks:
+        """Those of these pictures, and behind them of the others'."""
+        parts = (self, *others)
+        return ImageMarks(
+            keys=np.concatenate([part.keys for part in parts]),
+            hashes=np.concatenate([part.hashes for part in parts]),
+            colours=np.concatenate([part.colours for part in parts]),
+        )
+
     def near(self, rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:
         """(len(rows),) which of `rows` look like one of `others`. Cost: 2 ns a pair."""
         found = np.zeros(len(rows), np.bool_)

@@ -50,6 +50,16 @@ class TextMarks:
     sketches: Hashes
     offsets: Rows
 
+    def joined(self, others: Sequence[TextMarks]) -> TextMarks:
+        """Those of these texts, and behind them of the others'."""
+        parts = (self, *others)
+        sizes = [np.diff(part.offsets) for part in parts]
+        return TextMarks(
+            keys=np.concatenate([part.keys for part in parts]),
+            sketches=np.concatenate([part.sketches for part in parts]),
+            offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes])),
+        )
+
     def near(self, rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:
         """(len(rows),) which of `rows` have a near-duplicate among `others`.
 

@@ -1,0 +1,167 @@
+"""One call from labelled files to a better encoder in use, on a tiny real model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raystore.collection import Collection
+from raystore.errors import InvalidArguments
+from raystore.improve import Improved, _recipe_for
+from tests.fine_tune.tickets import QUICK, write_tickets
+from tests.fine_tune.tuned import ASKED, Tuned
+
+pytestmark = pytest.mark.model
+POOL_ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tickets(tmp_path_factory.mktemp("pool") / "pool.parquet", POOL_ROWS, seed=9, label=None, first=1_000)
+
+
+def improved(tuned: Tuned, name: str, pool: Path | None = None, **more: Any) -> Improved:
+    call: dict[str, Any] = {**ASKED, **QUICK, "name": name, "pool": pool, "recipe": "many-classes", **more}
+    return tuned.store.improve(tuned.data, budget_minutes=5, **call)
+
+
+def test_rows_and_pool_are_embedded_and_indexed_by_the_better_encoder_and_a_second_call_does_nothing_again(
+    tuned: Tuned, pool: Path
+) -> None:
+    done = improved(tuned, "tiny-tickets", pool)
+    assert (done.switched, done.collection, done.index) == (True, "tiny_tickets", 1)
+    collection = tuned.store.collection("tiny_tickets")
+    assert len(collection) == 360 + POOL_ROWS
+    assert collection.encoder().fingerprint == done.encoder.fingerprint
+    assert f"{done.run.proof.headline} Collection 'tiny_tickets' is asked by {done.encoder.label}." in str(done)
+    again = improved(tuned, "tiny-tickets", pool)
+    assert (again.run.record, again.index) == (done.run.record, 1)
+    assert sum(report.added for report in again.embedded) == 0
+
+
+def test_what_is_not_better_does_not_switch_and_the_collection_keeps_the_encoder_it_is_asked_by(tuned: Tuned) -> None:
+    first = improved(tuned, "kept", seed=1)
+    assert first.switched
+    weak = improved(tuned, "kept", seed=1, steps=30)
+    assert (weak.switched, weak.encoder) == (False, first.encoder)
+    why = weak.run.state if weak.run.proof.better else weak.run.proof.headline
+    assert weak.reason == f"Not switched. {why}"
+    assert f"{weak.reason} Collection 'kept' stays with {first.encoder.label}." in str(weak)
+    collection = tuned.store.collection("kept")
+    assert collection.table.fingerprints == [first.encoder.fingerprint]
+    assert tuned.store.encoders["kept"] == first.encoder
+
+
+def test_where_nothing_is_better_a_new_collection_gets_the_base(tuned: Tuned) -> None:
+    done = improved(tuned, "idle", steps=1, learning_rate=1e-9)
+    assert (done.switched, done.encoder.label) == (False, tuned.store.encoders["tiny"].label)
+    assert done.reason == f"Not switched. {done.run.proof.headline}"
+    assert (len(tuned.store.collection("idle")), done.index) == (360, 1)
+    assert "idle" not in tuned.store.encoders
+
+
+def test_a_reason_switches_even_so_and_is_kept(tuned: Tuned) -> None:
+    done = improved(tuned, "forced", steps=1, learning_rate=1e-9, force="to see it in use")
+    assert (done.switched, done.encoder) == (True, done.run.encoder)
+    assert done.reason == f"Forced: to see it in use. {done.run.proof.headline}"
+
+
+def test_the_pool_is_trained_on_only_where_steps_on_it_are_asked_for(tuned: Tuned, pool: Path) -> None:
+    done = improved(tuned, "pooled", pool, pretrain_steps=2, views=2, per_class=4)
+    assert done.run.record.training.pretrained is not None
+    assert done.run.record.training.pretrained.steps == 2
+    plain = improved(tuned, "tiny-tickets", pool)
+    assert plain.run.record.training.pretrained is None
+
+
+def fails_once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, before: bool) -> None:
+    """A kill before or after one step's work: nothing after it runs in this call."""
+    work: Callable[..., Any] = getattr(where, name)
+
+    def killed(*args: Any, **named: Any) -> Any:
+        if not before:
+            work(*args, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, name, killed)
+
+
+@pytest.mark.parametrize(
+    ("step", "before"),
+    [
+        ("raystore.fine_tune.run.publish_model", True),
+        ("raystore.fine_tune.run.publish_model", False),
+        ("raystore.fine_tune.run.prove", True),
+        ("raystore.fine_tune.run.publish_run", True),
+        ("raystore.fine_tune.run.publish_run", False),
+        ("raystore.fine_tune.result.make_live", True),
+        ("raystore.fine_tune.result.make_live", False),
+    ],
+)
+def test_a_call_that_was_killed_while_it_tuned_goes_on(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
+) -> None:
+    module, _, function = step.rpartition(".")
+    name = f"killed-{function.replace('_', '-')}-{'before' if before else 'after'}"
+    asked: dict[str, Any] = {"seed": 2, "steps": 60}
+    with monkeypatch.context() as patch:
+        fails_once(patch, importlib.import_module(module), function, before)
+        with pytest.raises(KeyboardInterrupt):
+            improved(tuned, name, **asked)
+    done = improved(tuned, name, **asked)
+    layout = tuned.store.layout
+    assert done.switched
+    assert [path.name for path in layout.models(name).iterdir()] == ["1"]
+    assert [run.label for run in tuned.store.runs.of(name)] == [f"{name}@1"]
+    assert not list((layout.tmp / "fine_tune").iterdir())
+    assert [path.name for path in layout.aliases("encoder", name).iterdir()] == ["1.json"]
+
+
+@pytest.mark.parametrize("step", ["add_encoder", "embed", "use_encoder", "build_index"])
+def test_a_call_that_was_killed_while_it_moved_the_collection_goes_on(
+    tuned: Tuned, pool: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    name = f"moved-{step.replace('_', '-')}"
+    where = name.replace("-", "_")
+    tuned.store.create_collection(where, encoder="tiny").embed(tuned.data, text="body", id="ticket", subject="shop")
+    with monkeypatch.context() as patch:
+        fails_once(patch, Collection, step, before=False)
+        with pytest.raises(KeyboardInterrupt):
+            improved(tuned, name, pool)
+    done = improved(tuned, name, pool)
+    collection = tuned.store.collection(where)
+    assert (done.switched, done.index, len(collection)) == (True, 1, 360 + POOL_ROWS)
+    assert collection.encoder() == done.encoder
+    assert collection.table.count_lacking(done.encoder.fingerprint) == 0
+    assert len(collection.encoder_history()) == 1
+
+
+def test_pairs_without_labels_are_trained_with_the_softmax_and_single_numbers_of_the_call_stay(tuned: Tuned) -> None:
+    base, options = tuned.store.encoders["tiny"], {"text": "body", "pair": "answer"}
+    assert _recipe_for("pairs", base, tuned.data, options) == {
+        "losses": {"softmax": 1.0},
+        "classes_per_batch": 64,
+        "per_class": 1,
+    }
+    told = {**options, "losses": "multi-similarity", "per_class": 2}
+    assert _recipe_for("pairs", base, tuned.data, told) == {"classes_per_batch": 64}
+
+
+def test_few_rows_a_class_get_the_recipe_for_few_and_pictures_their_own(tuned: Tuned, tmp_path: Path) -> None:
+    base = tuned.store.encoders["tiny"]
+    few = write_tickets(tmp_path / "few.parquet", 30)
+    assert _recipe_for("few", base, few, {"text": "body", "label": "topic"}) == {"recipe": "few-shot"}
+    assert _recipe_for("many", base, tuned.data, {"text": "body", "label": "topic"}) == {"recipe": "many-classes"}
+    assert _recipe_for("seen", base, tuned.data, {"image": "photo", "label": "topic"}) == {"recipe": "image"}
+
+
+def test_pictures_have_no_default_base(tuned: Tuned) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        tuned.store.improve(tuned.data, image="photo", label="topic")
+    assert str(refused.value) == (
+        "improve: which encoder is to be improved? For images there is no default: register one and name it with base=."
+    )

@@ -1,0 +1,126 @@
+"""The gate of a run against what its name means, and the same call once more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raystore.errors import InvalidArguments, NotBetter, TrainingDiverged
+from raystore.fine_tune.records import RunRecord, StoppedRun
+from tests.fine_tune.tuned import Tuned
+
+pytestmark = pytest.mark.model
+
+
+def test_a_run_that_is_better_than_its_base_and_worse_than_what_the_name_means_is_refused(tuned: Tuned) -> None:
+    weak = tuned.again(steps=30)  # half as many
+    assert (weak.proof.verdict, weak.live, tuned.made.live) == ("better", False, True)
+    standing = weak.record.against_standing
+    assert standing is not None
+    assert (standing.before, standing.after, standing.neighbours, standing.maps) == (
+        tuned.made.encoder.label,
+        weak.encoder.label,
+        (),
+        None,
+    )
+    assert standing.metrics["knn_accuracy"].before == tuned.made.proof.metrics["knn_accuracy"].after
+    assert f" against {tuned.made.encoder.label}, which the name means" in weak.record.fell[0]
+    assert weak.state == f"Not live: {'; '.join(weak.record.fell)}. The encoder is kept as {weak.encoder.fingerprint[:12]}."
+    with pytest.raises(NotBetter, match=rf"\(against {tuned.made.encoder.label}, which the name means\) fell from"):
+        weak.make_live()
+
+
+def test_a_repeated_call_does_not_take_back_a_roll_back_even_if_it_is_forced(tuned: Tuned) -> None:
+    first = tuned.again("rolled")
+    second = tuned.again("rolled", seed=3, force="to be rolled back")
+    assert second.live
+    first.make_live(force="back to the first")
+    again = tuned.again("rolled", seed=3, force="to be rolled back")
+    assert (again.record, again.live, first.live) == (second.record, False, True)
+    fp12, other = second.encoder.fingerprint[:12], first.encoder.fingerprint[:12]
+    if not second.record.fell:
+        assert again.state == (
+            f"Not live: 'rolled' means {other} at present. It meant this one before, as {fp12}; make_live() gives it the name."
+        )
+    assert again.make_live(force="once more").live
+
+
+def test_a_run_that_was_found_is_not_put_in_the_place_of_an_encoder_it_was_not_compared_with(tuned: Tuned) -> None:
+    waits = tuned.again("waits", seed=7, require=["oos_head"])
+    assert not waits.live
+    tuned.store.catalog.set_alias("encoder", "waits", tuned.store.catalog.alias("encoder", "tiny-tickets") or {})
+    again = tuned.again("waits", seed=7)
+    assert (again.record.fell, again.live) == ((), False)
+    fp12, other = waits.encoder.fingerprint[:12], tuned.made.encoder.fingerprint[:12]
+    assert again.state == (
+        f"Not live: 'waits' means {other} at present. This one is kept, as {fp12}; make_live() gives it the name."
+    )
+
+
+def test_what_is_required_now_judges_a_run_that_was_found(tuned: Tuned) -> None:
+    assert tuned.made.record.require == ()
+    unsaid = "oos_head is required, and these rows cannot say it"
+    again = tuned.again(require=["precision", "oos_head"])
+    assert (again.record.number, again.record.require, again.record.fell) == (1, ("precision", "oos_head"), (unsaid,))
+    assert tuned.store.runs.get("tiny-tickets@1") == tuned.made.record
+
+
+def test_what_is_required_and_cannot_be_measured_keeps_it_from_the_name_until_a_reason_is_given(tuned: Tuned) -> None:
+    made = tuned.again("unsaid", require=["oos_head"], only_if_better=True)
+    fp12 = made.encoder.fingerprint[:12]
+    assert (made.proof.verdict, made.live) == ("better", False)
+    assert made.state == f"Not live: oos_head is required, and these rows cannot say it. The encoder is kept as {fp12}."
+    with pytest.raises(NotBetter) as refused:
+        tuned.store.run("unsaid@1").make_live()
+    assert str(refused.value) == (
+        "encoder 'unsaid' was not made live: these rows cannot say 'oos_head', which must not fall. The encoder is kept under its "
+        "fingerprint and run. Train again, or give a reason that is kept: force='...'."
+    )
+    forced = tuned.again("unsaid", require=["oos_head"], only_if_better=True, force="there is no such label here")
+    assert (forced.live, forced.record.number) == (True, 1)
+    assert tuned.store.runs.decisions(made.record)[0]["proof"]["require"] == ["oos_head"]
+
+
+def test_rows_that_are_to_be_shown_are_shown_of_a_run_that_was_found_too(tuned: Tuned) -> None:
+    shown = [asked.id for asked in tuned.made.proof.neighbours]
+    other = next(id_ for id_ in tuned.made.proof.maps.ids if id_ not in shown)  # type: ignore[union-attr]
+    again = tuned.again(show=[other, "t-none"])
+    assert [asked.id for asked in again.proof.neighbours] == [other]
+    assert again.record.number == 1
+    assert "The neighbours of 't-none' are not shown: the proof has no such row on its test side." in str(again)
+    assert again.proof.metrics == tuned.made.proof.metrics
+
+
+def test_a_run_that_an_alarm_stopped_is_a_record_without_an_encoder_and_is_trained_again(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any) -> None:
+        raise TrainingDiverged(step=7, found="its loss is not a number", learning_rate=3e-3, kept=6)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("raystore.fine_tune.loop.watch.Watch.look", explode)  # no setting makes a tiny BERT explode
+        with pytest.raises(TrainingDiverged) as stopped:
+            tuned.again("exploded")
+    [run] = tuned.store.runs.of("exploded")
+    assert isinstance(run, StoppedRun)
+    assert (run.reason, run.training.steps, run.training.best_step) == (str(stopped.value), 7, 6)
+    assert (run.data["columns"]["text"], run.training.points[0].step) == ("body", 0)
+    with pytest.raises(InvalidArguments) as refused:
+        tuned.store.run("exploded")
+    assert str(refused.value) == f"run('exploded'): exploded@1 has no encoder: {stopped.value}"
+    assert tuned.again("exploded").record.label == "exploded@2"
+    assert [type(each) for each in tuned.store.runs.of("exploded")] == [StoppedRun, RunRecord]
+    assert tuned.store.run("exploded").record.number == 2
+
+
+def test_what_a_killed_call_left_behind_goes_when_its_record_is_found(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("raystore.fine_tune.run.forget", lambda _: None)
+        tuned.again("left")
+    folder = tuned.store.layout.tmp / "fine_tune"
+    assert len(list(folder.iterdir())) == 1
+    tuned.again("left")
+    assert not list(folder.iterdir())
