@@ -1,4 +1,5 @@
-"""A deployment that is asked all the time while its collection goes from one encoder to another, and back: no request fails."""
+"""A deployment that is asked all the time while its collection goes to a fine-tuned encoder, back, there again, and the old one is
+retired: no request fails."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from raystore.serve.spec import AppSpec
 from raystore.store import Store
 from raystore.train.fit import train_head
 from raystore.train.source import ArraySource, Examples
+from tests.fine_tune.tickets import QUICK, write_tickets
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -95,8 +97,11 @@ class Traffic:
 
 def make_store(folder: Path, tiny_model: Path) -> Store:
     store = raystore.open(folder / "store")
-    old = store.encoders.register("old", tiny_model, dimensions=16)
-    store.encoders.register("new", tiny_model)
+    old = store.encoders.register("old", tiny_model)
+    store.fine_tune(
+        "new", base="old", data=write_tickets(folder / "labelled.parquet"), text="body", label="topic", id="ticket",
+        subject="shop", force="a test", **QUICK,
+    )  # fmt: skip
     tickets = store.create_collection("tickets", encoder="old")
     tickets.log([{"id": f"t-{i}", "text": text} for i, text in enumerate(TEXTS[:OLD_ROWS])])
     labels = np.array([WORDS.index(text.split()[0]) % 2 for text in TEXTS], np.int64)
@@ -151,13 +156,21 @@ def test_a_collection_changes_its_encoder_under_traffic_and_no_request_fails(
             seen = len(traffic.searched) + 5
             traffic.until(lambda: len(traffic.searched) >= seen, "searches after the way back")
             assert traffic.searched[-1]["fingerprint"] == old.fingerprint
+
+            tickets.use_encoder(forward, reason="a test")
+            tickets.retire_encoder("old", force="its head is asked through the bridge", grace_s=2.0)
+            seen, logged = len(traffic.searched) + 5, len(traffic.logged) + 5
+            traffic.until(
+                lambda: len(traffic.searched) >= seen and len(traffic.logged) >= logged, "requests after it is gone"
+            )
+            assert traffic.searched[-1]["fingerprint"] == forward.fingerprint
     finally:
         running.stop()
     assert traffic.failed == []
     ids = [id_ for _, id_ in traffic.logged]
     assert tickets.table.has_ids(ids).all()
     assert len(tickets) == OLD_ROWS + len(ids)
-    assert tickets.table.count_lacking(old.fingerprint) == 0
+    assert old.fingerprint not in store.collection("tickets").table.fingerprints
     since = [id_ for began, id_ in traffic.logged if began > both_from]
     assert len(tickets.table.vectors_of(since, new.fingerprint)) == len(since) >= 150
     assert len(tickets.table.vectors_of([f"t-{i}" for i in range(OLD_ROWS)], forward.fingerprint)) == OLD_ROWS
