@@ -17,8 +17,8 @@
     │   └── QueryRefused
     ├── SnapshotRefused (ValueError)        422  duplicates, null labels, classes missing from train
     ├── PassportMismatch (ValueError)       409  a vector of one encoder met another
-    ├── NotBetter (ValueError)              409  a fine-tuned encoder whose proof says that a figure fell
-    │   └── NotMeasured                          or cannot say a required one
+    ├── NotBetter (ValueError)              409  a fine-tuned encoder whose proof says that a figure fell, or cannot say
+    │   └── NotMeasured
     ├── GoldenMoved (ValueError)            409  an encoder no longer encodes what it did
     ├── ModelUnusable (ValueError)          422  no weights, pickled weights, changed weights
     ├── IdConflict (ValueError)             409  a known id with another payload
