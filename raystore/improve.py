@@ -128,7 +128,9 @@ def _embedded(
     subject = {"subject": asked["subject"]} if asked.get("subject") else {}
     keep = [asked["label"]] if asked.get("label") else []
     first = target.embed(labelled, keep=keep, progress=progress, **columns, **subject)
-    return (first,) if pool is None else (first, target.embed(pool, progress=progress, **columns))
+    # Without an id column a row is named by its file's name and its number: files of both may bear the same name.
+    apart = {} if "id" in columns else {"id_prefix": "pool-"}
+    return (first,) if pool is None else (first, target.embed(pool, progress=progress, **columns, **apart))
 
 
 def _base(store: Store, base: str | Encoder | None, asked: Mapping[str, Any]) -> Encoder:

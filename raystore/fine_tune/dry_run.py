@@ -44,11 +44,12 @@ class DryRun:
     budget_s: float | None = None
     set_aside: int = 0
     leaks: int = 0
+    pretrain_steps: int = 0
     notes: tuple[str, ...] = ()  # as `Trained.notes`
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, pre-training left out; at most the budget."""
+        """Of training on the labels; at most the budget. The proof comes after it, pre-training before it."""
         whole = self.opening_s + self.steps * self.step_s + (LOOKS + 1) * self.look_s
         return whole if self.budget_s is None else min(whole, self.budget_s)
 
@@ -75,6 +76,7 @@ class DryRun:
             "precision": self.precision,
             "set_aside": self.set_aside,
             "leaks": self.leaks,
+            "pretrain_steps": self.pretrain_steps,
             "notes": list(self.notes),
         }
 
@@ -89,12 +91,13 @@ class DryRun:
         steps = f"{self.steps:,} of {self.batch_rows:,} rows"
         if self.fitting_steps < self.steps:
             steps += f", of which {self.fitting_steps:,} fit into {(self.budget_s or 0) / 60:,.0f} minutes"
+        before = f"{self.pretrain_steps:,} steps of pre-training, " if self.pretrain_steps else ""
         facts = {
             "data": f"{rows['train']:,} rows to train on, {rows['val']:,} to watch it, {rows['test']:,} to prove it; "
             f"{self.set_aside:,} set aside, {self.leaks:,} removed as leaks",
             "steps": steps,
             "time": f"{_minutes(self.seconds)}: {self.step_s:.2f} s a step, {self.look_s:.1f} s a look at val, "
-            f"{self.opening_s:.1f} s to open base and data",
+            f"{self.opening_s:.1f} s to open base and data; not counted: {before}the proof by {rows['test']:,} rows",
             "memory": f"{self.memory_bytes / 2**20:,.0f} MiB more than the base itself, in {self.precision} on {self.device}",
         }
         return facts | ({"note": "; ".join(self.notes)} if self.notes else {})
@@ -144,6 +147,7 @@ def measured(work: Work, opened: Opened, opening_s: float, steps: int = STEPS) -
         budget_s=recipe.budget_minutes * 60 if recipe.budget_minutes else None,
         set_aside=sum(about["set_aside"].values()),
         leaks=opened.sides.leaks.removed,
+        pretrain_steps=recipe.pretrain_steps,
         notes=trained.notes,
     )
 

@@ -185,7 +185,7 @@ def test_the_page_says_how_the_encoder_was_made_what_was_left_out_and_the_recipe
     assert ("<h3>Left out by the leak guard</h3>" in page) == any(leaks.values())
 
 
-def test_rows_that_could_not_be_used_are_counted_by_reason_on_the_page(tuned: Tuned, tmp_path: Path) -> None:
+def test_rows_that_could_not_be_used_are_counted_and_named_by_reason_on_the_page(tuned: Tuned, tmp_path: Path) -> None:
     rows = pq.read_table(write_tickets(tmp_path / "whole.parquet", 240)).to_pylist()
     lacking = [{**row, "ticket": f"e-{i}", "body": None} for i, row in enumerate(rows[:3])]
     made = tuned.store.fine_tune(
@@ -195,6 +195,7 @@ def test_rows_that_could_not_be_used_are_counted_by_reason_on_the_page(tuned: Tu
     [(reason, count)] = made.record.data["set_aside"].items()
     assert count == 3
     assert f"<td>{reason}</td><td>3</td>" in page
+    assert f"<td>{reason}</td><td>e-0, e-1, e-2</td>" in page
     assert f"3 rows were set aside: {reason}." in str(made)
 
 

@@ -149,13 +149,14 @@ def load_trained(work: Work, weights: Mapping[str, Tensor], *, device: str | Non
 
 
 def about_data(sides: Sides) -> dict[str, Any]:
-    """Counts and digests of what was read; nothing of its content."""
+    """Counts, digests and a few ids of what was read; nothing of its content."""
     return {
         "digest": sides.digest,
         "rows": {"train": len(sides.train), "val": len(sides.val), "test": len(sides.test)},
         "classes": len(sides.train.classes),
         "leaks": sides.leaks.to_dict(),
         "set_aside": dict(Counter(reason for _, _, _, reason in sides.set_aside)),
+        "ids_by_reason": sides.ids_by_reason,
     }
 
 
