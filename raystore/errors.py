@@ -519,7 +519,7 @@ class JobFailed(RaystoreError, RuntimeError):
 @dataclass(eq=False, kw_only=True, repr=False)
 class TrainingCollapsed(RaystoreError, RuntimeError):
     """`variance` is the mean squared distance of the rows from their middle (1: spread all over), `rank` their effective
-    dimensions, `kept` the step of the last good checkpoint."""
+    dimensions, `kept` the step of the last good checkpoint, 0 where there is none."""
 
     status = 422
     step: int
@@ -531,7 +531,7 @@ class TrainingCollapsed(RaystoreError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"fine-tuning stopped at step {self.step}: {self.found} (variance {self.variance:.2g}, effective rank {self.rank:.1f}). "
-            f"The weights of step {self.kept} are kept. Try a lower learning_rate, a higher temperature, or larger batches."
+            f"Try a lower learning_rate, a higher temperature, or larger batches: that begins anew.{_goes_on(self.kept)}"
         )
 
 
@@ -545,9 +545,19 @@ class TrainingDiverged(RaystoreError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"fine-tuning stopped at step {self.step}: {self.found}. The weights of step {self.kept} are kept. "
-            f"Try learning_rate={self.learning_rate / 5:.2g} (it was {self.learning_rate:.2g}), or a longer warmup."
+            f"fine-tuning stopped at step {self.step}: {self.found}. Try learning_rate={self.learning_rate / 5:.2g} "
+            f"(it was {self.learning_rate:.2g}), or a longer warmup: that begins anew.{_goes_on(self.kept)}"
         )
+
+
+def _goes_on(kept: int) -> str:
+    """What the last good checkpoint of a training that was stopped is for."""
+    if kept == 0:
+        return ""
+    return (
+        f" The same call would go on from the weights of step {kept} and most likely stop again; they stay for a week under the "
+        f"store's tmp/fine_tune, as last-{kept}/weights.safetensors."
+    )
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

@@ -206,13 +206,14 @@ class Migrating(Searching):
 
         gone = self._named(name)
         standing = list(self._standing(gone))
-        searcher = self._searchers.pop(gone.fingerprint, None)
-        if searcher is not None:
-            searcher.close(stop_actors=True)
         with shown(progress, f"rewriting {self.name}", "fragments") as advance:
-            return retire(
+            retired = retire(
                 self._store.catalog, self._table, gone, standing=standing, force=force, grace_s=grace_s, progress=advance
             )
+        searcher = self._searchers.pop(gone.fingerprint, None)  # only now: of a refused call nothing has changed
+        if searcher is not None:
+            searcher.close(stop_actors=True)
+        return retired
 
     def _named(self, encoder: str | Encoder) -> Encoder:
         return self._store.encoder(encoder if isinstance(encoder, str) else encoder.fingerprint)

@@ -179,21 +179,22 @@ class Tuning:
     ) -> Improved:
         """A better encoder from labelled files, proven; the labelled rows and the pool embedded and indexed by the better of the two.
 
-        Checks the data, fine-tunes within the budget, proves it, embeds, builds an index. Where the new encoder is not better, the
-        collection stays with the one it is asked by (a new collection gets what `name` means, or else the base), and that is
-        said. The same call after a kill goes on where it stopped.
+        Checks the data, fine-tunes within the budget, proves it, embeds, builds an index, and then asks the collection by the new
+        encoder. Where that is not better, or rows of the collection have no vector of it and their content is gone, the collection
+        stays with the one it is asked by (a new collection gets what `name` means, or else the base), and that is said. The same
+        call after a kill goes on where it stopped.
 
         Args:
             labelled: files with items and labels; `asked` names their columns (text=, label=, id=, subject= ..., as of `fine_tune`),
-                and whatever else `fine_tune` takes: recipe=, require=, force=, workers=, settings. Without a recipe the data choose
-                one; pairs without labels are trained with the softmax.
+                and whatever else `fine_tune` takes: recipe=, require=, force=, show=, workers=, settings; not dry_run= and
+                only_if_better=. Without a recipe the data choose one; pairs without labels are trained with the softmax.
             name: of the encoder. collection: where the rows go; None is the encoder's name with '_' for '-'.
             base: None is "minilm", registered where the store has none (for images there is no default).
             pool: files with unlabelled items, in the same column; embedded too, and trained on first with `pretrain_steps=`, which
                 is 0 where it is not said.
 
         Raises:
-            As `fine_tune`, `Collection.embed`, `Collection.build_index`.
+            As `fine_tune`, `Collection.add_encoder`, `Collection.embed`, `Collection.build_index`.
         """
         from raystore.improve import improve
 

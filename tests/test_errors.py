@@ -132,13 +132,15 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
             errors.TrainingCollapsed(
                 step=40, found="all rows have become nearly one point", variance=0.0012, rank=1.04, kept=30
             ),
-            "fine-tuning stopped at step 40: all rows have become nearly one point (variance 0.0012, effective rank 1.0). The "
-            "weights of step 30 are kept. Try a lower learning_rate, a higher temperature, or larger batches.",
+            "fine-tuning stopped at step 40: all rows have become nearly one point (variance 0.0012, effective rank 1.0). Try a "
+            "lower learning_rate, a higher temperature, or larger batches: that begins anew. The same call would go on from the "
+            "weights of step 30 and most likely stop again; they stay for a week under the store's tmp/fine_tune, as "
+            "last-30/weights.safetensors.",
         ),
         (
             errors.TrainingDiverged(step=3, found="its loss is not a number", learning_rate=0.05, kept=0),
-            "fine-tuning stopped at step 3: its loss is not a number. The weights of step 0 are kept. Try learning_rate=0.01 "
-            "(it was 0.05), or a longer warmup.",
+            "fine-tuning stopped at step 3: its loss is not a number. Try learning_rate=0.01 (it was 0.05), or a longer "
+            "warmup: that begins anew.",
         ),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, RaystoreError) else "",

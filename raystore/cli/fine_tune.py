@@ -84,7 +84,7 @@ def fine_tune(
     items: Items = None,
     html: HtmlFile = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Take 5 steps and say memory, steps and time; write nothing.")
+        bool, typer.Option("--dry-run", help="Take 5 steps and say memory, steps and time; train nothing that stays.")
     ] = False,
     sweep: Annotated[
         str | None, typer.Option(metavar="FILE", help="JSON or YAML: a list of settings to try in short runs instead.")
@@ -99,6 +99,8 @@ def fine_tune(
     """
     chosen = option_values(settings, "fine-tune")
     fractions = _fractions(split, "fine-tune")
+    if sweep is not None or tried:
+        _alone(dry_run=dry_run, force=force, require=require, show=show, items=items, html=html)
     store = STATE.open(create=True)
     _check_items(store, items, "fine-tune")
     _default_base(store, base)
@@ -154,7 +156,7 @@ def improve(
     items: Items = None,
     html: HtmlFile = None,
 ) -> None:
-    """Check labelled files, fine-tune, prove, embed them and the pool, index; switch only if it is better.
+    """Check labelled files, fine-tune, prove, embed them and the pool, index; switch only if it is better and no row is lost.
 
     Run it again after any interruption: it goes on where it stopped.
     """
@@ -217,6 +219,15 @@ def _default_base(store: Any, base: str) -> None:
     """The packaged MiniLM needs no registration of its own."""
     if base == "minilm" and base not in store.encoders:
         store.encoders.register("minilm", model="minilm")
+
+
+def _alone(**given: Any) -> None:
+    """A sweep trains nothing that stays, so what is said of a run means nothing to it."""
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if named:
+        verb = "goes" if len(named) == 1 else "go"
+        problem = f"{' and '.join(named)} {verb} with one run, and --sweep and --try make many short ones: leave one or the other out"
+        raise InvalidArguments(call="fine-tune", problems=[problem])
 
 
 def _fractions(text: str | None, call: str) -> dict[str, float] | None:

@@ -5,6 +5,7 @@ Cost: opening the base, reading the data, five steps and one look at val.
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import statistics
@@ -45,12 +46,15 @@ class DryRun:
     set_aside: int = 0
     leaks: int = 0
     pretrain_steps: int = 0
+    evaluate_every: int | None = None  # steps between looks at val; None: ten in all
+    distils: bool = False
     notes: tuple[str, ...] = ()  # as `Trained.notes`
 
     @property
     def seconds(self) -> float:
         """Of training on the labels; at most the budget. The proof comes after it, pre-training before it."""
-        whole = self.opening_s + self.steps * self.step_s + (LOOKS + 1) * self.look_s
+        looks = LOOKS if self.evaluate_every is None else math.ceil(self.steps / self.evaluate_every)
+        whole = self.opening_s + self.steps * self.step_s + (looks + 1) * self.look_s
         return whole if self.budget_s is None else min(whole, self.budget_s)
 
     @property
@@ -58,8 +62,11 @@ class DryRun:
         """How many of the steps fit into the budget."""
         if self.budget_s is None:
             return self.steps
-        left = self.budget_s - self.opening_s - (LOOKS + 1) * self.look_s
-        return max(0, min(self.steps, int(left / max(self.step_s, 1e-9))))
+        looks, step_s = LOOKS + 1, self.step_s
+        if self.evaluate_every is not None:
+            looks, step_s = 1, self.step_s + self.look_s / self.evaluate_every
+        left = self.budget_s - self.opening_s - looks * self.look_s
+        return max(0, min(self.steps, int(left / max(step_s, 1e-9))))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -92,6 +99,7 @@ class DryRun:
         if self.fitting_steps < self.steps:
             steps += f", of which {self.fitting_steps:,} fit into {(self.budget_s or 0) / 60:,.0f} minutes"
         before = f"{self.pretrain_steps:,} steps of pre-training, " if self.pretrain_steps else ""
+        before += f"the teacher's vectors of {rows['train']:,} rows, " if self.distils else ""
         facts = {
             "data": f"{rows['train']:,} rows to train on, {rows['val']:,} to watch it, {rows['test']:,} to prove it; "
             f"{self.set_aside:,} set aside, {self.leaks:,} removed as leaks",
@@ -148,6 +156,8 @@ def measured(work: Work, opened: Opened, opening_s: float, steps: int = STEPS) -
         set_aside=sum(about["set_aside"].values()),
         leaks=opened.sides.leaks.removed,
         pretrain_steps=recipe.pretrain_steps,
+        evaluate_every=recipe.evaluate_every,
+        distils=recipe.distill > 0,
         notes=trained.notes,
     )
 

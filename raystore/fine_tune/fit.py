@@ -8,7 +8,6 @@ Cost on Ray: 13 to 23 s before the first step, and once more for each restart.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raystore import errors
-from raystore.errors import JobFailed, RaystoreError
+from raystore.errors import RaystoreError
 from raystore.fine_tune.loop.checkpoints import OnDisk, Saved
 from raystore.fine_tune.loop.group import ANOTHER_STOPPED, TorchGroup
 from raystore.fine_tune.loop.log import Logs, read_points
@@ -51,7 +50,7 @@ class Fitted(NamedTuple):
 
 
 def fit(work: Work, *, workers: int = 0, use_gpu: bool | None = None, report: Report = nobody) -> Fitted:
-    """The finished run. Where it was begun before it goes on; where it was finished it is read.
+    """The finished run. Where it was begun before it goes on; where it was finished it is read. For who holds its folder (`loop.held`).
 
     Args:
         workers: 0 trains in this process, more on as many Ray Train workers, which have the same gradients together.
@@ -59,38 +58,17 @@ def fit(work: Work, *, workers: int = 0, use_gpu: bool | None = None, report: Re
         report: hears every point, in this process.
 
     Raises:
-        As `run_training`; JobFailed where a worker failed three times, or another process trains the same.
+        As `run_training`; JobFailed where a worker failed three times.
     """
-    folder = work.folder
-    with _alone_in(folder):
-        checkpoints = OnDisk(folder)
-        if checkpoints.done() is None:
-            if workers == 0:
-                _inline(work, folder, report)
-            else:
-                _on_ray(work, folder, workers, use_gpu, report)
-        done = checkpoints.done()
-        assert done is not None
-        return Fitted(done[0], done[1], folder)
-
-
-def forget(work: Work) -> None:
-    """Its checkpoints and logs go: what it made is published."""
-    shutil.rmtree(work.folder, ignore_errors=True)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process in a folder of checkpoints; the system lets go of a killed one's place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JobFailed(
-                job="fine-tuning", reason="another process trains the same at this moment", advice="Wait for it."
-            ) from None
-        yield
+    checkpoints = OnDisk(work.folder)
+    if checkpoints.done() is None:
+        if workers == 0:
+            _inline(work, work.folder, report)
+        else:
+            _on_ray(work, work.folder, workers, use_gpu, report)
+    done = checkpoints.done()
+    assert done is not None
+    return Fitted(done[0], done[1], work.folder)
 
 
 def _inline(work: Work, folder: Path, report: Report) -> None:
@@ -109,6 +87,7 @@ def _on_ray(work: Work, folder: Path, workers: int, use_gpu: bool | None, report
 
     gpus = _has_gpus(ray, workers) if use_gpu is None else use_gpu
     resources = {"CPU": cpu_share(workers), **({"GPU": 1} if gpus else {})}
+    folder.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix="ray-", dir=folder))
     job = f"fine-tuning on {workers} workers"
 
@@ -147,7 +126,11 @@ def _has_gpus(ray: Any, workers: int) -> bool:
 
 
 def _make_callback(folder: Path) -> Any:
-    """Ray Train's own callback, which hears every report in its controller: it writes the logs."""
+    """Ray Train's own callback, which hears every report in its controller: it writes the logs.
+
+    It is told of no end, so nothing closes them; they have every point on the disk by then. What it raises ends the training, and
+    arrives with the driver.
+    """
     from ray.train import UserCallback
 
     class PointsCallback(UserCallback):  # type: ignore[misc]

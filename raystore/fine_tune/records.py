@@ -43,9 +43,7 @@ class Run(BaseModel):
     recipe_name: str | None
     recipe: Recipe
     workers: int
-    data: dict[
-        str, Any
-    ]  # files with their sizes, columns, split; of a finished run digest, rows by side, leaks, rows set aside
+    data: dict[str, Any]  # files with their sizes, columns, split; digest, rows by side, leaks, rows set aside
     trained: dict[str, Any]
     libraries: dict[str, str] = {}
 
@@ -81,7 +79,7 @@ class RunRecord(Run):
 
 
 class StoppedRun(Run):
-    """A run that an alarm stopped, `reason` being its sentence. The same call trains again."""
+    """A run that an alarm stopped, `reason` being its sentence. The same call goes on from its last good checkpoint."""
 
     status: Literal["stopped"] = "stopped"
     reason: str

@@ -22,7 +22,9 @@ from raystore.fine_tune.dry_run import DryRun, dry_run
 from raystore.fine_tune.examples.read import read_sides
 from raystore.fine_tune.examples.reader import ItemReader
 from raystore.fine_tune.examples.types import Sides
-from raystore.fine_tune.fit import Fitted, fit, forget
+from raystore.fine_tune.fit import Fitted, fit
+from raystore.fine_tune.loop.checkpoints import OnDisk
+from raystore.fine_tune.loop.held import forget, held
 from raystore.fine_tune.loop.log import read_points
 from raystore.fine_tune.loop.points import Point, Trained
 from raystore.fine_tune.loop.work import Work, load_trained, open_work
@@ -48,12 +50,8 @@ def fine_tune(
 ) -> FineTuned:
     """See `Store.fine_tune`. `only_if_better`: the name is not pointed at an encoder of which the proof cannot tell."""
     work, runs = work_of(catalog, asked), Runs(catalog)
-    found = runs.with_key(asked.name, work.digest)
-    if found is None:
-        record = _train_and_prove(catalog, asked, work, progress)
-    else:
-        record = _as_asked_now(catalog, asked, work, found, progress)
-    forget(work)
+    record = _record(catalog, asked, work, progress)
+    forget(work.folder)
     made = FineTuned(_encoder(catalog, record.fingerprint, asked.name), record, catalog)
     allowed = not record.fell and (made.proof.better or not only_if_better) and _is_known(runs, record)
     # A name that was taken back from this encoder is not given to it again by repeating the call.
@@ -79,7 +77,19 @@ def sweep_run(
 def work_of(catalog: Catalog, asked: Asked) -> Work:
     """What the processes that train are handed. Raises ModelUnusable where the base's files are gone."""
     source, options = open_source(catalog, asked.base.fingerprint, asked.base.label, asked.base.name)
-    return Work(str(catalog.layout.root), source, options, asked.data, asked.recipe)
+    return Work(str(catalog.layout.root), asked.name, source, options, asked.data, asked.recipe)
+
+
+def _record(catalog: Catalog, asked: Asked, work: Work, progress: Noted) -> RunRecord:
+    """The finished run's, found or made. Raises JobFailed where another process makes it at this moment."""
+    runs = Runs(catalog)
+    found = runs.with_key(asked.name, work.digest)
+    if found is None:
+        with held(work.folder):
+            found = runs.with_key(asked.name, work.digest)  # another process may have published it since
+            if found is None:
+                return _train_and_prove(catalog, asked, work, progress)
+    return _as_asked_now(catalog, asked, work, found, progress)
 
 
 def _train_and_prove(catalog: Catalog, asked: Asked, work: Work, progress: Noted) -> RunRecord:
@@ -107,7 +117,7 @@ def _train_and_prove(catalog: Catalog, asked: Asked, work: Work, progress: Noted
         encoder=encoder.label,
         fingerprint=encoder.fingerprint,
         model=model,
-        data={**_files_of(asked), **_about_data(sides, fitted.trained)},
+        data={**_files_of(asked), **fitted.trained.data},
         trained=fitted.trained.to_dict(),
         proof=proof.model_dump(mode="json"),
         standing=standing.model_dump(mode="json") if standing is not None else None,
@@ -177,7 +187,7 @@ def _asked_for(asked: Asked, work: Work, started: str) -> dict[str, Any]:
 
 
 def _stopped_by(error: TrainingCollapsed | TrainingDiverged, asked: Asked, work: Work) -> dict[str, Any]:
-    """What an alarm left: its sentence, and the curve up to there."""
+    """What an alarm left: its sentence, what was read, and the curve up to there."""
     points = tuple(read_points(work.folder / "points.csv"))
     last = points[-1] if points else None
     trained = Trained(
@@ -188,7 +198,8 @@ def _stopped_by(error: TrainingCollapsed | TrainingDiverged, asked: Asked, work:
         rows=last.rows if last else 0,
         points=points,
     )
-    return {"reason": str(error), "data": _files_of(asked), "trained": trained.to_dict()}
+    data = {**_files_of(asked), **OnDisk(work.folder).noted()}
+    return {"reason": str(error), "data": data, "trained": trained.to_dict()}
 
 
 def _published(catalog: Catalog, asked: Asked, work: Work, fitted: Fitted) -> tuple[Encoder, int, Sides]:
@@ -218,12 +229,6 @@ def _files_of(asked: Asked) -> dict[str, Any]:
         {"path": s.path, "rows": s.n_rows, "size_bytes": s.size_bytes, "modified": s.modified} for s in asked.data.sources
     ]
     return {"files": files, "columns": asked.data.columns.named, "split": dict(asked.data.split)}
-
-
-def _about_data(sides: Sides, trained: Trained) -> dict[str, Any]:
-    """What was read, by counts."""
-    leaks = sides.leaks
-    return {**trained.data, "leaks_said": str(leaks) if leaks.removed or leaks.two_labels else ""}
 
 
 def _reported(progress: Noted) -> Any:

@@ -158,7 +158,7 @@ def plan_migration(catalog: Catalog, table: CollectionTable, new: Encoder) -> Mi
     pace = Pace(table, new, jobs)
     ways = (
         _kept(table, lacking, size, pace),
-        _files(jobs, lacking, size, pace),
+        _files(table, jobs, lacking, size, pace),
         Way("dual", True, 0, 0.0, 0, f"from now on; {size:,} bytes for each new row, and one more encoding"),
         _bridge(catalog, table, old, new, rows, pairs, size),
         _through(catalog, old, new, lacking, pairs),
@@ -174,7 +174,9 @@ def _kept(table: CollectionTable, lacking: int, size: int, pace: Pace) -> Way:
     return Way("kept", rows > 0 or not lacking, rows, pace.seconds(rows), rows * size, pace.said)
 
 
-def _files(jobs: list[JobRecord], lacking: int, size: int, pace: Pace) -> Way:
+def _files(table: CollectionTable, jobs: list[JobRecord], lacking: int, size: int, pace: Pace) -> Way:
+    if table.keeps_source:
+        return Way("files", False, 0, None, 0, "the collection keeps its content, which is read in the place of any file")
     if not sources_of(jobs):
         return Way("files", False, 0, None, 0, "no file was embedded into it: its rows were logged")
     state = state_of(jobs, pace.encoder)
@@ -234,7 +236,7 @@ def _advice(ways: tuple[Way, ...], lacking: int, pairs: int) -> str:
             return f"Re-embed ({name}): it reaches every row with a true vector, in about {said_time(way.seconds or 0)}."
     first = next((by_name[name] for name in ("kept", "files") if by_name[name].possible), None)
     measured = by_name["bridge"].measured
-    if measured is not None and not measured.good:
+    if measured is not None and not measured.usable:
         begun = f"Re-embed ({first.name}) the {first.rows:,} rows that can be, and write" if first is not None else "Write"
         return f"{begun} both from now on: the bridge was measured at {measured}, {measured.short}."
     if by_name["bridge"].possible or (first is not None and pairs + first.rows >= LEAST_PAIRS):

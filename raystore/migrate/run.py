@@ -6,9 +6,10 @@
     bridge        the column, the map fitted where there is none yet or many more pairs than it knew, then old rows through it into
                   the bridge's own column
     through       the maps alone
-    auto          kept or files, then a bridge for the rows that are left, if it finds 90% of what re-embedding finds
+    auto          kept or files, then a bridge for the rows that are left, if recall@10 is 90% or label searches keep 90%
 
-A cut-over is one record, made at the end and only if every row can be found by then. Knows no CLI and no Ray of its own.
+A cut-over is one record, made at the end and only if every row can be found by then; where the old encoder has an index, the new one
+gets one like it before. Knows no CLI and no Ray of its own.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from raystore.errors import InvalidArguments
 from raystore.markup import facts_html
 from raystore.migrate.bridge import bridge_rows, build_bridge
 from raystore.migrate.bridge.build import PAIRS
-from raystore.migrate.bridge.fidelity import LEAST_FIDELITY
 from raystore.migrate.bridge.fit import LEAST_PAIRS
 from raystore.migrate.bridge.pairs import count_pairs, read_pairs
+from raystore.migrate.indexing import index_like, missing_index
 from raystore.migrate.plan import find_bridge, measured_of, old_of
 from raystore.progress import Progress
 
@@ -187,15 +188,15 @@ class _Work:
         self._kept()
         if not self.left:
             return
-        pairs = count_pairs(self.table, self.old.fingerprint, self.new.fingerprint)
+        pairs = self._different_pairs()
         if pairs < LEAST_PAIRS and self._found("forward") is None:
             self.advice = (
                 f"{self.left:,} rows have no content any more. New rows get both vectors: call this again when {LEAST_PAIRS} rows "
-                f"have both ({pairs:,} do), and the others are bridged."
+                f"have both ({pairs:,} different ones do), and the others are bridged."
             )
             return
         encoder, bridge = self._built("forward")
-        if not measured_of(bridge).good:
+        if not measured_of(bridge).usable:
             self._say(bridge)
             self.steps.append(f"{self.left:,} rows were not bridged: way='bridge' does it all the same")
             return
@@ -231,13 +232,19 @@ class _Work:
         ends = self.old.fingerprint, self.new.fingerprint
         return find_bridge(self.catalog, *(ends if direction == "forward" else ends[::-1]), direction)
 
+    def _different_pairs(self) -> int:
+        """How many different rows have a vector of both; of enough that they are fitted on, as many as that."""
+        ends = self.old.fingerprint, self.new.fingerprint
+        rows = count_pairs(self.table, *ends)
+        return rows if rows < LEAST_PAIRS else len(read_pairs(self.table, *ends, PAIRS))
+
     def _outgrown(self, bridge: Bridge) -> bool:
         """Whether there are twice as many pairs as the bridge was fitted on, or any more and it is not good (`Measured.good`).
 
-        One that is good by its labels alone stays: none are known here to measure another with.
+        One that is usable by its labels alone stays: none are known here to measure another with.
         """
         then, measured = int(bridge.facts.get("pairs", 0)), measured_of(bridge)
-        if measured.good and measured.recall < LEAST_FIDELITY:
+        if measured.usable and not measured.good:
             return False
         # Of many that are drawn, not always as many differ: a hundredth more is more.
         least = 2 * then if measured.good else then + max(1, then // 100)
@@ -271,9 +278,20 @@ class _Work:
                 "use_encoder does it all the same"
             )
             return False
+        self._index()
         made = make_current(self.catalog, self.table, self.serves.fingerprint, f"migrated from {self.old.label} ({way})")
         self.steps.append(f"{self.table.name} is asked by {self.serves.label} from now on (cut-over {made.number})")
         return True
+
+    def _index(self) -> None:
+        """Searches had an index, so they have one like it before they are asked in the new space."""
+        layout, serves = self.catalog.layout, self.serves
+        like = missing_index(layout, self.table.name, self.old.fingerprint, serves.fingerprint)
+        if like is None:
+            return
+        with self.shown(f"indexing {self.table.name}") as progress:
+            number, made = index_like(layout, self.table, like, serves.fingerprint, progress)
+        self.steps.append(f"index {number} ({made.kind}) over {made.rows:,} vectors of {serves.label} was built")
 
 
 def bridge_name(old: Encoder, new: Encoder) -> str:

@@ -46,6 +46,8 @@ log = logging.getLogger("raystore")
 APPLICATION = "raystore"
 INGRESS = "orchestrator"
 _READY_S = 180.0
+# Of Serve's proxy; by default Serve gives it 5 s and starts another, which two busy cores do not reach.
+_PROXY_READY_S = 60
 _MAX_ONGOING = 64
 _MAX_QUEUED = 256
 _started = False  # Serve, by this process: then it ends it, and otherwise only its application
@@ -270,15 +272,20 @@ def _start_serve(spec: AppSpec) -> bool:
     check_port_free(spec.host, spec.port)
     binary = haproxy_binary() if _alone(ray) else None
     _check_inline_limit(binary)
-    options: dict[str, Any] = {}
+    env = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(_PROXY_READY_S)}
     if binary is not None:
         _folder = ProxyFolder(binary)
-        options["controller_options"] = {"runtime_env": {"env_vars": _folder.env}}
-    serve.start(
-        http_options={"host": spec.host, "port": spec.port},
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
-        **options,
-    )
+        env |= _folder.env
+    options = {
+        "http_options": {"host": spec.host, "port": spec.port},
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+        "controller_options": {"runtime_env": {"env_vars": env}},
+    }
+    try:
+        serve.start(**options)
+    except (TimeoutError, ray.exceptions.RayActorError):
+        # A proxy was slow to come up, and its controller starts another; `_wait_ready` waits for that one.
+        serve.start(**options)
     _started = True
     return True
 

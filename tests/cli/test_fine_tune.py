@@ -157,3 +157,24 @@ def test_a_run_that_was_stopped_is_listed_with_the_others(
     shown = cli("--store", store, "encoder", "run", "tiny-tickets@1")
     assert shown.code == 2
     assert "tiny-tickets@1 has no encoder: fine-tuning stopped at step 1: its loss is not a number." in shown.err
+
+
+def test_what_is_said_of_a_run_is_refused_beside_settings_to_try(cli: Cli, tmp_path: Path) -> None:
+    asked = (
+        "fine-tune",
+        "tiny-tickets",
+        "tickets.parquet",
+        *COLUMNS,
+        "--try",
+        "learning_rate=1e-5",
+        "--dry-run",
+        "--html",
+        "page.html",
+    )
+    refused = cli("--store", str(tmp_path / "store"), *asked)
+    assert refused.code == 2
+    assert (
+        "--dry-run and --html go with one run, and --sweep and --try make many short ones: leave one or the other out"
+        in refused.err
+    )
+    assert not (tmp_path / "store").exists()

@@ -45,4 +45,4 @@ def work(tmp_path: Path, model: Path, *, n: int = 160, pool: int = 0, **settings
         data, text="body", label="topic", id="id", pool=unlabelled, split={"train": 0.65, "val": 0.3, "test": 0.05}
     )
     given = {"steps": 12, "classes_per_batch": 4, "learning_rate": 1e-3, "dropout": 0.0, "max_tokens": 24, **settings}
-    return Work(str(root), find_source(model), Options(), spec, recipe(**given))
+    return Work(str(root), "tiny-tickets", find_source(model), Options(), spec, recipe(**given))

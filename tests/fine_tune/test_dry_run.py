@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,16 @@ def test_what_does_not_fit_into_the_budget_is_said() -> None:
     assert str(found) == (
         "data:     1,000 rows to train on, 100 to watch it, 100 to prove it; 3 set aside, 4 removed as leaks\n"
         "steps:    1,000 of 64 rows, of which 300 fit into 6 minutes\n"
-        "time:     about 6 minutes: 1.00 s a step, 2.0 s a look at val, 8.0 s to open base and data; not counted: the proof by 100 rows\n"
+        "time:     about 6 minutes: 1.00 s a step, 2.0 s a look at val, 8.0 s to open base and data; "
+        "not counted: the proof by 100 rows\n"
         "memory:   1,024 MiB more than the base itself, in bf16 on cpu"
     )
     assert "1,024 MiB" in found._repr_html_()
     assert found.to_dict()["notes"] == []
     free = DryRun(rows, 10, 64, step_s=1.0, look_s=0.0, opening_s=8.0, memory_bytes=0, device="cpu", precision="bf16",
-                  pretrain_steps=150)  # fmt: skip
-    assert "not counted: 150 steps of pre-training, the proof by 100 rows" in str(free)
+                  pretrain_steps=150, distils=True)  # fmt: skip
+    assert "not counted: 150 steps of pre-training, the teacher's vectors of 1,000 rows, the proof by 100 rows" in str(free)
+    often = replace(found, evaluate_every=10)
+    assert (often.fitting_steps, often.seconds) == (266, 330.0)  # 320 s for steps of 1 s, and a tenth of a look of 2 s each
+    assert replace(often, budget_s=None).seconds == pytest.approx(8 + 1000 + 101 * 2)
     assert (free.fitting_steps, free.seconds) == (10, pytest.approx(18.0))

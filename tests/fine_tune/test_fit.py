@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,14 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from raystore.errors import JobFailed, TrainingDiverged
+from raystore.errors import DiskFull, JobFailed, TrainingDiverged
 from raystore.fine_tune import fit as module
-from raystore.fine_tune.fit import Fitted, fit, forget
+from raystore.fine_tune.fit import Fitted, fit
 from raystore.fine_tune.loop.checkpoints import OnDisk
+from raystore.fine_tune.loop.held import forget
 from raystore.fine_tune.loop.log import read_points
 from raystore.fine_tune.loop.points import Point
+from raystore.train.ray_train import cause_of
 
 from .small_work import work
+from .test_loop_log import scalars
 from .test_loop_train import Killed, killed_at
 
 ROOT = Path(__file__).parents[2]
@@ -47,11 +49,11 @@ def test_a_fit_leaves_its_points_and_its_result_and_is_read_the_next_time(tmp_pa
     found = fit(asked, report=heard.append)
     assert tuple(heard) == found.trained.points
     assert read_points(found.folder / "points.csv") == heard
-    assert sorted(p.name for p in found.folder.iterdir()) == ["done", "lock", "points.csv", "tensorboard"]
+    assert sorted(p.name for p in found.folder.iterdir()) == ["done", "points.csv", "tensorboard"]
     again = fit(asked, workers=2, report=heard.append)  # no Ray is started for it
     assert again.trained == found.trained
     assert len(heard) == len(found.trained.points)
-    forget(asked)
+    forget(asked.folder)
     assert not asked.folder.exists()
 
 
@@ -63,20 +65,10 @@ def test_a_driver_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, ti
     found = fit(asked, report=heard.append)
     assert heard[0].step > 1
     assert [p.step for p in read_points(found.folder / "points.csv")] == list(range(13))
-    forget(asked)
+    forget(asked.folder)
     whole = fit(asked)
     for name, tensor in whole.weights.items():
         assert torch.equal(found.weights[name], tensor), name
-
-
-def test_two_processes_do_not_train_the_same_at_once(tmp_path: Path, tiny_model: Path) -> None:
-    asked = work(tmp_path, tiny_model)
-    asked.folder.mkdir(parents=True)
-    with (asked.folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(JobFailed) as refused:
-            fit(asked)
-    assert str(refused.value) == "fine-tuning failed: another process trains the same at this moment. Wait for it."
 
 
 def test_of_several_workers_errors_the_one_that_the_others_stopped_for_is_told(tmp_path: Path) -> None:
@@ -103,11 +95,29 @@ def test_points_of_a_file_are_heard_while_it_grows(tmp_path: Path) -> None:
     assert heard == [1, 2, 3]
 
 
+def test_what_rays_controller_is_told_is_on_the_disk_at_once_since_it_is_told_of_no_end(tmp_path: Path) -> None:
+    callback = module._make_callback(tmp_path)
+    points = [Point(step, 2, "train", 1.0, loss=1.5 - step) for step in (1, 2)]
+    for point in points:
+        callback.after_report(None, [point.to_dict(), point.to_dict()], None)
+    assert read_points(tmp_path / "points.csv") == points
+    assert list(scalars(tmp_path / "tensorboard")) == [("train/loss", 1, 0.5), ("train/loss", 2, -0.5)]
+
+
+def test_a_full_disk_under_the_curve_arrives_from_rays_controller(tmp_path: Path) -> None:
+    from ray.train.v2.api.exceptions import ControllerError
+
+    (tmp_path / "points.part").symlink_to("/dev/full")
+    with pytest.raises(DiskFull) as full:
+        module._make_callback(tmp_path).after_report(None, [Point(1, 2, "train", 1.0).to_dict()], None)
+    assert cause_of(ControllerError(full.value), "fine-tuning on 2 workers") is full.value
+
+
 @pytest.mark.ray
 def test_two_ray_workers_train_to_what_one_process_trains_to(tmp_path: Path, tiny_model: Path, ray_session: object) -> None:
     asked = work(tmp_path, tiny_model, losses={"supcon": 1.0, "arcface": 0.1})
     inline = fit(asked)
-    forget(asked)
+    forget(asked.folder)
     heard: list[Point] = []
     spread = fit(asked, workers=2, report=heard.append)
     assert_same_run(spread, inline)
@@ -115,7 +125,7 @@ def test_two_ray_workers_train_to_what_one_process_trains_to(tmp_path: Path, tin
     assert heard[-1] == spread.trained.points[-1]
     assert [p.step for p in read_points(spread.folder / "points.csv")] == list(range(13))
     assert list((spread.folder / "tensorboard").glob("events.*"))
-    assert sorted(p.name for p in spread.folder.iterdir()) == ["done", "lock", "points.csv", "tensorboard"]
+    assert sorted(p.name for p in spread.folder.iterdir()) == ["done", "points.csv", "tensorboard"]
 
 
 def _workers() -> list[int]:
@@ -138,7 +148,7 @@ def test_a_ray_worker_that_is_killed_is_replaced_and_the_run_goes_on(
 ) -> None:
     asked = work(tmp_path, tiny_model, steps=40)
     inline = fit(asked)
-    forget(asked)
+    forget(asked.folder)
     killed: list[int] = []
 
     def kill(point: Point) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from raystore.collection import Collection
+from raystore.data.collection import CollectionTable
 from raystore.errors import InvalidArguments
 from raystore.improve import Improved, _recipe_for
+from raystore.index.manifest import newest_number
 from tests.fine_tune.tickets import QUICK, write_tickets
 from tests.fine_tune.tuned import ASKED, Tuned
 
@@ -140,6 +142,80 @@ def test_a_call_that_was_killed_while_it_moved_the_collection_goes_on(
     assert len(collection.encoder_history()) == 1
 
 
+def test_what_a_kill_inside_the_fill_left_without_a_vector_is_filled_before_the_collection_is_switched(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    older = write_tickets(tmp_path / "older.parquet", 100, seed=3, label=None, first=3_000)
+    collection = tuned.store.create_collection("half", encoder="tiny")
+    for each in (tuned.data, older):
+        collection.embed(each, text="body", id="ticket", subject="shop")
+    old = collection.encoder()
+    fill = CollectionTable.fill
+    done_before: list[int] = []
+
+    def killed(table: CollectionTable, rows: Any, *args: Any, **named: Any) -> Any:
+        if done_before:
+            raise KeyboardInterrupt
+        done_before.append(len(rows))
+        return fill(table, rows, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CollectionTable, "fill", killed)
+        with pytest.raises(KeyboardInterrupt):
+            improved(tuned, "half")
+    new = tuned.store.encoders["half"]
+    assert done_before == [360]
+    assert (collection.encoder(), collection.table.count_lacking(new.fingerprint)) == (old, 100)
+    done = improved(tuned, "half")
+    assert (done.switched, done.encoder, done.index) == (True, new, 1)
+    assert done.reason == done.run.proof.headline
+    assert collection.encoder() == new
+    assert collection.table.count_lacking(new.fingerprint) == 0
+
+
+def test_a_collection_whose_logged_rows_would_be_lost_stays_with_its_encoder_until_they_are_bridged(tuned: Tuned) -> None:
+    collection = tuned.store.create_collection("desk", encoder="tiny")
+    collection.embed(tuned.data, text="body", id="ticket", subject="shop")
+    collection.log(
+        [{"id": f"call-{n}", "text": f"hello card of the world {'a b c d e f g h'[: n % 15]}"} for n in range(50)]
+    )
+    old = collection.encoder()
+    for _ in range(2):
+        done = improved(tuned, "desk")
+        new = done.run.encoder
+        assert (done.switched, done.encoder, done.index, done.run.live) == (False, old, 1, True)
+        assert done.reason == (
+            f"{done.run.proof.headline} Not switched: 50 rows have no vector of it, for their content is gone: "
+            "`raystore encoder migrate desk --to desk --cut-over` bridges them, then it is asked by it."
+        )
+        assert f"{done.reason} Collection 'desk' stays with {old.label}." in str(done)
+        assert collection.table.count_lacking(new.fingerprint) == 50
+        assert (collection.encoder(), collection.encoder_history()) == (old, [])
+        assert newest_number(tuned.store.layout, "desk", new.fingerprint) is None
+    assert collection.migrate("desk", way="bridge", cut_over=True).cut_over
+    bridge = collection.encoder()
+    done = improved(tuned, "desk")
+    assert (done.switched, done.encoder, collection.encoder()) == (False, bridge, bridge)
+    assert done.reason == (
+        f"{done.run.proof.headline} Not switched: 50 rows have no vector of it, for their content is gone; "
+        f"they are found through the bridge to it, {bridge.label}, which asks with it already."
+    )
+
+
+def test_the_index_is_there_before_the_collection_is_asked_by_the_new_encoder(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = tuned.store.create_collection("indexed", encoder="tiny")
+    old = collection.encoder()
+    with monkeypatch.context() as patch:
+        fails_once(patch, Collection, "use_encoder", before=True)
+        with pytest.raises(KeyboardInterrupt):
+            improved(tuned, "indexed")
+    new = tuned.store.encoders["indexed"]
+    assert collection.encoder() == old
+    assert newest_number(tuned.store.layout, "indexed", new.fingerprint) == 1
+
+
 def test_pairs_without_labels_are_trained_with_the_softmax_and_single_numbers_of_the_call_stay(tuned: Tuned) -> None:
     base, options = tuned.store.encoders["tiny"], {"text": "body", "pair": "answer"}
     assert _recipe_for("pairs", base, tuned.data, options) == {
@@ -164,4 +240,22 @@ def test_pictures_have_no_default_base(tuned: Tuned) -> None:
         tuned.store.improve(tuned.data, image="photo", label="topic")
     assert str(refused.value) == (
         "improve: which encoder is to be improved? For images there is no default: register one and name it with base=."
+    )
+
+
+def test_what_fine_tune_takes_and_this_does_not_is_refused_with_all_else_that_is_wrong(tuned: Tuned) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        improved(tuned, "refused", dry_run=True, only_if_better=True, data=tuned.data, workers=-1, force="why not")
+    assert str(refused.value) == (
+        "improve: data= is not taken: the labelled files are given first, without a name; "
+        "dry_run= is not taken: fine_tune(dry_run=True) takes 5 steps, writes nothing, and says memory, steps and time; "
+        "only_if_better= is not taken: it never switches to what is not better, unless force= gives a reason; "
+        "workers= is 0 (this process) or more, not -1."
+    )
+    assert "refused" not in tuned.store.collections
+    with pytest.raises(InvalidArguments) as refused:
+        tuned.store.improve(tuned.data, image="photo", label="topic", dry_run=True)
+    assert str(refused.value) == (
+        "improve: dry_run= is not taken: fine_tune(dry_run=True) takes 5 steps, writes nothing, and says memory, steps and time; "
+        "which encoder is to be improved? For images there is no default: register one and name it with base=."
     )

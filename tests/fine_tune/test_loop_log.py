@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
-from raystore.fine_tune.loop.log import CsvLog, Logs, has_tensorboard, read_points
+import pytest
+
+from raystore.errors import DiskFull
+from raystore.fine_tune.loop.log import CsvLog, Logs, TensorBoardLog, has_tensorboard, read_points
 from raystore.fine_tune.loop.points import Point
 
 POINTS = [
@@ -11,6 +16,19 @@ POINTS = [
     Point(1, 9, "train", 1.5, rows=24, loss=2.0, learning_rate=1e-5),
     Point(2, 9, "train", 2.0, rows=48, loss=1.5, learning_rate=5e-5, val_accuracy=0.75, val_precision=0.5),
 ]
+
+
+def scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
+    """What TensorBoard shows of a folder: name, step, value."""
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
+
+    for path in sorted(folder.glob("events.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            at += 12 + size + 4
+            yield from ((value.tag, event.step, value.simple_value) for value in event.summary.value)
 
 
 def test_points_are_lines_of_a_csv_file_and_are_read_again(tmp_path: Path) -> None:
@@ -39,6 +57,56 @@ def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
         CsvLog(path)(point)
     path.write_text(path.read_text()[:-9])
     assert read_points(path) == POINTS[:3]
+
+
+@pytest.mark.parametrize("name", ["points.part", "points.csv"], ids=["the whole file", "a line more"])
+def test_a_full_disk_under_the_curve_is_said_and_the_next_line_is_whole(tmp_path: Path, name: str) -> None:
+    path, log = tmp_path / "points.csv", CsvLog(tmp_path / "points.csv")
+    if name == "points.csv":
+        log(POINTS[0])
+        path.unlink()
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(DiskFull) as refused:
+        log(POINTS[1])
+    assert str(refused.value) == (
+        f"no space left on the disk of '{tmp_path}' while writing the curve of a fine-tuning. What was acknowledged before is safe, "
+        "the rest was not written. Free space and repeat the call; it goes on where it stopped."
+    )
+    assert not (tmp_path / "points.part").is_symlink()
+    log(POINTS[2])
+    assert read_points(path) == ([] if name == "points.part" else POINTS[:1]) + POINTS[1:3]
+
+
+def test_after_half_a_line_the_next_one_stands_on_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    for point in POINTS[:3]:
+        CsvLog(path)(point)
+    path.write_text(path.read_text()[:-9])
+    CsvLog(path)(POINTS[3])
+    assert read_points(path) == [*POINTS[:2], POINTS[3]]
+
+
+def test_a_full_disk_under_tensorboards_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full")
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda _: full.open("wb"))
+    log = TensorBoardLog(tmp_path)
+    for call in (lambda: log(POINTS[0]), log.close):
+        with pytest.raises(DiskFull, match="while writing the curve of a fine-tuning"):
+            call()
+
+
+def test_tensorboard_has_every_point_before_it_is_closed_and_those_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    for some in (POINTS[:2], POINTS[2:]):
+        log = TensorBoardLog(tmp_path)
+        for point in some:
+            log(point)
+    found = list(scalars(tmp_path))
+    assert found[:3] == [("pretrain/loss", 3, 1.25), ("pretrain/variance", 3, 0.5), ("pretrain/rank", 3, 3.5)]
+    assert [(name, step) for name, step, _ in found[3:]] == [
+        ("train/val_accuracy", 0), ("train/val_precision", 0), ("train/loss", 1), ("train/learning_rate", 1), ("train/loss", 2),
+        ("train/learning_rate", 2), ("train/val_accuracy", 2), ("train/val_precision", 2),
+    ]  # fmt: skip
+    assert found[-2:] == [("train/val_accuracy", 2, 0.75), ("train/val_precision", 2, 0.5)]
 
 
 def test_logs_go_to_the_csv_file_to_tensorboard_and_to_whoever_asks(tmp_path: Path) -> None:

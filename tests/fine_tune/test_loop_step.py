@@ -114,7 +114,7 @@ def test_each_item_has_its_row_label_and_loss() -> None:
     assert not step.rows.requires_grad
 
 
-def test_where_memory_runs_out_the_chunks_are_halved_and_the_gradient_is_the_same(
+def test_where_memory_runs_out_the_chunks_are_halved_and_without_dropout_the_gradient_is_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     plain, small = Toy(), Toy(most_tokens=30)
@@ -125,9 +125,17 @@ def test_where_memory_runs_out_the_chunks_are_halved_and_the_gradient_is_the_sam
     assert micro.tokens <= 30
     assert_same(gradients(small), gradients(plain))
     assert caplog.messages[-1] == (
-        f"Memory ran out in a fine-tuning: from now on {micro.tokens:,} tokens or 32 images go through the model at once. The result "
-        "is the same, a step takes longer."
+        f"Memory ran out in a fine-tuning: from now on {micro.tokens:,} tokens or 32 images go through the model at once. A step takes "
+        "longer; its gradient is the same, but for what dropout leaves out and how pictures are cropped: each pass draws its own."
     )
+
+
+def test_where_memory_runs_out_dropout_leaves_out_other_numbers() -> None:
+    plain, small = Toy(0.3), Toy(0.3, most_tokens=30)
+    step_of(plain)
+    step_of(small)
+    with pytest.raises(AssertionError):
+        assert_same(gradients(small), gradients(plain))
 
 
 def test_a_row_that_does_not_fit_alone_is_said() -> None:

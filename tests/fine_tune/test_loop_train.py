@@ -148,6 +148,31 @@ def test_one_killed_there_and_again_after_a_worse_checkpoint_still_has_its_best_
     assert_same_weights(whole, again)
 
 
+@pytest.mark.parametrize("kept", ["memory", "disk"])
+@pytest.mark.parametrize(
+    ("asked", "ended"),
+    [
+        ({"recipe": {"steps": 300, "evaluate_every": 5, "patience": 2}}, "val was no better in 2 looks"),
+        ({"recipe": {**WORSE_LATER, "patience": 1}}, "val was no better in 1 looks"),
+        ({"recipe": WORSE_LATER}, "all steps were taken"),
+        ({"val": None}, "all steps were taken"),
+    ],
+    ids=["stopped", "stopped at once", "every step", "no val"],
+)
+def test_a_run_that_was_killed_after_its_last_look_takes_no_step_more(
+    tmp_path: Path, asked: dict[str, Any], ended: str, kept: str
+) -> None:
+    checkpoints: Checkpoints = InMemory() if kept == "memory" else OnDisk(tmp_path)
+    whole, again = Toy(0.3), Toy(0.3)
+    expected = run(whole, checkpoints=checkpoints, **asked)
+    assert expected.ended == ended
+    heard: list[Point] = []
+    found = run(again, checkpoints=checkpoints, report=heard.append, **asked)  # its result was never written
+    assert heard == []
+    assert replace(found, seconds=0.0) == replace(expected, seconds=0.0)
+    assert_same_weights(whole, again)
+
+
 def test_one_whose_best_weights_were_removed_claims_none_that_it_has_not(tmp_path: Path) -> None:
     expected = run(Toy(), recipe=WORSE_LATER)
     at = expected.best_step + 4
@@ -275,9 +300,11 @@ def test_a_learning_rate_that_diverges_stops_it_says_so_and_keeps_the_last_good_
     step = stopped.value.step
     assert step > 2
     assert str(stopped.value) == (
-        f"fine-tuning stopped at step {step}: its loss is not a number. The weights of step {step - 1} are kept. "
-        "Try learning_rate=0.01 (it was 0.05), or a longer warmup."
+        f"fine-tuning stopped at step {step}: its loss is not a number. Try learning_rate=0.01 (it was 0.05), or a longer warmup: that "
+        f"begins anew. The same call would go on from the weights of step {step - 1} and most likely stop again; they stay for a week "
+        f"under the store's tmp/fine_tune, as last-{step - 1}/weights.safetensors."
     )
+    assert (tmp_path / f"last-{step - 1}" / "weights.safetensors").is_file()
     found = OnDisk(tmp_path).last()
     assert found is not None
     assert found.step == step - 1
@@ -339,6 +366,11 @@ def test_rows_that_collapse_stop_it_with_a_sentence() -> None:
     with pytest.raises(TrainingCollapsed, match="all rows have become nearly one point") as stopped:
         run(Collapses())
     assert stopped.value.variance < 0.001
+    # Nothing of it is on the disk, so nothing is said of what stays.
+    assert stopped.value.kept == 0
+    assert str(stopped.value).endswith(
+        "Try a lower learning_rate, a higher temperature, or larger batches: that begins anew."
+    )
 
 
 def test_a_full_disk_stops_it_and_it_goes_on_when_there_is_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

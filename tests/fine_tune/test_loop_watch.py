@@ -49,8 +49,9 @@ def test_rows_in_one_point_stop_it_after_a_few_steps_in_a_row() -> None:
     with pytest.raises(TrainingCollapsed) as stopped:
         watched(*steps, (2.9, Spread(0.01, 2.04)))
     assert str(stopped.value) == (
-        "fine-tuning stopped at step 8: all rows have become nearly one point (variance 0.01, effective rank 2.0). The weights of "
-        "step 4 are kept. Try a lower learning_rate, a higher temperature, or larger batches."
+        "fine-tuning stopped at step 8: all rows have become nearly one point (variance 0.01, effective rank 2.0). Try a "
+        "lower learning_rate, a higher temperature, or larger batches: that begins anew. The same call would go on from the weights of "
+        "step 4 and most likely stop again; they stay for a week under the store's tmp/fine_tune, as last-4/weights.safetensors."
     )
     assert watched(*steps, (2.0, WELL)).is_well  # one that comes back is well
 
@@ -77,8 +78,9 @@ def test_a_loss_that_is_no_number_stops_it_at_once(loss: float) -> None:
     with pytest.raises(TrainingDiverged) as stopped:
         watched((2.0, WELL), (loss, WELL))
     assert str(stopped.value) == (
-        "fine-tuning stopped at step 2: its loss is not a number. The weights of step 4 are kept. Try learning_rate=0.01 (it was "
-        "0.05), or a longer warmup."
+        "fine-tuning stopped at step 2: its loss is not a number. Try learning_rate=0.01 (it was 0.05), or a longer warmup: that "
+        "begins anew. The same call would go on from the weights of step 4 and most likely stop again; they stay for a week under the "
+        "store's tmp/fine_tune, as last-4/weights.safetensors."
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raystore.errors import TrainingCollapsed, TrainingDiverged
+from raystore.errors import DiskFull, TrainingCollapsed, TrainingDiverged
 from raystore.fine_tune.loop.checkpoints import InMemory, OnDisk
 from raystore.fine_tune.loop.evaluate import embed_all
 from raystore.fine_tune.loop.group import Alone
@@ -48,7 +49,36 @@ def test_work_travels_and_is_known_by_its_digest(tmp_path: Path, tiny_model: Pat
     assert pickle.loads(pickle.dumps(asked)).digest == asked.digest
     other = replace(asked, recipe=asked.recipe.model_copy(update={"learning_rate": 1e-4}))
     assert other.digest != asked.digest
-    assert asked.folder == Path(asked.root) / "tmp" / "fine_tune" / asked.digest[:12]
+    assert asked.folder == Path(asked.root) / "tmp" / "fine_tune" / f"tiny-tickets-{asked.digest[:12]}"
+    renamed = replace(asked, name="other-tickets")
+    assert renamed.digest == asked.digest
+    assert renamed.folder != asked.folder
+
+
+def test_a_run_whose_result_had_no_space_ends_as_it_would_have_had_and_says_meanwhile_what_it_read(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    asked = work(tmp_path, tiny_model, dropout=0.1, steps=60, evaluate_every=1, patience=1)
+
+    class Full(OnDisk):
+        def finish(self, trained: Trained, weights: Mapping[str, torch.Tensor]) -> None:
+            raise DiskFull(folder=str(self.folder), doing="writing a checkpoint of a fine-tuning")
+
+    whole, kept = InMemory(), OnDisk(tmp_path / "run")
+    expected = run_training(asked, checkpoints=whole)
+    assert expected.ended == "val was no better in 1 looks"
+    assert expected.steps < 60
+    with pytest.raises(DiskFull):
+        run_training(asked, checkpoints=Full(kept.folder))
+    assert kept.noted() == expected.data
+    found = run_training(asked, checkpoints=kept)
+    assert (found.steps, found.best_step, found.ended) == (expected.steps, expected.best_step, expected.ended)
+    first, second = whole.done(), kept.done()
+    assert first is not None
+    assert second is not None
+    for name, tensor in first[1].items():
+        assert torch.equal(second[1][name], tensor), name
+    assert kept.noted() == {}  # the result says it now
 
 
 def test_a_pool_is_learned_from_first_and_goes_on_after_a_kill_in_either_phase(tmp_path: Path, tiny_model: Path) -> None:

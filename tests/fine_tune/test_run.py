@@ -10,6 +10,8 @@ import pytest
 
 import raystore
 from raystore.errors import InvalidArguments, NotBetter, RunNotFound
+from raystore.fine_tune.loop.points import Point
+from raystore.fine_tune.run import _reported
 from tests.fine_tune.tickets import QUICK
 from tests.fine_tune.tuned import ASKED, Tuned
 
@@ -65,6 +67,21 @@ def test_a_killed_call_goes_on_from_the_published_model(tuned: Tuned, monkeypatc
     made = tuned.store.fine_tune("tiny-killed", data=tuned.data, **ASKED, **{**QUICK, "seed": 5})
     assert made.record.model == 1
     assert [path.name for path in tuned.store.layout.models("tiny-killed").iterdir()] == ["1"]
+
+
+def test_the_bar_is_told_the_loss_and_the_accuracy_that_was_looked_at_last() -> None:
+    told: list[tuple[int, int | None, str]] = []
+    report = _reported(lambda done, total, words: told.append((done, total, words)))
+    report(Point(2, 4, "pretrain", 0.1, loss=2.0))
+    report(Point(0, 9, "train", 0.2, val_accuracy=0.5))
+    report(Point(3, 9, "train", 0.3, loss=1.2341, val_accuracy=0.567))
+    report(Point(4, 9, "train", 0.4, loss=1.1))
+    assert told == [
+        (2, 4, "loss 2.000, pre-training"),
+        (0, 9, "kNN of val 50.0%"),
+        (3, 9, "loss 1.234, kNN of val 56.7%"),
+        (4, 9, "loss 1.100, kNN of val 56.7%"),
+    ]
 
 
 def test_a_store_that_was_moved_still_loads_what_was_tuned_in_it(tuned: Tuned, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from raystore.errors import InvalidArguments, NotBetter, TrainingDiverged
-from raystore.fine_tune.records import RunRecord, StoppedRun
+from raystore.errors import InvalidArguments, JobFailed, NotBetter, TrainingDiverged
+from raystore.fine_tune.prove import prove
+from raystore.fine_tune.records import RunRecord, Runs, StoppedRun
 from tests.fine_tune.tuned import Tuned
 
 pytestmark = pytest.mark.model
@@ -106,12 +107,78 @@ def test_a_run_that_an_alarm_stopped_is_a_record_without_an_encoder_and_is_train
     assert isinstance(run, StoppedRun)
     assert (run.reason, run.training.steps, run.training.best_step) == (str(stopped.value), 7, 6)
     assert (run.data["columns"]["text"], run.training.points[0].step) == ("body", 0)
+    made = tuned.made.record.data  # of the same rows
+    assert {name: value for name, value in run.data.items() if name != "split"} == {
+        name: value for name, value in made.items() if name != "split"
+    }
+    assert len(run.data["digest"]) == 64
     with pytest.raises(InvalidArguments) as refused:
         tuned.store.run("exploded")
     assert str(refused.value) == f"run('exploded'): exploded@1 has no encoder: {stopped.value}"
     assert tuned.again("exploded").record.label == "exploded@2"
     assert [type(each) for each in tuned.store.runs.of("exploded")] == [StoppedRun, RunRecord]
     assert tuned.store.run("exploded").record.number == 2
+
+
+class KilledError(RuntimeError):
+    """Stands in for a kill."""
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise KilledError
+
+
+def test_the_same_data_under_another_name_is_a_run_of_its_own(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("raystore.fine_tune.run.prove", killed)
+        with pytest.raises(KilledError):
+            tuned.again("first-name", seed=11)
+    layout = tuned.store.layout
+    second = tuned.again("second-name", seed=11)
+    assert (second.record.label, second.record.model) == ("second-name@1", 1)
+    assert [path.name for path in layout.models("second-name").iterdir()] == ["1"]
+    [left] = (layout.tmp / "fine_tune").iterdir()
+    assert left.name.startswith("first-name-")
+    with monkeypatch.context() as patch:
+        patch.setattr("raystore.fine_tune.loop.work.train", killed)  # its own training is not taken once more
+        first = tuned.again("first-name", seed=11)
+    assert (first.record.label, first.record.model) == ("first-name@1", 1)
+    assert [path.name for path in layout.models("first-name").iterdir()] == ["1"]
+
+
+def test_the_same_call_is_refused_until_the_first_one_has_published_its_record(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        with pytest.raises(JobFailed) as error:
+            tuned.again("twice", seed=13)
+        refused.append(str(error.value))
+        return prove(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("raystore.fine_tune.run.prove", meanwhile)
+        made = tuned.again("twice", seed=13)
+    assert refused == ["fine-tuning failed: another process trains the same at this moment. Wait for it."]
+    assert [run.label for run in tuned.store.runs.of("twice")] == [made.record.label] == ["twice@1"]
+    assert [path.name for path in tuned.store.layout.models("twice").iterdir()] == ["1"]
+
+
+def test_a_run_that_another_process_published_while_this_one_began_is_found(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finds, asked = Runs.with_key, list[str]()
+
+    def late(runs: Runs, name: str, key: str) -> RunRecord | None:
+        asked.append(key)
+        return finds(runs, name, key) if len(asked) > 1 else None
+
+    monkeypatch.setattr(Runs, "with_key", late)
+    monkeypatch.setattr("raystore.fine_tune.run.fit", killed)
+    assert tuned.again().record == tuned.made.record
+    assert len(asked) == 2
+    assert not list((tuned.store.layout.tmp / "fine_tune").iterdir())
 
 
 def test_what_a_killed_call_left_behind_goes_when_its_record_is_found(

@@ -82,7 +82,7 @@ def test_pairs_that_say_nothing_of_each_other_are_not_found_though_they_were_fit
     )
 
 
-def test_with_labels_it_is_judged_by_what_a_search_keeps_of_them() -> None:
+def test_with_labels_what_a_search_keeps_of_them_is_measured_and_said_too() -> None:
     groups = np.repeat(np.arange(4), 40)
     middles = 3 * np.random.default_rng(0).normal(size=(4, 10))
     rng = np.random.default_rng(1)
@@ -94,7 +94,9 @@ def test_with_labels_it_is_judged_by_what_a_search_keeps_of_them() -> None:
     assert fidelity.labelled == 128
     assert fidelity.kept is not None
     assert fidelity.kept > 0.95
-    assert fidelity.advice is None
+    assert fidelity.measured.usable
+    assert fidelity.advice is not None
+    assert fidelity.advice.startswith(f"Re-embed: {fidelity.measured} (back, 160 held-out pairs), the first below 90%. ")
     assert str(fidelity.measured) == f"recall@10 {fidelity.recall:.1%}, label searches keep {fidelity.kept:.1%}"
 
 
@@ -130,9 +132,9 @@ def test_a_fidelity_of_90_percent_gives_no_advice() -> None:
 def test_labels_count_for_nothing_where_two_of_three_neighbours_are_others() -> None:
     """Rows bridged into a poorer space go on lying where the better one put them, and find more rows of their label than its own."""
     facts = {"pairs": 500, "n": 500, "gallery": 500, "low": 0.2, "high": 0.4, "cosine": 0.5, "cosine_5": 0.4}
-    assert [Measured(*each).good for each in ((0.24, 1.5), (0.5, 0.97), (0.5, 0.8), (0.5,), (0.9,), (0.95, 0.5))] == [
-        False, True, False, False, True, True,
-    ]  # fmt: skip
+    several = [Measured(*each) for each in ((0.24, 1.5), (0.5, 0.97), (0.5, 0.8), (0.5,), (0.9,), (0.95, 0.5))]
+    assert [each.usable for each in several] == [False, True, False, False, True, True]
+    assert [each.good for each in several] == [False, False, False, False, True, True]
     end = "Where the content is gone, dual-write until enough rows have true vectors."
     strange = Fidelity("forward", "mlp", recall=0.24, kept=1.5, **facts)  # type: ignore[arg-type]
     assert strange.advice == (
@@ -143,6 +145,11 @@ def test_labels_count_for_nothing_where_two_of_three_neighbours_are_others() -> 
     assert (
         kin.advice
         == f"Re-embed: recall@10 50.0%, label searches keep 80.0% (back, 500 held-out pairs), both below 90%. {end}"
+    )
+    near = Fidelity("back", "mlp", recall=0.5, kept=0.97, **facts)  # type: ignore[arg-type]
+    assert (
+        near.advice
+        == f"Re-embed: recall@10 50.0%, label searches keep 97.0% (back, 500 held-out pairs), the first below 90%. {end}"
     )
 
 

@@ -106,7 +106,7 @@ def test_with_labels_both_figures_are_said_of_all_rows_and_of_each_class(
     ("recall", "kept", "said"),
     [
         (0.9, None, None),
-        (0.5, 0.95, None),
+        (0.5, 0.95, "recall@10 50.0%, label searches keep 95.0%, the first below 90%"),
         (0.5, None, "recall@10 50.0%, below 90%"),
         (0.5, 0.8, "recall@10 50.0%, label searches keep 80.0%, both below 90%"),
         (

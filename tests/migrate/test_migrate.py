@@ -92,8 +92,16 @@ def test_kept_content_is_planned_re_embedded_and_cut_over_to(store: Store) -> No
     assert kept.seconds > 0
     assert kept.note.endswith("rows/s in one process, measured on 32 items")
     assert plan.recommendation.startswith("Re-embed (kept): it reaches every row with a true vector, in about ")
+    assert plan["files"].note == "the collection keeps its content, which is read in the place of any file"
+    made.build_index(kind="ivf", shards=2, recall=0.9)
     report = made.migrate("new", cut_over=True, workers=0)
     assert (report.left, report.cut_over, report.serves) == (0, True, store.encoder("new").label)
+    assert report.steps[-2] == f"index 1 (ivf) over {N} vectors of {store.encoder('new').label} was built"
+    index = made.index()
+    assert index is not None
+    assert (index.fingerprint, index.kind, len(index.shards), index.target_recall) == (
+        store.encoder("new").fingerprint, "ivf", 2, 0.9,
+    )  # fmt: skip
     assert made.encoder() == store.encoder("new")
     assert made.roll_back_encoder() == store.encoder("old")
     again = made.migrate("new", workers=0)
@@ -121,7 +129,8 @@ def test_files_that_changed_or_are_gone_are_counted_and_the_others_are_read(stor
         "the same"
     )
     assert report.advice == (
-        "40 rows have no content any more. New rows get both vectors: call this again when 100 rows have both (80 do), and the "
+        "40 rows have no content any more. New rows get both vectors: call this again when 100 rows have both "
+        "(80 different ones do), and the "
         "others are bridged."
     )
 

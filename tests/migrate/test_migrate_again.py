@@ -142,12 +142,12 @@ def test_a_good_bridge_is_fitted_anew_once_there_are_twice_as_many_pairs(store: 
     assert first != second
 
 
-def test_a_bridge_that_is_good_by_its_labels_alone_stays(store: Store) -> None:
+def test_a_bridge_that_is_usable_by_its_labels_alone_stays(store: Store) -> None:
     tickets = both(store, "old")
     labels = {f"t-{i}": TEXTS[i].split()[0] for i in range(120)}
     made = store.build_bridge("mine", "old", "new", collection="tickets", labels=labels)
     assert made.fidelity.recall < 0.9
-    assert made.fidelity.measured.good
+    assert made.fidelity.measured.usable
     more(tickets, 120, 240)
     assert tickets.migrate("new", "bridge").serves == made.forward.label
 

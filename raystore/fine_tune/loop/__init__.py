@@ -15,4 +15,5 @@ checkpoints  last and best on the disk, whole or not at all
 log          points as CSV and for TensorBoard
 train        the steps of one phase
 work         a whole run: base, data, pre-training, training
+held         one process in a run's folder, and folders that nobody needs any more
 """

@@ -1,7 +1,7 @@
 """Dropout and augmentation as a pure function of seed, step, worker and chunk.
 
-So nothing of a random generator's state is ever kept: a step that is repeated because memory ran out, a chunk that is embedded
-again by gradient caching, and a run that goes on from a checkpoint get the very masks and crops they had.
+So nothing of a random generator's state is ever kept: a chunk that is embedded again by gradient caching, and a run that goes on
+from a checkpoint, get the very masks and crops they had. Chunks of another size, where memory ran out, draw others.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     <folder>/last-<step>/      weights.safetensors, optimiser.safetensors, state.json: one, the newest
     <folder>/best-<step>/      weights.safetensors: one
+    <folder>/data.json         what was read, until the result says it
     <folder>/done/             weights.safetensors, trained.json
 
 Each is written beside its place, synced, and renamed; only then does what it replaces go. So a full disk or a kill leaves the one
-before. Nothing of the training's content is in them: weights, counts, losses, ids of suspected rows.
+before. Nothing of the training's content is in them: weights, counts, losses, a few ids of rows.
 Cost: the weights once and AdamW's two moments of them, three times the size of what learns.
 """
 
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raystore.fine_tune.loop.points import Trained
-from raystore.layout import disk_full_is_said, sync, sync_tree
+from raystore.layout import disk_full_is_said, read_json, sync, sync_tree, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _PART = ".part"
+_DATA = "data.json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class Saved:
 
 
 class Checkpoints(Protocol):
+    @property
+    def stay(self) -> bool:
+        """Whether what was saved outlives this process."""
+
+    def note(self, data: Mapping[str, Any]) -> None:
+        """What was read (`loop.work.about_data`), for the record of a run that an alarm stops."""
+
     def last(self) -> Saved | None: ...
     def save(self, saved: Saved) -> None: ...
     def best(self) -> tuple[int, dict[str, Tensor]] | None: ...
@@ -52,11 +61,16 @@ class Checkpoints(Protocol):
 class InMemory:
     """None on the disk: for trials and tests. What was saved can be gone on from while this object lives."""
 
+    stay = False
+
     def __init__(self) -> None:
         self._last: Saved | None = None
         self._best: tuple[int, dict[str, Tensor]] | None = None
         self._done: tuple[Trained, dict[str, Tensor]] | None = None
         self._phases: dict[str, InMemory] = {}
+
+    def note(self, data: Mapping[str, Any]) -> None:
+        """Nobody asks: a trial has no record."""
 
     def last(self) -> Saved | None:
         return self._last
@@ -83,12 +97,24 @@ class InMemory:
 class OnDisk:
     """In a folder that every worker sees; `writes` is true of the first worker alone, the others read."""
 
+    stay = True
+
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.folder = folder
         self._writes = writes
 
     def phase(self, name: str) -> OnDisk:
         return OnDisk(self.folder / name, writes=self._writes)
+
+    def note(self, data: Mapping[str, Any]) -> None:
+        """Raises DiskFull."""
+        if self._writes:
+            write_json(self.folder / _DATA, data, self.folder)
+
+    def noted(self) -> dict[str, Any]:
+        """What `note` was told last; empty where it was told nothing, or the run is done."""
+        path = self.folder / _DATA
+        return read_json(path) if path.is_file() else {}
 
     def last(self) -> Saved | None:
         found = self._newest("last")
@@ -132,6 +158,7 @@ class OnDisk:
         for kind in ("last", "best"):
             for old in self._all(kind):
                 shutil.rmtree(old, ignore_errors=True)
+        (self.folder / _DATA).unlink(missing_ok=True)
 
     def _all(self, kind: str) -> list[Path]:
         """Whole ones, oldest first."""

@@ -1,6 +1,7 @@
 """A training's points where people look for them: a CSV file always, TensorBoard where it is installed.
 
-On Ray Train the same writers are called by its own callback, in fit.py. Cost: a line a point.
+On Ray Train the same writers are called by its own callback, in fit.py, which is told of no end: so every point is on the disk when
+the call returns. Cost: a line a point, and a sync of TensorBoard's file.
 """
 
 from __future__ import annotations
@@ -8,16 +9,19 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from raystore.fine_tune.loop.points import Point, Report
+from raystore.layout import disk_full_is_said
 
 _COLUMNS = [f.name for f in fields(Point)]
 _SHOWN = ("loss", "learning_rate", "variance", "rank", "val_accuracy", "val_precision")
 _PHASES = ("pretrain", "train")
+_DOING = "writing the curve of a fine-tuning"
 
 
 class CsvLog:
@@ -26,43 +30,66 @@ class CsvLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._points = read_points(path)
+        self._is_whole = False  # a kill or a full disk may have left half a line, which nothing may be appended to
 
     def __call__(self, point: Point) -> None:
-        again = bool(self._points) and _place(point) <= _place(self._points[-1])
-        if again:
-            self._points = [p for p in self._points if _place(p) < _place(point)]
-        self._points.append(point)
-        if again or not self._path.exists():
-            self._write_whole()
-            return
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(_cells(point))
+        """Raises DiskFull; the lines before stay."""
+        before = [p for p in self._points if _place(p) < _place(point)]
+        appends = self._is_whole and len(before) == len(self._points)
+        self._points, self._is_whole = [*before, point], False
+        with disk_full_is_said(self._path.parent, _DOING):
+            if appends:
+                with self._path.open("a", encoding="utf-8", newline="") as file:
+                    csv.writer(file, lineterminator="\n").writerow(_cells(point))
+            else:
+                self._write_whole()
+        self._is_whole = True
 
     def _write_whole(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         part = self._path.with_suffix(".part")
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            writer.writerows(_cells(point) for point in self._points)
-        os.replace(part, self._path)
+        try:
+            with part.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(_COLUMNS)
+                writer.writerows(_cells(point) for point in self._points)
+            os.replace(part, self._path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 class TensorBoardLog:
-    """Event files that TensorBoard shows, written by tensorboardX."""
+    """An event file that TensorBoard shows, written by tensorboardX.
+
+    Its SummaryWriter is not used: that hands events to a thread, which keeps the last ones of a process that is killed, and which a
+    full disk ends, after which the training would wait for it for ever.
+    """
 
     def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+        from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-untyped]
 
-        self._writer = SummaryWriter(str(folder), flush_secs=5)
+        self._folder = folder
+        with disk_full_is_said(folder, _DOING):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Its own name holds the second alone, and whoever goes on from a checkpoint may begin in the same.
+            self._writer = EventsWriter(str(folder / "events"), f".{len(list(folder.iterdir()))}")
 
     def __call__(self, point: Point) -> None:
-        for name in _SHOWN:
-            if (value := getattr(point, name)) is not None:
-                self._writer.add_scalar(f"{point.phase}/{name}", value, point.step)
+        """Raises DiskFull."""
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
+        from tensorboardX.summary import scalar  # type: ignore[import-untyped]
+
+        with disk_full_is_said(self._folder, _DOING):
+            for name in _SHOWN:
+                if (value := getattr(point, name)) is not None:
+                    said = scalar(f"{point.phase}/{name}", value)
+                    self._writer.write_event(Event(wall_time=time.time(), step=point.step, summary=said))
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        """Raises DiskFull."""
+        with disk_full_is_said(self._folder, _DOING):
+            self._writer.close()
 
 
 class Logs:

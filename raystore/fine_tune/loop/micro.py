@@ -41,8 +41,8 @@ class Micro:
         if images > 1:
             self.images = max(1, min(self.images, images) // 2)
         log.warning(
-            "Memory ran out in a fine-tuning: from now on %s tokens or %s images go through the model at once. The result is "
-            "the same, a step takes longer.",
+            "Memory ran out in a fine-tuning: from now on %s tokens or %s images go through the model at once. A step takes longer; "
+            "its gradient is the same, but for what dropout leaves out and how pictures are cropped: each pass draws its own.",
             f"{self.tokens:,}",
             f"{self.images:,}",
         )

@@ -78,7 +78,7 @@ def train(
 
     Raises:
         TrainingCollapsed, TrainingDiverged: the last good checkpoint is kept.
-        DiskFull: at a checkpoint; the one before is kept.
+        DiskFull: at a checkpoint or in `report`; what was saved before is kept.
         JobFailed: a single row does not fit into memory, or AdamW's state.
     """
     data, val = without_unseen(data, val)
@@ -176,6 +176,9 @@ class Run:
     def _steps(self) -> str:
         """Every step there is to take; why there are no more."""
         while True:
+            # Asked of one that was taken up too: it may have been killed after its last look.
+            if self.worse >= self.recipe.patience:
+                return f"val was no better in {self.recipe.patience} looks"
             progress, due = self.group.first([self._progress(), self.clock() - self.checkpoint_at])
             if progress >= 1:
                 by_time = self.budget_s is not None and self.step < self.schedule.steps
@@ -187,9 +190,9 @@ class Run:
             value = self._one(progress)
             after = self.group.first([self._progress()])[0]
             looks = self.val is not None and self.schedule.looks_at_val(self.step, progress, after)
-            if looks and self._look(progress, value):
-                return f"val was no better in {self.recipe.patience} looks"
-            if not looks and self.step % max(1, self.schedule.steps // _POINTS) == 0:
+            if looks:
+                self._look(progress, value)
+            elif self.step % max(1, self.schedule.steps // _POINTS) == 0:
                 self.report(self._point(progress, value))
             if self.val is None and self.schedule.looks_at_val(self.step, progress, after) and self.watch.is_well:
                 self._save()
@@ -228,23 +231,28 @@ class Run:
         rate = self.schedule.rate(progress)
 
         def learn() -> None:
-            self.watch.look(self.step, found.loss, around, trivial, found.labels, self.kept)
+            self.watch.look(self.step, found.loss, around, trivial, found.labels, self._stays)
             may_skip = self.optimiser.may_skip
             if not self.optimiser.step(rate) and not may_skip:
-                raise self.watch.gradient_is_not_finite(self.step, self.kept)
+                raise self.watch.gradient_is_not_finite(self.step, self._stays)
 
         together(self.group, learn)
         self.losses.add(batch.rows[: len(found.each)], found.each)
         self.seen += len(found.rows)
         return Told(found.loss, rate * self.recipe.learning_rate, around.variance, around.rank)
 
+    @property
+    def _stays(self) -> int:
+        """The step that the same call would go on from if this one were stopped now; 0 where that is its beginning."""
+        return self.kept if self.checkpoints.stay else 0
+
     def _save(self) -> None:
         """A checkpoint of now; those who wait for the disk wait together."""
         together(self.group, lambda: self.checkpoints.save(saved(self)))
         self.kept, self.checkpoint_at = self.step, self.clock()
 
-    def _look(self, progress: float, told: Told | None) -> bool:
-        """Look at val, keep the best weights, write a checkpoint; whether it is time to stop."""
+    def _look(self, progress: float, told: Told | None) -> None:
+        """Look at val, keep the best weights, write a checkpoint."""
         assert self.val is not None
         before = self.clock()
         how = {"rows": self.recipe.evaluate_rows, "seed": self.recipe.seed}
@@ -270,7 +278,6 @@ class Run:
             if self.best_step == self.step:
                 together(self.group, lambda: self.checkpoints.save_best(self.step, self.best_state))
         self.report(point)
-        return self.worse >= self.recipe.patience
 
     def _point(self, progress: float, told: Told | None, seen: Look | None = None) -> Point:
         point = Point(

@@ -72,7 +72,7 @@ class Watch:
         Args:
             trivial: the loss if all rows were one point; NaN where nothing is known.
             labels: of the batch.
-            kept: the step whose weights the last good checkpoint has.
+            kept: the step whose weights the last good checkpoint has that outlives this process; 0 where there is none.
 
         Raises:
             TrainingCollapsed, TrainingDiverged.

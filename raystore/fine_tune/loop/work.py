@@ -43,10 +43,12 @@ if TYPE_CHECKING:
 class Work:
     """What is to be trained. Small and picklable: it names a base and files, it holds no content.
 
-    root: of the store, whose key the data's digest is made under; base, options: as `encoders.records.open_source` gives them.
+    root: of the store, whose key the data's digest is made under; name: of the run; base, options: as
+    `encoders.records.open_source` gives them.
     """
 
     root: str
+    name: str
     base: Source
     options: Options
     data: DataSpec
@@ -65,8 +67,8 @@ class Work:
 
     @property
     def folder(self) -> Path:
-        """Where its checkpoints stand until it is published."""
-        return Layout(Path(self.root)).tmp / "fine_tune" / self.digest[:FP12]
+        """Where its checkpoints stand until it is published. Of two names each has its own: its model is published by its name."""
+        return Layout(Path(self.root)).tmp / "fine_tune" / f"{self.name}-{self.digest[:FP12]}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def run_training(
         return done[0]
     ready = opened or together(group, lambda: open_work(work, device=device))
     recipe, sides = work.recipe, ready.sides
+    about = about_data(sides)
+    together(group, lambda: checkpoints.note(about))
     teacher = _teacher(work, ready, group) if recipe.distill else None
     start = time.monotonic()
     before = _pretrained(work, ready, group, checkpoints.phase("pretrain"), report) if _pretrains(work) else None
@@ -133,7 +137,7 @@ def run_training(
         spent_s=now - began,
         earlier_s=max(0.0, before.seconds - (now - start)) if before else 0.0,
     )
-    trained = replace(trained, data=about_data(sides), pretrained=before)
+    trained = replace(trained, data=about, pretrained=before)
     together(group, lambda: checkpoints.finish(trained, ready.model.state()))
     return trained
 
@@ -150,11 +154,13 @@ def load_trained(work: Work, weights: Mapping[str, Tensor], *, device: str | Non
 
 def about_data(sides: Sides) -> dict[str, Any]:
     """Counts, digests and a few ids of what was read; nothing of its content."""
+    leaks = sides.leaks
     return {
         "digest": sides.digest,
         "rows": {"train": len(sides.train), "val": len(sides.val), "test": len(sides.test)},
         "classes": len(sides.train.classes),
-        "leaks": sides.leaks.to_dict(),
+        "leaks": leaks.to_dict(),
+        "leaks_said": str(leaks) if leaks.removed or leaks.two_labels else "",
         "set_aside": dict(Counter(reason for _, _, _, reason in sides.set_aside)),
         "ids_by_reason": sides.ids_by_reason,
     }

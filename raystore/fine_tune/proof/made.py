@@ -27,7 +27,10 @@ def made_html(record: RunRecord, words: Sequence[str]) -> str:
         parts += ["<h3>Rows that could not be used</h3>", _table(("reason", "rows"), listed)]
     if named := record.data.get("ids_by_reason"):
         ids = [(reason, ", ".join(few)) for reason, few in named.items()]
-        parts += [f"<h3>Which rows these were</h3><p class='soft'>At most {IDS_NAMED} a reason.</p>", _table(("reason", "ids"), ids)]
+        parts += [
+            f"<h3>Which rows these were</h3><p class='soft'>At most {IDS_NAMED} a reason.</p>",
+            _table(("reason", "ids"), ids),
+        ]
     called = f"'{record.recipe_name}'" if record.recipe_name else "without a name"
     parts += [f"<h3>The recipe, {called}</h3>", _table(("setting", "value", ""), _settings(record.recipe))]
     return "".join(parts)

@@ -54,7 +54,7 @@ class Bridged:
 
     @property
     def advice(self) -> str | None:
-        """A sentence that says to re-embed, where a direction is not good enough (`Measured.good`); the forward one's first."""
+        """A sentence that says to re-embed, where a direction's recall@10 is below 90%; the forward one's first."""
         return self.fidelity.advice or self.back_fidelity.advice
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,9 +41,14 @@ class Measured:
 
     @property
     def good(self) -> bool:
-        """Whether it need not be said to re-embed: recall@10 is 90%, or label searches keep 90% and labels say something."""
-        by_label = 0.0 if self.kept is None or self.recall < _LEAST_NEIGHBOURS else self.kept
-        return max(self.recall, by_label) >= LEAST_FIDELITY
+        """Whether it need not be said to re-embed: recall@10 is 90%."""
+        return self.recall >= LEAST_FIDELITY
+
+    @property
+    def usable(self) -> bool:
+        """Whether rows are bridged by it without being told to: it is good, or label searches keep 90% and labels say something."""
+        by_label = self.kept is not None and self.recall >= _LEAST_NEIGHBOURS and self.kept >= LEAST_FIDELITY
+        return self.good or by_label
 
     @property
     def short(self) -> str:
@@ -51,11 +56,9 @@ class Measured:
         least = f"below {LEAST_FIDELITY:.0%}"
         if self.kept is None:
             return least
-        return (
-            f"both {least}"
-            if self.kept < LEAST_FIDELITY
-            else "and where two of three neighbours are others, labels say nothing"
-        )
+        if self.kept < LEAST_FIDELITY:
+            return f"both {least}"
+        return f"the first {least}" if self.usable else "and where two of three neighbours are others, labels say nothing"
 
     def __str__(self) -> str:
         return f"recall@{K} {self.recall:.1%}" + ("" if self.kept is None else f", label searches keep {self.kept:.1%}")
@@ -95,7 +98,7 @@ class Fidelity:
 
     @property
     def advice(self) -> str | None:
-        """A sentence that says to re-embed, where it is not good enough; else None. See `Measured.good`."""
+        """A sentence that says to re-embed, where recall@10 is below 90%; else None."""
         if self.measured.good:
             return None
         return (
