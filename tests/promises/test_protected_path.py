@@ -145,7 +145,9 @@ def _kill_workers(trail: Trail, rows: Callable[[], int], done: threading.Event) 
         found = workers()
         if done.is_set() or not found:
             return
-        trail.core_limits += [resource.prlimit(worker.pid, resource.RLIMIT_CORE)[0] for worker in found]
+        # One that is being made has read nothing yet, and may not have come to its first line.
+        working = [worker for worker in found if "__init__" not in " ".join(worker.cmdline())]
+        trail.core_limits += [resource.prlimit(worker.pid, resource.RLIMIT_CORE)[0] for worker in working]
         trail.killed.append(found[0].pid)
         found[0].kill()
 
