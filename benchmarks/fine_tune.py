@@ -41,7 +41,7 @@ from raystore.encoders.bridged import Direction
 from raystore.encoders.source import find_source
 from raystore.encoders.vector_map import VectorMap
 from raystore.fine_tune.result import FineTuned
-from raystore.migrate.bridge.fidelity import Fidelity, look, summed
+from raystore.migrate.bridge.fidelity import Fidelity, halved, look, summed
 from raystore.migrate.bridge.fit import Pairs, check_kinds, choose, fit_map, microseconds
 from raystore.store import Store
 from raystore.train.classify.vote import class_votes, vote_shares
@@ -205,7 +205,7 @@ def bridge(store: Store) -> dict[str, Any]:
         for pairs in (500, 2_000, 20_000):
             for direction in ("forward", "back"):
                 given, true = (old, new) if direction == "forward" else (new, old)
-                map_, fidelity = bridged(direction, given, true, order[:pairs], asked)
+                map_, fidelity = bridged(direction, given, true, codes, order[:pairs], asked)
                 head = [heads[direction].score(side[asked], codes[asked]) for side in (true, map_.apply(given))]
                 found[f"{name}, {pairs:,} pairs, {direction}"] = asdict(fidelity) | {"head": head}
                 print(name, pairs, direction, fidelity.recall, head, file=sys.stderr, flush=True)
@@ -213,7 +213,7 @@ def bridge(store: Store) -> dict[str, Any]:
 
 
 def bridged(
-    direction: Direction, given: np.ndarray, true: np.ndarray, known: np.ndarray, asked: np.ndarray
+    direction: Direction, given: np.ndarray, true: np.ndarray, codes: np.ndarray, known: np.ndarray, asked: np.ndarray
 ) -> tuple[VectorMap, Fidelity]:
     """The kind of map that raystore takes, fitted on the `known` pairs alone, and what it reaches on those `asked`."""
     pairs = Pairs(given[known], true[known]) if direction == "forward" else Pairs(true[known], given[known])
@@ -222,9 +222,11 @@ def bridged(
     tried = []
     for kind in check_kinds(None, len(known)):
         map_ = fit_map(direction, kind, pairs, 0)
-        seen = look(direction, map_.apply(given[asked]), true[asked], true[rows], np.arange(len(asked)))
+        searched = direction, map_.apply(given[asked]), true[asked], true[rows], np.arange(len(asked))
+        seen = look(*searched, codes[rows], codes[asked])
         fidelity = summed(direction, kind, len(known), len(rows), [seen])
-        tried.append((map_, replace(fidelity, us=microseconds(direction, map_))))
+        falls = halved(*searched) - fidelity.recall
+        tried.append((map_, replace(fidelity, falls=falls, us=microseconds(direction, map_))))
     best = choose([fidelity for _, fidelity in tried])
     return next(each for each in tried if each[1] is best)
 

@@ -202,7 +202,8 @@ class InvalidArguments(RaystoreError, ValueError):
     problems: Sequence[str]
 
     def __str__(self) -> str:
-        return f"{self.call}: " + "; ".join(self.problems) + "."
+        said = "; ".join(self.problems)
+        return f"{self.call}: {said}" + ("" if said.endswith("?") else ".")
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

@@ -151,7 +151,7 @@ def _check(store: Store, labelled: Paths, name: str, base: str | Encoder | None,
 def _reason(run: FineTuned, better: bool, force: str | None) -> str:
     if better:
         return run.proof.headline if run.proof.better else f"Forced: {force}. {run.proof.headline}"
-    return f"Not switched. {run.state if run.proof.better else run.proof.headline}"
+    return f"Not switched. {run.state if run.proof.better or run.record.unchanged else run.proof.headline}"
 
 
 def _lost(target: Collection, new: Encoder, before: Encoder) -> str | None:

@@ -32,8 +32,8 @@ class Tuning:
 
     @property
     def runs(self) -> Runs:
-        """The fine-tunings of this store: `runs.names()`, `runs.of(name)`, `runs.get("minilm-tickets@2")`; those that an alarm
-        stopped are among them."""
+        """The records of this store's fine-tunings: `runs.names()`, `runs.of(name)`, `runs.get("minilm-tickets@2")`; those that an
+        alarm stopped are among them."""
         from raystore.fine_tune.records import Runs
 
         return Runs(self.catalog)
@@ -42,7 +42,7 @@ class Tuning:
         """The run "name@n" ("name": its newest that was finished) as `fine_tune` handed it back.
 
         Raises:
-            RunNotFound, with the runs there are; InvalidArguments: an alarm stopped it, so it has no encoder.
+            RunNotFound, with the runs there are; InvalidArguments: an alarm stopped it, so it has no encoder, only a record in `runs`.
         """
         from raystore.fine_tune.result import FineTuned
 
@@ -89,9 +89,10 @@ class Tuning:
     ) -> FineTuned | DryRun:
         """The fine-tuned encoder, its proof on rows that training did not see, and whether `name` means it now.
 
-        The name is pointed at it unless a required figure fell, against the base or against what the name means by then. The
-        same call again finds the finished run, which is judged by what is required now; if the name was given to another
-        encoder since, it stays with that one. After a kill the call goes on from the last checkpoint.
+        The name is pointed at it unless a required figure fell, against the base or against what the name means by then, or no
+        step was better than the base itself: then there is nothing to point it at, and force= changes nothing. The same
+        call again finds the finished run, which is judged by what is required now; if the name was given to another encoder since,
+        it stays with that one. After a kill the call goes on from the last checkpoint.
 
         Args:
             name: what the encoder is called once it is live; its runs are `name@1`, `name@2` ...

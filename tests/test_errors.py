@@ -10,7 +10,7 @@ import cloudpickle
 import pytest
 
 from raystore import errors
-from raystore.errors import RaystoreError, listed
+from raystore.errors import InvalidArguments, RaystoreError, listed
 
 CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, RaystoreError) and c is not RaystoreError
@@ -49,6 +49,12 @@ def test_an_error_is_a_whole_sentence_with_its_facts(cls: type[RaystoreError]) -
     assert "{" not in sentence
     assert "object at 0x" not in sentence
     assert sentence[-1] in ".'"  # an installation command ends as it is typed
+
+
+def test_bad_arguments_end_with_one_mark_even_if_the_last_problem_asks() -> None:
+    asks = "the file has the unknown key 'prot': did you mean 'port'?"
+    assert str(InvalidArguments(call="serve", problems=["a is 0", asks])) == f"serve: a is 0; {asks}"
+    assert str(InvalidArguments(call="serve", problems=[asks, "a is 0"])) == f"serve: {asks}; a is 0."
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raystore.cli.files import write_text
-from raystore.cli.options import HtmlFile
 from raystore.cli.state import STATE
 from raystore.cli.words import option_values, setting_of, settings_of, split_of
 from raystore.errors import InvalidArguments
 
 if TYPE_CHECKING:
+    from raystore.fine_tune.records import StoppedRun
     from raystore.fine_tune.result import FineTuned
 
 NewName = Annotated[str, typer.Argument(help="What the encoder is called once it is live.")]
@@ -54,7 +54,10 @@ Items = Annotated[
     str | None,
     typer.Option(metavar="COLLECTION", help="One that keeps its content: the report shows the items beside the ids."),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="NAME@NUMBER, or NAME for its newest.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="NAME@NUMBER, or NAME for its newest that was finished.")]
+Page = Annotated[
+    str | None, typer.Option("--html", metavar="FILE", help="Write the proof with its two maps as one HTML file too.")
+]
 
 runs = typer.Typer(rich_markup_mode=None)
 
@@ -82,7 +85,7 @@ def fine_tune(
     force: Force = None,
     show: Show = [],  # noqa: B006
     items: Items = None,
-    html: HtmlFile = None,
+    html: Page = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Take 5 steps and say memory, steps and time; train nothing that stays.")
     ] = False,
@@ -154,7 +157,7 @@ def improve(
     require: Require = [],  # noqa: B006
     force: Force = None,
     items: Items = None,
-    html: HtmlFile = None,
+    html: Page = None,
 ) -> None:
     """Check labelled files, fine-tune, prove, embed them and the pool, index; switch only if it is better and no row is lost.
 
@@ -190,7 +193,7 @@ def encoder_runs(name: Annotated[str | None, typer.Argument(help="Of one name al
             "recipe": run.recipe_name or "",
             "steps": run.training.steps,
             "minutes": round(run.training.seconds / 60, 1),
-            "proof": "stopped" if run.status == "stopped" else run.judged.verdict,
+            "proof": "stopped" if run.status == "stopped" else "unchanged" if run.unchanged else run.judged.verdict,
             "live": found.is_live(run),
             "ended": run.ended,
         }
@@ -201,9 +204,15 @@ def encoder_runs(name: Annotated[str | None, typer.Argument(help="Of one name al
 
 
 @runs.command("run")
-def encoder_run(run: RunName, items: Items = None, html: HtmlFile = None) -> None:
-    """One run and its proof: before and after, the classes that got worse, neighbours side by side."""
-    found = STATE.open().run(run)
+def encoder_run(run: RunName, items: Items = None, html: Page = None) -> None:
+    """One run and its proof: before and after, the classes that got worse, neighbours side by side. Of a run that an alarm stopped:
+    its sentence, data, curve and recipe."""
+    store = STATE.open()
+    record = store.runs.shown(run)
+    if record.status == "stopped":
+        _emit_stopped(record, items=items, html=html)
+        return
+    found = store.run(record.label)
     _emit(found.to_dict(), found, items, html, "encoder run")
 
 
@@ -245,6 +254,16 @@ def _check_items(store: Any, collection: str | None, call: str) -> None:
     if collection is not None and not store.collection(collection).keeps_source:
         problem = f"--items: collection '{collection}' keeps no content; only one made with --keep-source does"
         raise InvalidArguments(call=call, problems=[problem])
+
+
+def _emit_stopped(run: StoppedRun, **of_proof: str | None) -> None:
+    from raystore.fine_tune.result import stopped_text
+
+    if named := [f"--{name}" for name, value in of_proof.items() if value is not None]:
+        problem = f"{run.label} was stopped by an alarm, so there is no proof for {' and '.join(named)} to show"
+        raise InvalidArguments(call="encoder run", problems=[problem])
+    facts = {"run": run.label, "live": False, **run.model_dump(mode="json")}
+    STATE.out.emit(facts, lambda: STATE.out.say(stopped_text(run)))
 
 
 def _emit(facts: Any, run: FineTuned, items: str | None, html: str | None, call: str, said: str | None = None) -> None:

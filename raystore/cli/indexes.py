@@ -251,7 +251,9 @@ def _notes(result: SearchResult, limit: int | None) -> list[str]:
         fidelity = result.bridged["fidelity"]
         kept = "" if fidelity["kept"] is None else f", label searches keep {fidelity['kept']:.1%}"
         how = "asked through" if result.bridged_hits is None else "rows are bridged by"
-        notes.append(f"{how} {result.bridged['encoder']}: recall@10 {fidelity['recall']:.1%}{kept}, on pairs held out")
+        notes.append(
+            f"{how} {result.bridged['encoder']}: recall@10 {fidelity['recall']:.1%} among {fidelity['gallery']:,} rows{kept}"
+        )
     if result.missing:
         notes.append(f"{result.coverage:.1%} of the rows were searched: shards {result.missing} did not answer")
     if limit is not None and result.truncated:

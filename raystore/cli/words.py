@@ -38,19 +38,36 @@ def pairs(options: Sequence[str], call: str) -> dict[str, str]:
     return {name: value for name, _, value in (o.partition("=") for o in options)}
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML that takes 1e-3 for a number, as JSON does; by itself it is a text to it."""
+
+
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"(?:{_NUMBER.pattern})\Z"), list("+-.0123456789"))
+
+
 def value_of(text: str) -> Any:
-    """A number, a list of what stands between commas, JSON where it begins like it, or the text itself.
+    """A number, a list of what stands between commas, JSON (or YAML: {card: .5}) where it begins like it, or the text itself.
 
     Raises:
-        ValueError: it begins like JSON and is none.
+        ValueError: it begins like JSON, and is neither.
     """
     if text[:1] in ("{", "["):
-        return json.loads(text)
+        return _structure(text)
     if "," in text:
         return [value_of(part.strip()) for part in text.split(",") if part.strip()]
     if _NUMBER.fullmatch(text):
         return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
     return text
+
+
+def _structure(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return yaml.load(text, _Yaml)  # noqa: S506  a SafeLoader
+        except yaml.YAMLError:
+            raise ValueError("neither JSON nor YAML") from None
 
 
 def option_values(options: Sequence[str], call: str) -> dict[str, Any]:
@@ -61,7 +78,7 @@ def option_values(options: Sequence[str], call: str) -> dict[str, Any]:
         try:
             found[name] = value_of(text)
         except ValueError:
-            problems.append(f"the value of {name} begins like JSON and is none")
+            problems.append(f"the value of {name} begins like JSON, and is neither that nor YAML")
     if problems:
         raise InvalidArguments(call=call, problems=problems)
     return found
@@ -82,7 +99,7 @@ def settings_of(file: str, call: str) -> list[dict[str, Any]]:
     """The settings of a sweep from a JSON or YAML file: a list of mappings."""
     try:
         text = Path(file).read_text(encoding="utf-8")
-        found = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
+        found = json.loads(text) if file.endswith(".json") else yaml.load(text, _Yaml)  # noqa: S506
     except OSError as error:
         raise InvalidArguments(call=call, problems=[f"'{file}' cannot be read ({error.strerror})"]) from None
     except UnicodeDecodeError:
@@ -93,11 +110,7 @@ def settings_of(file: str, call: str) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         problem = f"'{file}' holds no list of settings, expected one like [{{kind: linear, l2: 1}}, {{kind: knn, k: 5}}]"
         raise InvalidArguments(call=call, problems=[problem])
-    # YAML takes 1e-3 for a text
-    return [
-        {str(name): float(v) if isinstance(v, str) and _NUMBER.fullmatch(v) else v for name, v in each.items()}
-        for each in found
-    ]
+    return [{str(name): value for name, value in each.items()} for each in found]
 
 
 def split_of(text: str, call: str) -> dict[str, Any]:

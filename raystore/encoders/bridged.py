@@ -35,7 +35,7 @@ ARCHITECTURE = "Bridged"  # of the passport, where others have their model's cla
 Direction = Literal["forward", "back"]
 
 _FOLDER, _MAP, _ABOUT = "bridge", "map.safetensors", "bridge.json"
-SAID = ("kind", "pairs", "n", "recall", "kept", "cosine")
+SAID = ("kind", "pairs", "n", "gallery", "recall", "kept", "cosine")
 # A map stretches what a backend's arithmetic moved: by 3 in the worst direction of those that were fitted to MiniLM, which
 # makes ten times as much of 1 - cosine.
 _SLACK = 10.0
@@ -92,7 +92,8 @@ class Bridge:
 
     @property
     def said(self) -> dict[str, Any]:
-        """What an answer carries that was asked through it: {"encoder": label, "fidelity": {kind, pairs, n, recall, kept, cosine}}."""
+        """What an answer carries that was asked through it: {"encoder": label, "fidelity": {kind, pairs, n, gallery, recall, kept,
+        cosine}}."""
         fidelity = self.facts.get("fidelity") or {}
         return {"encoder": self.label, "fidelity": {name: fidelity.get(name) for name in SAID}}
 

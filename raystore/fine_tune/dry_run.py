@@ -95,9 +95,9 @@ class DryRun:
 
     def _facts(self) -> dict[str, str]:
         rows = self.rows
-        steps = f"{self.steps:,} of {self.batch_rows:,} rows"
+        steps = f"{self.steps:,}, of {self.batch_rows:,} rows each"
         if self.fitting_steps < self.steps:
-            steps += f", of which {self.fitting_steps:,} fit into {(self.budget_s or 0) / 60:,.0f} minutes"
+            steps += f"; {self.fitting_steps:,} of them fit into {(self.budget_s or 0) / 60:,.0f} minutes"
         before = f"{self.pretrain_steps:,} steps of pre-training, " if self.pretrain_steps else ""
         before += f"the teacher's vectors of {rows['train']:,} rows, " if self.distils else ""
         facts = {

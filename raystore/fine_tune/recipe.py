@@ -94,6 +94,11 @@ class Recipe(BaseModel):
     evaluate_rows: int = Field(default=500, ge=2, description="of val, against so many rows of train times four")
     seed: int = Field(default=0, ge=0, description="same seed, same result on one worker")
 
+    @field_validator("matryoshka", "augment", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return (value,) if type(value) in (int, str) else value  # not of a bool
+
     @field_validator("losses", mode="before")
     @classmethod
     def _one_loss(cls, value: Any) -> Any:
@@ -117,6 +122,12 @@ class Recipe(BaseModel):
     @property
     def batch_rows(self) -> int:
         return self.classes_per_batch * self.per_class * self.views
+
+    @property
+    def changed(self) -> dict[str, str]:
+        """By name, in words: every setting that differs from what it is by itself; losses always."""
+        usual = Recipe()
+        return {name: _words(value) for name, value in self if name == "losses" or value != getattr(usual, name)}
 
 
 RECIPES: dict[str, Mapping[str, Any]] = {
@@ -174,12 +185,18 @@ def named(name: str | None, options: Mapping[str, Any] | None = None, *, call: s
     return recipe
 
 
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _said(error: Any) -> str:
     from difflib import get_close_matches
 
     where = ".".join(str(part) for part in error["loc"]) or "the settings"
     if error["type"] == "extra_forbidden":
         near = get_close_matches(where, Recipe.model_fields, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(Recipe.model_fields)}"
+        hint = f" (did you mean '{near[0]}'?)" if near else f"; there are: {', '.join(Recipe.model_fields)}"
         return f"there is no setting '{where[:40]}'{hint}"
     return f"{where}: {error['msg'].removeprefix('Value error, ')}"

@@ -70,6 +70,11 @@ class RunRecord(Run):
     fell: tuple[str, ...] = ()  # sentences: what stands against making it live
 
     @property
+    def unchanged(self) -> bool:
+        """Whether the encoder is the base itself: no step's weights were better than those before the first."""
+        return self.fingerprint == self.base_fingerprint
+
+    @property
     def judged(self) -> Proof:
         return Proof.model_validate(self.proof)
 
@@ -133,18 +138,21 @@ class Runs:
         existing = [f"{name}@{n}" for name in self.names() for n in numbers(self._layout.runs(name))]
         raise RunNotFound(name=str(reference)[:80], where=f"store '{self._layout.root}'", existing=existing)
 
+    def shown(self, reference: str) -> AnyRun:
+        """As `get`; without a number the newest that was finished, where there is one."""
+        done = [run for run in self.of(reference) if isinstance(run, RunRecord)] if reference in self.names() else []
+        return done[-1] if done else self.get(reference)
+
     def finished(self, reference: str) -> RunRecord:
-        """As `get`; without a number the newest that was finished, where there is one.
+        """As `shown`.
 
         Raises:
             RunNotFound; InvalidArguments: it was stopped, so there is no encoder.
         """
-        done = [run for run in self.of(reference) if isinstance(run, RunRecord)] if reference in self.names() else []
-        found = done[-1] if done else self.get(reference)
+        found = self.shown(reference)
         if isinstance(found, StoppedRun):
-            raise InvalidArguments(
-                call=f"run('{reference}')", problems=[f"{found.label} has no encoder: {_bare(found.reason)}"]
-            )
+            problem = f"{found.label} has no encoder, only a record (runs.get('{found.label}')): {_bare(found.reason)}"
+            raise InvalidArguments(call=f"run('{reference}')", problems=[problem])
         return found
 
     def with_key(self, name: str, key: str) -> RunRecord | None:
@@ -157,8 +165,10 @@ class Runs:
         return None if alias is None else str(alias["fingerprint"])
 
     def is_live(self, record: AnyRun) -> bool:
-        """Whether the run's name means its encoder at present."""
-        return isinstance(record, RunRecord) and self.means(record.name) == record.fingerprint
+        """Whether the run's name means its encoder at present; never where that is the base itself."""
+        if not isinstance(record, RunRecord) or record.unchanged:
+            return False
+        return self.means(record.name) == record.fingerprint
 
     def was_live(self, record: RunRecord) -> bool:
         """Whether the run's name means its encoder, or meant it once."""

@@ -1,4 +1,5 @@
-"""What `fine_tune` hands back: the encoder, its run and proof, and whether its name means it. Knows how it is shown."""
+"""What `fine_tune` hands back: the encoder, its run and proof, and whether its name means it. Knows how it is shown, and how a
+run is that an alarm stopped."""
 
 from __future__ import annotations
 
@@ -9,11 +10,15 @@ from typing import Any
 
 from raystore.catalog import Catalog
 from raystore.encoders.registry import Encoder
-from raystore.errors import listed
+from raystore.errors import InvalidArguments, listed
+from raystore.fine_tune.loop.points import Point, Trained
 from raystore.fine_tune.proof.live import make_live
 from raystore.fine_tune.proof.proof import Proof
-from raystore.fine_tune.records import RunRecord, Runs
+from raystore.fine_tune.records import RunRecord, Runs, StoppedRun
 from raystore.layout import FP12
+
+_NOTHING = "no step was better than the base itself, so there is nothing to switch to"
+_LAST_POINTS = 5
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class FineTuned:
 
     @property
     def live(self) -> bool:
-        """Whether the run's name means this encoder at present."""
+        """Whether the run's name means this encoder at present; never where it is the base itself."""
         return Runs(self.catalog).is_live(self.record)
 
     def make_live(self, force: str | None = None) -> FineTuned:
@@ -43,7 +48,11 @@ class FineTuned:
         Raises:
             NotBetter: a required figure fell, against the base or against what the name meant when the run ended, or could not be
                 measured; and no reason is given.
+            InvalidArguments: the encoder is the base itself, so there is nothing to switch to.
         """
+        if self.record.unchanged:
+            problem = f"{self.record.label} is its base, {self.record.base}, unchanged: {_NOTHING}"
+            raise InvalidArguments(call=f"make '{self.record.name}' live", problems=[problem])
         make_live(
             self.catalog,
             self.record.name,
@@ -100,11 +109,9 @@ class FineTuned:
     def _words(self) -> list[str]:
         """How it was made and what became of it, a sentence a line."""
         run, trained = self.record, self.record.training
-        minutes = trained.seconds / 60
-        took = f"{minutes:,.1f} minutes" if minutes >= 1 else f"{trained.seconds:,.0f} s"
         lines = [
-            f"Run {run.label}: {run.base} -> {self.encoder.label}, {trained.steps:,} steps ({trained.rows:,} rows seen) in {took}; "
-            f"{trained.ended}; the weights of step {trained.best_step:,} were kept."
+            f"Run {run.label}: {run.base} -> {self.encoder.label}, {_taken(trained)}; {trained.ended}; "
+            f"the weights of step {trained.best_step:,} were kept."
         ]
         lines += data_words(run.data)
         before = trained.pretrained.notes if trained.pretrained else ()
@@ -122,6 +129,8 @@ class FineTuned:
     @property
     def state(self) -> str:
         """Whether the name means it, and why not, in a sentence."""
+        if self.record.unchanged:
+            return f"Unchanged: {_NOTHING}."
         runs, name, fp12 = Runs(self.catalog), self.record.name, self.encoder.fingerprint[:FP12]
         if self.live:
             forced = [d for d in runs.decisions(self.record) if d.get("forced")]
@@ -149,3 +158,32 @@ def data_words(data: Mapping[str, Any]) -> list[str]:
             f"{n:,} {'row was' if n == 1 else 'rows were'} set aside{', mostly' if len(aside) > 1 else ''}: {reason}."
         )
     return found
+
+
+def stopped_text(run: StoppedRun) -> str:
+    """A run that an alarm stopped: its sentence, what was read, the end of its curve, its recipe."""
+    trained, called = run.training, f"'{run.recipe_name}'" if run.recipe_name else "without a name"
+    lines = [
+        f"Run {run.label}: {run.base}, {_taken(trained)}; {trained.ended}, so there is no encoder.",
+        f"{run.reason[:1].upper()}{run.reason[1:]}",
+        *(data_words(run.data) if "rows" in run.data else []),  # the alarm may have come before they were counted
+    ]
+    if trained.points:
+        lines += ["", f"The end of its curve, which is runs/{run.name}/{run.number}/points.csv in the store:"]
+        lines += [f"  step {p.step:,} of {p.steps:,}: {point_words(p)}" for p in trained.points[-_LAST_POINTS:]]
+    lines += ["", f"The recipe, {called}:", *(f"  {name} = {said}" for name, said in run.recipe.changed.items())]
+    return "\n".join(lines)
+
+
+def point_words(point: Point) -> str:
+    """'loss 1.234, kNN of val 56.7%'."""
+    words = [] if point.loss is None else [f"loss {point.loss:.3f}"]
+    words += [] if point.val_accuracy is None else [f"kNN of val {point.val_accuracy:.1%}"]
+    words += ["pre-training"] if point.phase == "pretrain" else []
+    return ", ".join(words)
+
+
+def _taken(trained: Trained) -> str:
+    minutes = trained.seconds / 60
+    took = f"{minutes:,.1f} minutes" if minutes >= 1 else f"{trained.seconds:,.0f} s"
+    return f"{trained.steps:,} {'step' if trained.steps == 1 else 'steps'} ({trained.rows:,} rows seen) in {took}"

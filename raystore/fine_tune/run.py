@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from raystore.fine_tune.proof.gate import weigh
 from raystore.fine_tune.proof.proof import TrainingPoint
 from raystore.fine_tune.prove import prove
 from raystore.fine_tune.records import RunRecord, Runs, StoppedRun, publish_run
-from raystore.fine_tune.result import FineTuned
+from raystore.fine_tune.result import FineTuned, point_words
 from raystore.layout import read_json, write_json
 from raystore.progress import Noted
 from raystore.secret import load_store_key
@@ -55,7 +56,7 @@ def fine_tune(
     made = FineTuned(_encoder(catalog, record.fingerprint, asked.name), record, catalog)
     allowed = not record.fell and (made.proof.better or not only_if_better) and _is_known(runs, record)
     # A name that was taken back from this encoder is not given to it again by repeating the call.
-    if (force is not None or allowed) and not runs.was_live(record):
+    if (force is not None or allowed) and not record.unchanged and not runs.was_live(record):
         made.make_live(force=force)
     return made
 
@@ -238,10 +239,7 @@ def _reported(progress: Noted) -> Any:
     def report(point: Point) -> None:
         if point.val_accuracy is not None:
             seen["val"] = point.val_accuracy
-        words = [] if point.loss is None else [f"loss {point.loss:.3f}"]
-        words += [f"kNN of val {seen['val']:.1%}"] if "val" in seen else []
-        words += ["pre-training"] if point.phase == "pretrain" else []
-        progress(point.step, point.steps, ", ".join(words))
+        progress(point.step, point.steps, point_words(replace(point, val_accuracy=seen.get("val"))))
 
     return report
 

@@ -24,7 +24,7 @@ from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import ColumnNotFound, InvalidArguments
 from raystore.layout import bridged_column, vector_column
 from raystore.markup import rows_html
-from raystore.migrate.bridge.fidelity import K, Measured, Shares, kept_of, nearest, of_label, recalls
+from raystore.migrate.bridge.fidelity import K, Measured, Shares, halved, kept_of, nearest, of_label, recalls
 from raystore.migrate.plan import find_bridge
 from raystore.train.registry import Heads
 from raystore.vectors import mark
@@ -51,12 +51,14 @@ class Compared:
     recall: float
     kept: float | None
     heads: dict[str, float]
+    falls: float
+    collection_rows: int
     rows: tuple[dict[str, Any], ...]
 
     @property
     def advice(self) -> str | None:
         """A sentence that says to re-embed, where recall@10 is below 90%."""
-        measured = Measured(self.recall, self.kept)
+        measured = Measured(self.recall, self.kept, self.n, self.falls, self.collection_rows)
         if self.bridge is None or measured.good:
             return None
         return f"Re-embed where you can: rows bridged by {self.bridge} give {measured}, {measured.short}."
@@ -144,6 +146,8 @@ def compare_encoders(
         n=len(row_ids),
         unseen=unseen,
         recall=float(shares.mean()),
+        falls=halved("forward", gallery, y, y, own) - float(shares.mean()) if forward else 0.0,
+        collection_rows=table.count(),
         kept=kept_of(true, through),
         heads={head: float(same.mean()) for head, same in agrees.items()},
         rows=rows,

@@ -161,7 +161,7 @@ def plan_migration(catalog: Catalog, table: CollectionTable, new: Encoder) -> Mi
         _files(table, jobs, lacking, size, pace),
         Way("dual", True, 0, 0.0, 0, f"from now on; {size:,} bytes for each new row, and one more encoding"),
         _bridge(catalog, table, old, new, rows, pairs, size),
-        _through(catalog, old, new, lacking, pairs),
+        _through(catalog, old, new, rows, lacking, pairs),
     )
     return MigrationPlan(table.name, old.label, new.label, rows, lacking, pairs, ways, _advice(ways, lacking, pairs))
 
@@ -196,17 +196,17 @@ def _bridge(catalog: Catalog, table: CollectionTable, old: Encoder, new: Encoder
         encoder, bridge = found
         filled = encoder.fingerprint in table.fingerprints
         with_old = table.count_lacking(encoder.fingerprint) if filled else with_old
-        note = f"{encoder.label} {_said(bridge)}"
+        note = f"{encoder.label} {_said(bridge, rows)}"
     else:
         note = f"{pairs:,} pairs to fit it on, which takes seconds to minutes more; its fidelity is then measured"
     seconds = with_old / writes_per_s(table, old, new.dim)
-    return Way("bridge", True, with_old, seconds, with_old * size, note, measured_of(found[1]) if found else None)
+    return Way("bridge", True, with_old, seconds, with_old * size, note, measured_of(found[1], rows) if found else None)
 
 
-def _through(catalog: Catalog, old: Encoder, new: Encoder, lacking: int, pairs: int) -> Way:
+def _through(catalog: Catalog, old: Encoder, new: Encoder, rows: int, lacking: int, pairs: int) -> Way:
     found = find_bridge(catalog, new.fingerprint, old.fingerprint, "back")
     if found is not None:
-        return Way("through", True, lacking, 0.0, 0, f"search(through='{found[0].name}') {_said(found[1])}")
+        return Way("through", True, lacking, 0.0, 0, f"search(through='{found[0].name}') {_said(found[1], rows)}")
     if pairs < LEAST_PAIRS:
         return Way(
             "through", False, 0, None, 0, f"{pairs:,} rows have both vectors, {LEAST_PAIRS} are needed for a bridge back"
@@ -214,14 +214,16 @@ def _through(catalog: Catalog, old: Encoder, new: Encoder, lacking: int, pairs: 
     return Way("through", True, lacking, 0.0, 0, f"{pairs:,} pairs to fit the bridge back on; then at once")
 
 
-def measured_of(bridge: Bridge) -> Measured:
-    """What was measured of the bridge when it was built."""
+def measured_of(bridge: Bridge, rows: int) -> Measured:
+    """What was measured of the bridge when it was built, for a collection of so many rows now."""
     facts = bridge.facts.get("fidelity") or {}
-    return Measured(float(facts.get("recall", 0.0)), facts.get("kept"))
+    return Measured(
+        float(facts.get("recall", 0.0)), facts.get("kept"), facts.get("gallery", 0), facts.get("falls", 0.0), rows
+    )
 
 
-def _said(bridge: Bridge) -> str:
-    measured = measured_of(bridge)
+def _said(bridge: Bridge, rows: int) -> str:
+    measured = measured_of(bridge, rows)
     said = f"was measured: {measured} ({bridge.facts.get('pairs', 0):,} pairs)"
     return said if measured.good else f"{said}, {measured.short}: re-embed where you can"
 

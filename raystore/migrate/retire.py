@@ -32,13 +32,15 @@ GRACE_S = 30.0  # for requests that opened a version from before
 
 @dataclass(frozen=True)
 class Retired:
-    """What went: `rows` had a vector of the encoder, of them `lost` no other; `overruled` are the reasons against that were forced."""
+    """What went: `rows` had a vector of the encoder, of them `lost` no other, and `bridged` none but what a bridge made of it;
+    `overruled` are the reasons against that were forced."""
 
     collection: str
     encoder: str
     fingerprint: str
     rows: int
     lost: int
+    bridged: int
     indexes: int
     graphs: int
     freed_bytes: int
@@ -50,6 +52,7 @@ class Retired:
 
     def __str__(self) -> str:
         lost = f", {self.lost:,} of which had no other" if self.lost else ""
+        lost += f", {self.bridged:,} of which have a bridged one alone" if self.bridged else ""
         forced = f"\nforced ({self.reason}) against: {'; '.join(self.overruled)}" if self.overruled else ""
         return (
             f"{self.collection}: the vectors of {self.encoder} are gone, of {self.rows:,} rows{lost}, with {self.indexes} indexes and "
@@ -65,6 +68,21 @@ def count_without_other(table: CollectionTable, fingerprint: str) -> int:
     others = [f"{vector_column(each)} IS NULL" for each in table.fingerprints if each != fingerprint]
     condition = " AND ".join([f"{vector_column(fingerprint)} IS NOT NULL", *others])
     return int(table.rows.dataset().count_rows(condition))
+
+
+def count_bridged_alone(table: CollectionTable, fingerprint: str) -> int:
+    """How many rows have a vector of this encoder, and of others none but bridged ones. Cost: as of `count_without_other`."""
+    dataset, others = table.rows.dataset(), [each for each in table.fingerprints if each != fingerprint]
+    there = dataset.schema.names
+    bridged = {vector_column(each): bridged_column(each) for each in others if bridged_column(each) in there}
+    if not bridged:
+        return 0
+    no_true = [
+        f"({column} IS NULL OR {bridged[column]} IS NOT NULL)" if column in bridged else f"{column} IS NULL"
+        for column in map(vector_column, others)
+    ]
+    some = " OR ".join(f"{column} IS NOT NULL" for column in bridged)
+    return int(dataset.count_rows(" AND ".join([f"{vector_column(fingerprint)} IS NOT NULL", *no_true, f"({some})"])))
 
 
 def retire(
@@ -137,12 +155,16 @@ def _checked(
     against += standing
     if lost := count_without_other(table, fingerprint):
         against.append(f"{lost:,} rows have a vector of no other encoder: bridge or re-embed them first")
+    if bridged := count_bridged_alone(table, fingerprint):
+        against.append(
+            f"{bridged:,} rows have beside its vector a bridged one alone: their last true one goes, and with it the way back"
+        )
     if force is not None and not force.strip():
         raise InvalidArguments(call=call, problems=["force= is the reason that is kept, and it is empty"])
     if against and force is None:
         raise InvalidArguments(call=call, problems=[*against, "force='<reason>' does it all the same; the reason is kept"])
     rows = table.count() - table.count_lacking(fingerprint)
-    facts = {"fingerprint": fingerprint, "encoder": encoder.label, "rows": rows, "lost": lost}
+    facts = {"fingerprint": fingerprint, "encoder": encoder.label, "rows": rows, "lost": lost, "bridged": bridged}
     return {**facts, "reason": force, "overruled": against}
 
 

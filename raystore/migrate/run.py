@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -29,10 +29,12 @@ from raystore.data.manifest import read_jobs
 from raystore.data.pool_size import Workers
 from raystore.encoders.bridged import Bridge, Direction, is_bridged, read_bridge
 from raystore.encoders.registry import Encoder
+from raystore.encoders.vector_map import MapKind
 from raystore.errors import InvalidArguments
 from raystore.markup import facts_html
 from raystore.migrate.bridge import bridge_rows, build_bridge
 from raystore.migrate.bridge.build import PAIRS
+from raystore.migrate.bridge.fidelity import Measured
 from raystore.migrate.bridge.fit import LEAST_PAIRS
 from raystore.migrate.bridge.pairs import count_pairs, read_pairs
 from raystore.migrate.indexing import index_like, missing_index
@@ -41,6 +43,7 @@ from raystore.progress import Progress
 
 MigrationWay = Literal["auto", "kept", "files", "dual", "bridge", "through"]
 _ROUNDS = 5
+LINEAR: tuple[MapKind, ...] = ("procrustes", "low-rank")
 Shown = Callable[[str], AbstractContextManager[Progress | None]]
 
 
@@ -195,8 +198,9 @@ class _Work:
                 f"have both ({pairs:,} different ones do), and the others are bridged."
             )
             return
-        encoder, bridge = self._built("forward")
-        if not measured_of(bridge).usable:
+        # The residual map takes minutes to fit, which few rows are not worth.
+        encoder, bridge = self._built("forward", kinds=None if 10 * self.left > pairs else LINEAR)
+        if not self._measured(bridge).usable:
             self._say(bridge)
             self.steps.append(f"{self.left:,} rows were not bridged: way='bridge' does it all the same")
             return
@@ -213,14 +217,14 @@ class _Work:
             if not self.left or not report.bridged + report.copied:
                 break  # requests that were under way when the column came left rows without it: one more round fills them
 
-    def _built(self, direction: Direction) -> tuple[Encoder, Bridge]:
-        """The bridge there is, or one that is fitted now: where there is none, or it knew few of the pairs there are. Both directions
-        come together."""
+    def _built(self, direction: Direction, kinds: Sequence[str] | None = None) -> tuple[Encoder, Bridge]:
+        """The bridge there is, or one that is fitted now, of these kinds of map: where there is none, or it knew few of the pairs there
+        are. Both directions come together."""
         found, back = self._found(direction), self._found("back")
         if found is None or self._outgrown(found[1]):
             name = bridge_name(self.old, self.new)
             with self.shown(f"fitting {name}") as progress:
-                made = build_bridge(self.catalog, self.table, name, self.old, self.new, progress=progress)
+                made = build_bridge(self.catalog, self.table, name, self.old, self.new, kinds=kinds, progress=progress)
             self.steps.append(str(made).splitlines()[0])
             back = made.back, read_bridge(self.catalog.layout, made.back.fingerprint, made.back.label)
             forward = made.forward, read_bridge(self.catalog.layout, made.forward.fingerprint, made.forward.label)
@@ -243,7 +247,7 @@ class _Work:
 
         One that is usable by its labels alone stays: none are known here to measure another with.
         """
-        then, measured = int(bridge.facts.get("pairs", 0)), measured_of(bridge)
+        then, measured = int(bridge.facts.get("pairs", 0)), self._measured(bridge)
         if measured.usable and not measured.good:
             return False
         # Of many that are drawn, not always as many differ: a hundredth more is more.
@@ -261,8 +265,11 @@ class _Work:
         )
         return True
 
+    def _measured(self, bridge: Bridge) -> Measured:
+        return measured_of(bridge, self.table.count())
+
     def _say(self, bridge: Bridge) -> None:
-        measured = measured_of(bridge)
+        measured = self._measured(bridge)
         self.steps.append(f"the bridge {bridge.label} was measured on pairs held out: {measured}")
         if not measured.good:
             self.advice = (

@@ -73,6 +73,7 @@ class Fidelity(BaseModel):
     kind: str = Field(description="procrustes, low-rank or mlp.")
     pairs: int = Field(description="That it was fitted on.")
     n: int = Field(description="That were held out.")
+    gallery: int = Field(description="Rows they were looked for in: among more, fewer neighbours are found.")
     recall: float = Field(description="recall@10: of the 10 rows nearest by true vectors, the share that is found.")
     kept: float | None = Field(
         description="What label searches keep: rows of the query's label found, of those that true vectors find; null without labels."

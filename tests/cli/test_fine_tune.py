@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -154,9 +155,76 @@ def test_a_run_that_was_stopped_is_listed_with_the_others(
     assert "fine-tuning stopped at step 1: its loss is not a number." in cli("--store", store, *tune).err
     [run] = cli("--store", store, "--json", "encoder", "runs").json
     assert (run["run"], run["proof"], run["encoder"], run["live"]) == ("tiny-tickets@1", "stopped", "", False)
-    shown = cli("--store", store, "encoder", "run", "tiny-tickets@1")
-    assert shown.code == 2
-    assert "tiny-tickets@1 has no encoder: fine-tuning stopped at step 1: its loss is not a number." in shown.err
+    shown = cli("--store", store, "encoder", "run", "tiny-tickets@1").out.splitlines()
+    assert re.sub(r"\d+ s;", "# s;", shown[0]) == (
+        f"Run tiny-tickets@1: {run['base']}, 1 step (0 rows seen) in # s; an alarm stopped it, so there is no encoder."
+    )
+    assert shown[1] == (
+        "Fine-tuning stopped at step 1: its loss is not a number. Try learning_rate=0.0006 (it was 0.003), or a longer warmup: "
+        "that begins anew."
+    )
+    assert shown[2] == "Data: 314 rows to train on, 24 to watch it, 22 to prove it."
+    curve = shown.index("The end of its curve, which is runs/tiny-tickets/1/points.csv in the store:")
+    assert re.fullmatch(r"  step 0 of 60: kNN of val \d+\.\d%", shown[curve + 1])
+    assert shown[curve + 3 : curve + 5] == ["The recipe, without a name:", "  losses = arcface"]
+    assert "  learning_rate = 0.003" in shown
+    record = cli("--store", store, "--json", "encoder", "run", "tiny-tickets").json
+    assert (record["run"], record["status"], record["live"], record["recipe"]["steps"]) == (
+        "tiny-tickets@1",
+        "stopped",
+        False,
+        60,
+    )
+    assert record["reason"].startswith("fine-tuning stopped at step 1: ")
+    refused = cli("--store", store, "encoder", "run", "tiny-tickets@1", "--html", str(tmp_path / "page.html"))
+    assert refused.code == 2
+    assert "encoder run: tiny-tickets@1 was stopped by an alarm, so there is no proof for --html to show." in refused.err
+    refused = cli("--store", store, "encoder", "make-live", "tiny-tickets@1")
+    assert refused.code == 2
+    assert (
+        "tiny-tickets@1 has no encoder, only a record (runs.get('tiny-tickets@1')): fine-tuning stopped at" in refused.err
+    )
+
+
+def test_a_run_that_is_its_base_unchanged_is_listed_as_that_and_cannot_be_made_live(
+    cli: Cli, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSTORE_BACKEND", "torch")
+    store, data = str(tmp_path / "store"), str(write_tickets(tmp_path / "tickets.parquet"))
+    cli("--store", store, "encoder", "register", "tiny", "--model", str(tiny_model))
+    tune = (
+        "fine-tune",
+        "same",
+        data,
+        "--base",
+        "tiny",
+        *COLUMNS,
+        "--set",
+        'losses={"supcon": 1, "arcface": .5}',
+        *SETTINGS,
+    )
+    never = ("--set", "steps=2", "--set", "learning_rate=1e-12", "--set", "proxy_learning_rate=1e-12")
+    made = cli("--store", store, *tune, *never, "--set", "matryoshka=16", "--force", "to see it in use")
+    assert made.code == 0, made.err
+    assert "Unchanged: no step was better than the base itself, so there is nothing to switch to." in made.out
+    assert "Live: " not in made.out
+    [run] = cli("--store", store, "--json", "encoder", "runs").json
+    assert (run["run"], run["proof"], run["live"]) == ("same@1", "unchanged", False)
+    shown = cli("--store", store, "--json", "encoder", "run", "same").json
+    assert (shown["live"], shown["recipe"]["losses"], shown["recipe"]["matryoshka"]) == (
+        False,
+        {"supcon": 1.0, "arcface": 0.5},
+        [16],
+    )
+    refused = cli("--store", store, "encoder", "make-live", "same", "--force", "to see it in use")
+    assert refused.code == 2
+    assert f"make 'same' live: same@1 is its base, {run['base']}, unchanged: no step was better" in refused.err
+
+
+@pytest.mark.parametrize("verb", ["fine-tune", "improve", "encoder run"])
+def test_the_page_is_written_beside_the_text_and_the_help_says_so(cli: Cli, verb: str) -> None:
+    said = " ".join(cli(*verb.split(), "--help").out.split())
+    assert "Write the proof with its two maps as one HTML file too." in said
 
 
 def test_what_is_said_of_a_run_is_refused_beside_settings_to_try(cli: Cli, tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ def test_a_collection_is_planned_migrated_rolled_back_and_its_old_encoder_retire
     again = cli(*verb, "--to", "new", "--plan")
     assert f"--roll-back takes the last cut-over back: tickets is then asked by {old}." in again.out
     planned = cli(*verb, "--to", "new", "--plan", "--json").json
-    assert (planned["roll_back_to"], set(planned["ways"][3]["measured"])) == (old, {"recall", "kept"})
+    assert (planned["roll_back_to"], set(planned["ways"][3]["measured"])) == (
+        old,
+        {"recall", "kept", "gallery", "falls", "rows"},
+    )
     assert cli(*verb, "--roll-back", "--json").json["current"] == store.encoder("old").label
     assert "is asked by" in cli(*verb, "--to", "new", "--way", "bridge", "--cut-over").out
     assert cli(*verb, "--retire", "old", "--json").json["rows"] == len(TEXTS)
@@ -82,7 +85,7 @@ def test_a_bridge_is_built_compared_and_searched_through(cli: Cli, tiny_model: P
     wanted = tickets.search("money money card", k=3, through="crossed-back")
     assert ([hit["id"] for hit in found["hits"]], found["bridged"]) == (wanted.ids[0], wanted.bridged)
     back = next(each for each in built["tried"] if each["direction"] == "back" and each["chosen"])
-    said = f"recall@10 {back['recall']:.1%}, label searches keep {back['kept']:.1%}, on pairs held out"
+    said = f"recall@10 {back['recall']:.1%} among {back['gallery']} rows, label searches keep {back['kept']:.1%}"
     assert f"asked through {built['back']}: {said}" in cli(*search, "--through", "crossed-back").out
 
     tickets.bridge_rows("crossed")

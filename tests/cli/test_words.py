@@ -23,6 +23,9 @@ from raystore.errors import InvalidArguments
         ("balanced", "balanced"),
         ('{"card": 2}', {"card": 2}),
         ("[1, 2.5]", [1, 2.5]),
+        ('{"supcon": 1, "arcface": .5}', {"supcon": 1, "arcface": 0.5}),
+        ("{supcon: 1, arcface: 1e-1}", {"supcon": 1, "arcface": 0.1}),
+        ('["1", .5]', ["1", 0.5]),
         ("nan", "nan"),
         ("1_000", "1_000"),
         ("", ""),
@@ -42,7 +45,7 @@ def test_every_option_that_is_no_pair_is_named() -> None:
 def test_a_value_that_begins_like_json_and_is_none_is_named_and_not_quoted() -> None:
     with pytest.raises(InvalidArguments) as refused:
         option_values(["l2=1", "class_weight={card"], "head train")
-    assert str(refused.value) == "head train: the value of class_weight begins like JSON and is none."
+    assert str(refused.value) == "head train: the value of class_weight begins like JSON, and is neither that nor YAML."
 
 
 def test_in_a_setting_what_has_no_equals_sign_goes_on_with_the_value_before() -> None:

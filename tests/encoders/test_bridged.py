@@ -27,7 +27,7 @@ from tests.pictures import PICTURES, save_clip
 TEXTS = ["the card never arrived", "hello world", ""]
 FACTS = {
     "pairs": 500,
-    "fidelity": {"kind": "low-rank", "pairs": 500, "n": 500, "recall": 0.93, "kept": None, "cosine": 0.99},
+    "fidelity": {"kind": "low-rank", "pairs": 500, "n": 500, "gallery": 500, "recall": 0.93, "kept": None, "cosine": 0.99},
 }
 
 

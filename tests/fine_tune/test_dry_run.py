@@ -23,7 +23,7 @@ def test_five_steps_say_what_all_would_take_and_write_nothing(tmp_path: Path, ti
     assert found.memory_bytes > 0
     words = re.sub(r"[\d,.]+", "#", str(found))
     assert words.startswith(
-        "data:     # rows to train on# # to watch it# # to prove it; # set aside# # removed as leaks\nsteps:    # of # rows"
+        "data:     # rows to train on# # to watch it# # to prove it; # set aside# # removed as leaks\nsteps:    # of # rows each\n"
     )
     assert "MiB more than the base itself# in fp# on " in words
     assert found.to_dict()["steps"] == 400
@@ -45,7 +45,7 @@ def test_what_does_not_fit_into_the_budget_is_said() -> None:
     assert (found.fitting_steps, found.seconds) == (300, 330.0)
     assert str(found) == (
         "data:     1,000 rows to train on, 100 to watch it, 100 to prove it; 3 set aside, 4 removed as leaks\n"
-        "steps:    1,000 of 64 rows, of which 300 fit into 6 minutes\n"
+        "steps:    1,000, of 64 rows each; 300 of them fit into 6 minutes\n"
         "time:     about 6 minutes: 1.00 s a step, 2.0 s a look at val, 8.0 s to open base and data; "
         "not counted: the proof by 100 rows\n"
         "memory:   1,024 MiB more than the base itself, in bf16 on cpu"

@@ -19,6 +19,8 @@ from tests.fine_tune.tuned import ASKED, Tuned
 
 pytestmark = pytest.mark.model
 POOL_ROWS = 40
+# Learns next to nothing; without val the last step's weights are kept and not the base's.
+IDLE: dict[str, Any] = {"steps": 1, "learning_rate": 1e-9, "split": {"train": 0.9, "val": 0.0, "test": 0.1}}
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +61,30 @@ def test_what_is_not_better_does_not_switch_and_the_collection_keeps_the_encoder
 
 
 def test_where_nothing_is_better_a_new_collection_gets_the_base(tuned: Tuned) -> None:
-    done = improved(tuned, "idle", steps=1, learning_rate=1e-9)
+    done = improved(tuned, "idle", **IDLE)
     assert (done.switched, done.encoder.label) == (False, tuned.store.encoders["tiny"].label)
     assert done.reason == f"Not switched. {done.run.proof.headline}"
     assert (len(tuned.store.collection("idle")), done.index) == (360, 1)
+    assert done.run.record.fingerprint != done.encoder.fingerprint
     assert "idle" not in tuned.store.encoders
 
 
 def test_a_reason_switches_even_so_and_is_kept(tuned: Tuned) -> None:
-    done = improved(tuned, "forced", steps=1, learning_rate=1e-9, force="to see it in use")
+    done = improved(tuned, "forced", **IDLE, force="to see it in use")
     assert (done.switched, done.encoder) == (True, done.run.encoder)
     assert done.reason == f"Forced: to see it in use. {done.run.proof.headline}"
+
+
+def test_what_is_the_base_itself_is_not_switched_to_for_any_reason(tuned: Tuned) -> None:
+    done = improved(tuned, "same", steps=2, learning_rate=1e-12, proxy_learning_rate=1e-12, force="to see it in use")
+    base = tuned.store.encoders["tiny"]
+    assert done.run.record.fingerprint == base.fingerprint
+    assert (done.switched, done.encoder, done.index) == (False, base, 1)
+    assert done.reason == (
+        "Not switched. Unchanged: no step was better than the base itself, so there is nothing to switch to."
+    )
+    assert f"{done.reason} Collection 'same' stays with {done.encoder.label}." in str(done)
+    assert "same" not in tuned.store.encoders
 
 
 def test_the_pool_is_trained_on_only_where_steps_on_it_are_asked_for(tuned: Tuned, pool: Path) -> None:

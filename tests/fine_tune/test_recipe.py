@@ -44,13 +44,34 @@ def test_a_loss_may_be_given_by_its_name_alone() -> None:
     assert named(None, {"losses": "arcface"}).losses == {"arcface": 1.0}
 
 
+def test_one_dimension_and_one_augmentation_may_stand_alone() -> None:
+    recipe = named(None, {"matryoshka": 512, "augment": "crop"})
+    assert (recipe.matryoshka, recipe.augment) == ((512,), ("crop",))
+    with pytest.raises(
+        InvalidArguments, match=r"matryoshka: Input should be a valid tuple; augment\.0: Input should be 'crop', "
+    ):
+        named(None, {"matryoshka": True, "augment": "zoom"})
+
+
+def test_what_a_recipe_changes_is_said_in_words() -> None:
+    assert Recipe().changed == {"losses": "supcon"}
+    recipe = named("image", {"losses": {"supcon": 1, "arcface": 0.5}, "matryoshka": [64, 128]})
+    assert recipe.changed == {
+        "losses": "supcon + 0.5 arcface",
+        "matryoshka": "64, 128",
+        "steps": "150",
+        "learning_rate": "0.0002",
+        "augment": "crop, flip, colour",
+    }
+
+
 def test_every_bad_setting_is_named_at_once() -> None:
     with pytest.raises(InvalidArguments) as caught:
         named("fast", {"temprature": 0.1, "warmup": 2, "losses": {}})
     assert str(caught.value) == (
         "fine_tune: recipe= is one of few-shot, many-classes, domain, image, not 'fast'; "
         "losses: expected one loss or more, each with a weight above 0; warmup: Input should be less than 1; "
-        "there is no setting 'temprature'; did you mean 'temperature'?."
+        "there is no setting 'temprature' (did you mean 'temperature'?)."
     )
 
 

@@ -131,7 +131,7 @@ def test_everything_wrong_with_a_call_is_said_at_once(tuned: Tuned) -> None:
         )
     assert str(caught.value) == (
         "fine_tune('bad'): recipe= is one of few-shot, many-classes, domain, image, not 'best'; "
-        "there is no setting 'learning_rat'; did you mean 'learning_rate'?; workers= is 0 (this process) or more, not -1; "
+        "there is no setting 'learning_rat' (did you mean 'learning_rate'?); workers= is 0 (this process) or more, not -1; "
         "require= names 'speed', expected some of knn_accuracy, precision, precision_unseen, head_accuracy, silhouette, "
         f"oos_neighbours, oos_head; '{tuned.data}' has no column 'words' (text=); it has: ticket, shop, body, topic."
     )

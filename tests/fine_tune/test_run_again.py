@@ -114,10 +114,33 @@ def test_a_run_that_an_alarm_stopped_is_a_record_without_an_encoder_and_is_train
     assert len(run.data["digest"]) == 64
     with pytest.raises(InvalidArguments) as refused:
         tuned.store.run("exploded")
-    assert str(refused.value) == f"run('exploded'): exploded@1 has no encoder: {stopped.value}"
+    assert str(refused.value) == (
+        f"run('exploded'): exploded@1 has no encoder, only a record (runs.get('exploded@1')): {stopped.value}"
+    )
+    assert tuned.store.runs.get("exploded@1") == tuned.store.runs.shown("exploded") == run
     assert tuned.again("exploded").record.label == "exploded@2"
     assert [type(each) for each in tuned.store.runs.of("exploded")] == [StoppedRun, RunRecord]
     assert tuned.store.run("exploded").record.number == 2
+    assert [tuned.store.runs.shown(each).number for each in ("exploded", "exploded@1")] == [2, 1]
+
+
+def test_a_run_whose_best_weights_are_those_of_the_base_is_unchanged_and_no_name_means_it_whatever_the_reason(
+    tuned: Tuned,
+) -> None:
+    asked: dict[str, Any] = {"steps": 2, "learning_rate": 1e-12, "proxy_learning_rate": 1e-12}
+    said = "no step was better than the base itself, so there is nothing to switch to"
+    for force in (None, "to see it in use"):
+        made = tuned.again("same", force=force, **asked)
+        assert (made.record.training.best_step, made.encoder.fingerprint) == (0, tuned.store.encoders["tiny"].fingerprint)
+        assert (made.proof.verdict, made.live, made.state) == ("not better", False, f"Unchanged: {said}.")
+        assert "same" not in tuned.store.encoders
+    with pytest.raises(InvalidArguments) as refused:
+        made.make_live(force="to see it in use")
+    base = tuned.store.encoders["tiny"].label
+    assert str(refused.value) == f"make 'same' live: same@1 is its base, {base}, unchanged: {said}."
+    own = tuned.again("tiny-tickets", base="tiny-tickets", **asked)
+    assert own.encoder == tuned.made.encoder
+    assert (own.live, own.state, tuned.made.live) == (False, f"Unchanged: {said}.", True)
 
 
 class KilledError(RuntimeError):

@@ -34,7 +34,7 @@ def test_all_that_is_wrong_with_the_settings_is_said_at_once(tmp_path: Path, tin
     with pytest.raises(InvalidArguments) as refused:
         sweep(asked, [{"learning_rat": 1.0}, {"learning_rate": -1}, {"temperature": 0.1}])
     assert str(refused.value) == (
-        "sweep: setting 1: there is no setting 'learning_rat'; did you mean 'learning_rate'?; "
+        "sweep: setting 1: there is no setting 'learning_rat' (did you mean 'learning_rate'?); "
         "setting 2: learning_rate: Input should be greater than 0."
     )
     with pytest.raises(InvalidArguments, match="there are no settings to try"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raystore.errors import InvalidArguments
-from raystore.migrate.bridge.fidelity import Fidelity, Measured, look
+from raystore.migrate.bridge.fidelity import Fidelity, Measured, halved, look
 from raystore.migrate.bridge.fit import Pairs, check_kinds, choose, fit_direction, fit_map
 from raystore.migrate.bridge.linear import Ridge, procrustes
 from raystore.vectors import Matrix
@@ -77,7 +77,7 @@ def test_pairs_that_say_nothing_of_each_other_are_not_found_though_they_were_fit
     assert seen > 0.4
     assert held_out.recall < 0.25
     assert held_out.advice == (
-        f"Re-embed: recall@10 {held_out.recall:.1%} (forward, 100 held-out pairs), below 90%. "
+        f"Re-embed: recall@10 {held_out.recall:.1%} among 100 rows (forward, 100 held-out pairs), below 90%. "
         "Where the content is gone, dual-write until enough rows have true vectors."
     )
 
@@ -97,7 +97,9 @@ def test_with_labels_what_a_search_keeps_of_them_is_measured_and_said_too() -> N
     assert fidelity.measured.usable
     assert fidelity.advice is not None
     assert fidelity.advice.startswith(f"Re-embed: {fidelity.measured} (back, 160 held-out pairs), the first below 90%. ")
-    assert str(fidelity.measured) == f"recall@10 {fidelity.recall:.1%}, label searches keep {fidelity.kept:.1%}"
+    assert (
+        str(fidelity.measured) == f"recall@10 {fidelity.recall:.1%} among 160 rows, label searches keep {fidelity.kept:.1%}"
+    )
 
 
 def test_what_is_found_of_three_neighbours_is_counted() -> None:
@@ -138,19 +140,42 @@ def test_labels_count_for_nothing_where_two_of_three_neighbours_are_others() -> 
     end = "Where the content is gone, dual-write until enough rows have true vectors."
     strange = Fidelity("forward", "mlp", recall=0.24, kept=1.5, **facts)  # type: ignore[arg-type]
     assert strange.advice == (
-        "Re-embed: recall@10 24.0%, label searches keep 150.0% (forward, 500 held-out pairs), and where two of three neighbours are "
-        f"others, labels say nothing. {end}"
+        "Re-embed: recall@10 24.0% among 500 rows, label searches keep 150.0% (forward, 500 held-out pairs), and where two of three "
+        f"neighbours are others, labels say nothing. {end}"
     )
     kin = Fidelity("back", "mlp", recall=0.5, kept=0.8, **facts)  # type: ignore[arg-type]
     assert (
         kin.advice
-        == f"Re-embed: recall@10 50.0%, label searches keep 80.0% (back, 500 held-out pairs), both below 90%. {end}"
+        == f"Re-embed: recall@10 50.0% among 500 rows, label searches keep 80.0% (back, 500 held-out pairs), both below 90%. {end}"
     )
     near = Fidelity("back", "mlp", recall=0.5, kept=0.97, **facts)  # type: ignore[arg-type]
     assert (
         near.advice
-        == f"Re-embed: recall@10 50.0%, label searches keep 97.0% (back, 500 held-out pairs), the first below 90%. {end}"
+        == f"Re-embed: recall@10 50.0% among 500 rows, label searches keep 97.0% (back, 500 held-out pairs), the first below 90%. {end}"
     )
+
+
+def test_a_recall_is_judged_by_what_is_left_of_it_among_all_the_rows() -> None:
+    near = Measured(0.95, None, gallery=1_000, falls=0.02, rows=4_000)
+    assert (near.expected, near.good) == (pytest.approx(0.91), True)
+    assert str(near) == "recall@10 95.0% among 1,000 rows, about 91% among all 4,000"
+    far = Measured(0.95, None, gallery=1_000, falls=0.02, rows=1_000_000)
+    assert (round(far.expected, 3), far.good, far.short) == (0.751, False, "below 90%")
+    assert str(Measured(0.95, None, gallery=1_000, falls=0.02, rows=1_000)) == "recall@10 95.0% among 1,000 rows"
+    assert Measured(0.1, None, gallery=10, falls=0.05, rows=10**6).expected == 0
+    assert Measured(0.8, None, gallery=100, falls=-0.01, rows=800).expected == 0.8  # measured among few, by chance
+
+
+def test_among_more_rows_fewer_neighbours_are_found() -> None:
+    x = clustered(600, 12)
+    y = unit(x @ np.random.default_rng(3).normal(size=(12, 12)) + 0.3 * np.random.default_rng(4).normal(size=(600, 12)))
+    own = np.arange(600)
+    whole = look("forward", y, unit(x), unit(x), own).recalls.mean()
+    assert halved("forward", y, unit(x), unit(x), own) > whole
+    fitted = [fit_direction(each, Pairs(x, y), kinds=["low-rank"], rows=5_000).fidelity for each in ("forward", "back")]
+    assert all(each.falls > 0 and each.measured.expected < each.recall for each in fitted)
+    # Where every query finds its neighbours among all, it does among half of them.
+    assert halved("back", unit(x), unit(x), unit(x), own) == 1
 
 
 def tried(direction: str, *reached: tuple[str, float, float]) -> list[Fidelity]:

@@ -85,7 +85,7 @@ def test_a_new_query_finds_old_rows_through_the_bridge_and_the_answer_says_so(st
     assert found.ids == tickets.search(vector=asked(store, "money money card"), k=5, encoder="old").ids
     assert found.bridged is not None
     assert found.bridged["encoder"] == store.encoder("crossed-back").label
-    assert set(found.bridged["fidelity"]) == {"kind", "pairs", "n", "recall", "kept", "cosine"}
+    assert set(found.bridged["fidelity"]) == {"kind", "pairs", "n", "gallery", "recall", "kept", "cosine"}
     assert f"asked through {store.encoder('crossed-back').label}, encoder {old.fingerprint[:12]}" in repr(found)
     assert tickets.search("money money card", k=5, encoder="old").bridged is None
 
@@ -125,7 +125,10 @@ def test_rows_whose_content_is_gone_are_found_in_the_new_space(store: Store, tic
     assert set(GONE) <= set(found.ids[0])
     assert found.bridged == read_bridge(store.layout, forward.fingerprint, forward.label).said
     assert {hit["id"] for hit in found.to_dicts() if hit["bridged"]} == set(GONE)
-    assert f", 4 of 132 rows bridged, at recall@10 {found.bridged['fidelity']['recall']:.1%}, encoder" in repr(found)
+    assert (
+        f", 4 of 132 rows bridged, at recall@10 {found.bridged['fidelity']['recall']:.1%} among {len(TEXTS)}, encoder"
+        in repr(found)
+    )
     columns = tickets.search("money money money", k=5, encoder="crossed", columns=["subject"]).to_dicts()
     assert [hit["bridged"] for hit in columns] == [id_ in GONE for id_ in found.ids[0][:5]]
     true = tickets.search("money money money", k=5, encoder="crossed", where="id LIKE 't-%'")

@@ -106,13 +106,14 @@ def test_with_labels_both_figures_are_said_of_all_rows_and_of_each_class(
     ("recall", "kept", "said"),
     [
         (0.9, None, None),
-        (0.5, 0.95, "recall@10 50.0%, label searches keep 95.0%, the first below 90%"),
-        (0.5, None, "recall@10 50.0%, below 90%"),
-        (0.5, 0.8, "recall@10 50.0%, label searches keep 80.0%, both below 90%"),
+        (0.5, 0.95, "recall@10 50.0% among 160 rows, label searches keep 95.0%, the first below 90%"),
+        (0.5, None, "recall@10 50.0% among 160 rows, below 90%"),
+        (0.5, 0.8, "recall@10 50.0% among 160 rows, label searches keep 80.0%, both below 90%"),
         (
             0.2,
             1.2,
-            "recall@10 20.0%, label searches keep 120.0%, and where two of three neighbours are others, labels say nothing",
+            "recall@10 20.0% among 160 rows, label searches keep 120.0%, and where two of three "
+            "neighbours are others, labels say nothing",
         ),
     ],
 )
@@ -120,7 +121,7 @@ def test_it_says_to_re_embed_by_the_rule_that_bridges_are_judged_by(
     recall: float, kept: float | None, said: str | None
 ) -> None:
     rows = ({"class": "all rows", "rows": 160, "recall": recall, "kept": kept},)
-    found = Compared("tickets", "old", "new", "bridged", None, 160, False, recall, kept, {}, rows)
+    found = Compared("tickets", "old", "new", "bridged", None, 160, False, recall, kept, {}, 0.01, 160, rows)
     assert found.advice == (None if said is None else f"Re-embed where you can: rows bridged by bridged give {said}.")
     assert (said is None) == ("Re-embed" not in str(found))
 

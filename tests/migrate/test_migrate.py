@@ -163,13 +163,15 @@ def test_rows_whose_content_is_gone_are_bridged_cut_over_to_and_the_old_encoder_
         tickets.retire_encoder("old")
     assert refused.value.problems == [
         f"index tickets@1 ({N + 4} rows) is in use over its vectors",
+        "4 rows have beside its vector a bridged one alone: their last true one goes, and with it the way back",
         "force='<reason>' does it all the same; the reason is kept",
     ]
     needles = [np.asarray(tickets.table.vectors_of([id_], old.fingerprint))[0].tobytes() for id_ in ("t-7", "gone 2")]
     root = store.layout.root
     assert all(holding(root / "collections", needle) and holding(root / "indexes", needle) for needle in needles)
     gone = tickets.retire_encoder("old", force="nobody asks it")
-    assert (gone.rows, gone.lost, gone.indexes, gone.reason) == (N + 4, 0, 1, "nobody asks it")
+    assert (gone.rows, gone.lost, gone.bridged, gone.indexes, gone.reason) == (N + 4, 0, 4, 1, "nobody asks it")
+    assert f"are gone, of {N + 4} rows, 4 of which have a bridged one alone, with 1 indexes" in str(gone)
     assert [holding(root / "collections", needle) + holding(root / "indexes", needle) for needle in needles] == [[], []]
     names = tickets.table.schema.names
     assert {vector_column(old.fingerprint), filled_column(old.fingerprint)}.isdisjoint(names)
@@ -182,7 +184,7 @@ def test_rows_whose_content_is_gone_are_bridged_cut_over_to_and_the_old_encoder_
     kept = store.catalog.alias("retired", "tickets")
     assert kept is not None
     assert (kept["fingerprint"], kept["state"], kept["reason"]) == (old.fingerprint, "done", "nobody asks it")
-    assert (len(kept["overruled"]), kept["freed_bytes"]) == (1, gone.freed_bytes)
+    assert (len(kept["overruled"]), kept["freed_bytes"]) == (2, gone.freed_bytes)
 
 
 def test_an_encoder_that_is_asked_or_holds_a_rows_only_vector_is_not_retired(store: Store) -> None:

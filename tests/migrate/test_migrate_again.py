@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from raystore.collection import Collection
 from raystore.data.log import RowLog
 from raystore.encoders.bridged import read_bridge
 from raystore.encoders.registry import Encoder
+from raystore.migrate import run
 from raystore.migrate.bridge import bridged_ids
+from raystore.migrate.bridge.fidelity import Measured
 from raystore.migrate.run import migrate
 from raystore.store import Store
 
@@ -96,9 +99,12 @@ def test_auto_with_a_bridge_below_90_percent_bridges_nothing_and_says_to_re_embe
     forward, new = store.encoder("new-from-old"), store.encoder("new")
     assert recall_of(store, forward) < 0.9
     assert (report.left, report.cut_over, report.serves) == (4, False, new.label)
+    fidelity = read_bridge(store.layout, forward.fingerprint).facts["fidelity"]
+    expected = Measured(fidelity["recall"], None, 120, fidelity["falls"], 124).expected
     assert report.advice == (
-        f"Re-embed where you can: of {forward.label}, recall@10 {recall_of(store, forward):.1%}, below 90%. Where the content is "
-        "gone, write both until more rows have true vectors."
+        f"Re-embed where you can: of {forward.label}, recall@10 {recall_of(store, forward):.1%} among 120 rows, "
+        f"about {expected:.0%} among all 124, below 90%. "
+        "Where the content is gone, write both until more rows have true vectors."
     )
     assert report.steps[-2:] == (
         "4 rows were not bridged: way='bridge' does it all the same",
@@ -126,6 +132,21 @@ def test_a_bridge_below_90_percent_is_fitted_anew_once_there_are_more_pairs(stor
     through = tickets.migrate("new", "through")
     assert [step for step in through.steps if "fitted" in step] == []
     assert tickets.retire_encoder(first.label).rows == 130 + len(GONE)
+
+
+def test_a_few_rows_that_are_left_are_not_worth_a_map_that_takes_minutes_to_fit(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    fit = run.build_bridge
+
+    def noted(*args: Any, **options: Any) -> Any:
+        asked.append(options["kinds"])
+        return fit(*args, **options)
+
+    monkeypatch.setattr(run, "build_bridge", noted)
+    both(store, "old").migrate("new")
+    assert asked == [("procrustes", "low-rank")]
 
 
 def test_a_good_bridge_is_fitted_anew_once_there_are_twice_as_many_pairs(store: Store) -> None:

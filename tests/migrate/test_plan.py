@@ -39,8 +39,8 @@ def bridge_of(recall: float, kept: float | None) -> Bridge:
 )
 def test_the_measure_is_named_and_what_is_too_little_of_it(recall: float, kept: float | None, said: str) -> None:
     bridge = bridge_of(recall, kept)
-    assert measured_of(bridge) == Measured(recall, kept)
-    assert _said(bridge) == said
+    assert measured_of(bridge, 900) == Measured(recall, kept, rows=900)
+    assert _said(bridge, 900) == said
 
 
 def test_a_bridge_that_finds_too_little_is_not_recommended_and_one_that_is_good_by_label_is() -> None:

@@ -48,18 +48,7 @@ def _removed(leaks: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _settings(recipe: Recipe) -> list[tuple[str, str, str]]:
     """(name, value, what it is): every setting that differs from what it is by itself; losses always."""
-    usual = Recipe()
-    return [
-        (name, _said(value), str(Recipe.model_fields[name].description))
-        for name, value in recipe
-        if name == "losses" or value != getattr(usual, name)
-    ]
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [(name, said, str(Recipe.model_fields[name].description)) for name, said in recipe.changed.items()]
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

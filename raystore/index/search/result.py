@@ -89,8 +89,9 @@ class SearchResult:
             through = f", asked through {self.bridged['encoder']}"
         elif self.bridged is not None and self.bridged_hits is not None:
             mapped = sum(map(sum, self.bridged_hits))
-            recall = self.bridged["fidelity"]["recall"]
-            through = f", {mapped} of {sum(map(len, self.ids))} rows bridged, at recall@10 {recall:.1%}"
+            fidelity = self.bridged["fidelity"]
+            among = f"recall@10 {fidelity['recall']:.1%} among {fidelity['gallery']:,}"
+            through = f", {mapped} of {sum(map(len, self.ids))} rows bridged, at {among}"
         return (
             f"{len(self.ids)} {'query' if len(self.ids) == 1 else 'queries'} against {index}, {kind}, coverage "
             f"{self.coverage:.4g}{missing}{cut}{scored}{through}, encoder {self.fingerprint[:FP12]}, version {self.collection_version}"

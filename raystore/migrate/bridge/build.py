@@ -72,6 +72,7 @@ class Bridged:
         for each in (*self.forward_tried, *self.back_tried):
             mark = "*" if each in (self.fidelity, self.back_fidelity) else " "
             kept = "" if each.kept is None else f", label searches keep {each.kept:.1%}"
+            kept += f", about {each.measured.expected:.0%} among all {each.rows:,}" if each.gallery < each.rows else ""
             slow = f", above {MOST_US:.0f}: too slow for queries" if each.too_slow else ""
             lines.append(
                 f" {mark} {each.direction:<8} {each.kind:<11} recall@10 {each.recall:.1%} ({each.low:.1%} to {each.high:.1%}, "
@@ -133,6 +134,7 @@ def build_bridge(
         check_encoder_name(each)
     _check(call, name, back_name, old, new, pairs)
     found = read_pairs(table, old.fingerprint, new.fingerprint, pairs, labels=labels, seed=seed)
+    rows = table.count()
     in_all, done = 2 * len(check_kinds(kinds, len(found))), 0
 
     def advance() -> None:
@@ -142,7 +144,8 @@ def build_bridge(
             progress(done, in_all)
 
     fitted = {
-        direction: fit_direction(direction, found, kinds=kinds, seed=seed, advance=advance) for direction in _DIRECTIONS
+        direction: fit_direction(direction, found, kinds=kinds, rows=rows, seed=seed, advance=advance)
+        for direction in _DIRECTIONS
     }
     named = {"forward": name, "back": back_name}
     encoders = {d: _register(catalog, named[d], d, fitted[d], old, new, table.name, seed) for d in _DIRECTIONS}

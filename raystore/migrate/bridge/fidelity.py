@@ -7,12 +7,16 @@ true vectors, and how many of these are among the 10 nearest where one side is b
     back      queries are bridged, the rows are true vectors of the old encoder
 
 A map that is right to 0.97 in cosine may find two of three neighbours only: rows that are near are nearer to each other than that.
+The more rows, the nearer they are: of arXiv titles, 74% were found among 1,000 and 64% among 80,000. So a recall is said with the rows
+it was measured among, and judged by what is left of it among those of the collection, if it goes on falling with each doubling as it
+did from half of them to all. That was 2.2 points a doubling there, and 1.5 in truth: a collection of many more rows is judged harshly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -34,20 +38,30 @@ Shares = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """What is said of a bridge, wherever something is said of it: `recall` and `kept`, as `Fidelity` has them."""
+    """What is said of a bridge, wherever something is said of it: `recall`, `kept`, `gallery` and `falls`, as `Fidelity` has them, and
+    how many `rows` the collection has that is asked through it; 0 where nothing is known."""
 
     recall: float
     kept: float | None = None
+    gallery: int = 0
+    falls: float = 0.0
+    rows: int = 0
+
+    @property
+    def expected(self) -> float:
+        """The recall among all the rows, where they are more than it was measured among."""
+        doublings = log2(self.rows / self.gallery) if 0 < self.gallery < self.rows else 0.0
+        return max(0.0, self.recall - max(0.0, self.falls) * doublings)
 
     @property
     def good(self) -> bool:
         """Whether it need not be said to re-embed: recall@10 is 90%."""
-        return self.recall >= LEAST_FIDELITY
+        return self.expected >= LEAST_FIDELITY
 
     @property
     def usable(self) -> bool:
         """Whether rows are bridged by it without being told to: it is good, or label searches keep 90% and labels say something."""
-        by_label = self.kept is not None and self.recall >= _LEAST_NEIGHBOURS and self.kept >= LEAST_FIDELITY
+        by_label = self.kept is not None and self.expected >= _LEAST_NEIGHBOURS and self.kept >= LEAST_FIDELITY
         return self.good or by_label
 
     @property
@@ -61,7 +75,12 @@ class Measured:
         return f"the first {least}" if self.usable else "and where two of three neighbours are others, labels say nothing"
 
     def __str__(self) -> str:
-        return f"recall@{K} {self.recall:.1%}" + ("" if self.kept is None else f", label searches keep {self.kept:.1%}")
+        among = f" among {self.gallery:,} rows" if self.gallery else ""
+        if 0 < self.gallery < self.rows:
+            among += f", about {self.expected:.0%} among all {self.rows:,}"
+        return f"recall@{K} {self.recall:.1%}{among}" + (
+            "" if self.kept is None else f", label searches keep {self.kept:.1%}"
+        )
 
 
 @dataclass(frozen=True)
@@ -86,10 +105,12 @@ class Fidelity:
     kept: float | None = None
     labelled: int = 0  # of the n, those with a label
     us: float = 0.0  # microseconds of `Bridge.ask` with one query; see fit.microseconds
+    falls: float = 0.0  # what the recall loses with a doubling of the rows: from half of the gallery to all of it
+    rows: int = 0  # of the collection that it was built for, then; 0 where there is none
 
     @property
     def measured(self) -> Measured:
-        return Measured(self.recall, self.kept)
+        return Measured(self.recall, self.kept, self.gallery, self.falls, self.rows)
 
     @property
     def too_slow(self) -> bool:
@@ -150,6 +171,18 @@ def look(
         return Found(recalls(wanted, found), cosines, nan, nan)
     shares = [of_label(each, labels, query_labels) for each in (wanted, found)]
     return Found(recalls(wanted, found), cosines, shares[0], shares[1])
+
+
+def halved(direction: Direction, bridged: Matrix, true: Matrix, gallery: Matrix, places: npt.NDArray[np.int64]) -> float:
+    """The recall where each half of the gallery is searched by itself, for the queries that are of it; arguments as of `look`."""
+    side = np.random.default_rng(0).permutation(len(gallery)) % 2
+    found = []
+    for half in (0, 1):
+        inside = side == half
+        asked = inside[places]
+        own = (np.cumsum(inside) - 1)[places[asked]]
+        found.append(look(direction, bridged[asked], true[asked], gallery[inside], own).recalls)
+    return float(np.concatenate(found).mean())
 
 
 def recalls(wanted: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> Shares:

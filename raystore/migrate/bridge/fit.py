@@ -19,7 +19,7 @@ import numpy.typing as npt
 from raystore.encoders.bridged import Bridge, Direction
 from raystore.encoders.vector_map import KINDS, MapKind, VectorMap
 from raystore.errors import InvalidArguments
-from raystore.migrate.bridge.fidelity import Fidelity, look, summed
+from raystore.migrate.bridge.fidelity import Fidelity, halved, look, summed
 from raystore.migrate.bridge.linear import RANKS, RIDGES, Ridge, procrustes
 from raystore.migrate.bridge.mlp import Side, residual_mlp
 from raystore.vectors import Matrix, mark
@@ -69,6 +69,7 @@ def fit_direction(
     *,
     kinds: Sequence[str] | None = None,
     held_out: int | None = None,
+    rows: int = 0,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Fitted:
@@ -77,6 +78,7 @@ def fit_direction(
     Args:
         kinds: of "procrustes", "low-rank" and "mlp"; None tries all, the last from 1,000 pairs.
         held_out: pairs that are asked and never fitted while it is measured; None is by the rule above.
+        rows: of the collection that it is for: what is found of them is judged by.
         advance: called after each kind.
 
     Raises:
@@ -88,7 +90,7 @@ def fit_direction(
     folds = _folds(len(pairs), seed, held_out)
     tried = []
     for kind in chosen:
-        tried.append(_measured(direction, kind, pairs, folds, seed))
+        tried.append(replace(_measured(direction, kind, pairs, folds, seed), rows=rows))
         advance()
     best = choose(tried)
     final = replace(best, pairs=len(pairs))
@@ -185,12 +187,14 @@ def _measured(direction: Direction, kind: str, pairs: Pairs, folds: list[tuple[R
     true = (pairs.new if direction == "forward" else pairs.old)[held]
     labels = None if pairs.labels is None else pairs.labels[held]
     if direction == "forward":
-        found = look(direction, bridged[held], true, true, np.arange(len(held)), labels, labels)
+        gallery, places, known = true, np.arange(len(held)), labels
     else:
-        found = look(direction, bridged[held], true, pairs.old, held, pairs.labels, labels)
-    measured = summed(direction, kind, len(folds[0][0]), len(held) if direction == "forward" else len(pairs), [found])
+        gallery, places, known = pairs.old, held, pairs.labels
+    found = look(direction, bridged[held], true, gallery, places, known, labels)
+    falls = halved(direction, bridged[held], true, gallery, places) - float(found.recalls.mean())
+    measured = summed(direction, kind, len(folds[0][0]), len(gallery), [found])
     largest = max(maps, key=lambda each: each.outer is not None)  # an MLP that found nothing to add stays a linear map
-    return replace(measured, us=microseconds(direction, largest))
+    return replace(measured, falls=falls, us=microseconds(direction, largest))
 
 
 def _folds(n: int, seed: int, held_out: int | None = None) -> list[tuple[Rows, Rows]]:
