@@ -100,6 +100,19 @@ def test_two_texts_that_belong_together_need_no_label_and_are_proven_by_finding_
     assert (done.run.record.recipe.losses, len(store.collection("pairs"))) == ({"softmax": 1.0}, 240)
 
 
+def test_pictures_without_labels_are_learned_from_first_each_as_two_crops(
+    store: Store, pictures: Path, tmp_path: Path
+) -> None:
+    chance = np.random.default_rng(8)
+    pool = write(tmp_path / "pool.parquet", [{"photo": f"u-{i}", "seen": picture(NAMES[i % 3], chance)} for i in range(30)])
+    made = store.fine_tune("vit-pooled", data=pictures, pool=pool, pretrain_steps=3, **OF_COLOURS)
+    before = made.record.training.pretrained
+    assert before is not None
+    assert (before.steps, before.data["rows"], before.data["set_aside"]) == (3, 30, {})
+    assert {point.phase for point in before.points} == {"pretrain"}
+    assert made.record.training.steps == 6
+
+
 def test_pictures_and_their_texts_are_tuned_into_one_space(store: Store, pictures: Path) -> None:
     settings: dict[str, Any] = {
         "losses": "softmax", "classes_per_batch": 32, "per_class": 1, "steps": 5, "learning_rate": 1e-3, "precision": "fp32",
