@@ -76,7 +76,7 @@ class Collection(Migrating):
         self._loaded: Mapping[str, LoadedEncoder] = {}  # what `log` encodes with
 
     def __repr__(self) -> str:
-        encoders = ", ".join(self.encoder_labels)
+        encoders = ", ".join(self.encoder_labels) or "none"
         return f"<collection {self.name}: {len(self):,} rows, encoder {encoders}, version {self.version}>"
 
     def _repr_html_(self) -> str:
@@ -186,7 +186,8 @@ class Collection(Migrating):
         named = [encoder] if isinstance(encoder, str) else encoder
         chosen = self.encoders if named is None else list(dict.fromkeys(self.encoder(each) for each in named))
         if not chosen:
-            raise InvalidArguments(call=f"embed into '{self.name}'", problems=["encoder= names none: leave it out for all"])
+            problem = "encoder= names none: leave it out for all" if self._table.fingerprints else "it has no encoder"
+            raise InvalidArguments(call=f"embed into '{self.name}'", problems=[problem])
         job = self._table, chosen, self._store.key, source, columns
         if dry_run:
             tried = dry_run_ray_dataset if is_ray_dataset(paths) else dry_run_files

@@ -24,7 +24,7 @@ from raystore.errors import RaystoreError, StoreNotFound, StoreUnusable
 from raystore.index.manifest import index_folder, newest_number, read_manifest
 from raystore.index.shards.verify import verify_shard
 from raystore.layout import FP12, names, numbers
-from raystore.serve.spec import DeploymentRecord
+from raystore.serve.spec.records import DeploymentRecord
 from raystore.session import start_ray
 from raystore.store import Store, open
 
@@ -156,7 +156,8 @@ def _collection(store: Store, name: str) -> str:
                 advice="Restore the collection from a backup.",
             )
     aside = len(set_aside_rows(store.layout, name))
-    return f"{table.count():,} rows, version {table.version}, vectors hold" + (f"; {aside:,} set aside" if aside else "")
+    held = "vectors hold" if table.fingerprints else "no vectors"
+    return f"{table.count():,} rows, version {table.version}, {held}" + (f"; {aside:,} set aside" if aside else "")
 
 
 def _index(store: Store, name: str, fp12: str) -> str:
@@ -200,5 +201,5 @@ def _deployment(store: Store, name: str) -> str:
         {**{key: value for key, value in found[1].items() if key != "published_at"}, "number": found[0]}
     )
     head = store.heads.get(record.head)
-    log = f", logs to {store.collection(record.log).name}" if record.log else ""
+    log = f", logs to {store.collection(record.log.collection).name}" if record.log else ""
     return f"answers with head {head.label}{log}"

@@ -30,13 +30,31 @@
     ├── DiskFull (OSError)                  507
     ├── AddressInUse (OSError)              503
     ├── KeyRequired (PermissionError)       401
-    ├── NotAllowed (PermissionError)        403  a valid key without this verb
+    ├── NotAllowed (PermissionError)        403  a valid key or token without this verb
+    ├── NoSuchRoute (LookupError)           404  over HTTP; what is no route is not let in
+    ├── WrongMethod (ValueError)            405  over HTTP
+    ├── RateExceeded (RuntimeError)         429  more requests or bytes than a key may send
+    ├── ProviderUnreachable (ConnectionError) 503  the keys that tokens are checked with cannot be read
     ├── JobFailed (RuntimeError)            500  a worker died or raised; says how to go on
     ├── TrainingCollapsed (RuntimeError)    422  fine-tuning put all rows into one place
     ├── TrainingDiverged (RuntimeError)     422  fine-tuning got worse with every step, or its loss is no number
     ├── ExtraNotInstalled (ImportError)     501
     ├── QueryStopped (RuntimeError)         422  SQL over HTTP that met a limit of time, memory or size
-    └── QueryBusy (RuntimeError)            503  as much SQL runs as may run at once
+    ├── QueryBusy (RuntimeError)            503  as much SQL runs as may run at once
+    ├── Overloaded (RuntimeError)           503  a replica has as many requests as it takes
+    ├── DeadlineMissed (TimeoutError)       504  the time a request gave ran out before it was answered
+    ├── SealBroken (ValueError)             500  sealed content of another store, or changed on its way
+    ├── GateHeld (ValueError)               409  a promotion whose condition does not hold
+    ├── RuleRefused (PermissionError)       403  a deployment's rule refuses this request
+    ├── ColumnsRequired (ValueError)        422  a deployment's rule wants columns that a request lacks
+    ├── QuotaExceeded (RuntimeError)        429  a deployment's rule counts requests, and they are used up for now
+    ├── HookFailed (RuntimeError)           500  a rule's Python hook raised, or returned what it cannot
+    ├── ServiceError (RuntimeError)         502  what a service answered to raystore.client, as it said it
+    │   ├── ServiceRefused, ServiceDenied
+    │   └── ServiceBusy (RuntimeError)      503  it asks to come back later
+    ├── ServiceUnreachable (ConnectionError) 503  no answer came in time
+    ├── SpoolFull (OSError)                 507  of raystore.source
+    └── SpoolUnusable (OSError)             500  held by another process, or not a spool
 
 Each class carries its facts as attributes, makes its sentence in `__str__`, and survives pickling,
 so it arrives whole from a Ray worker. No sentence and no fact ever holds raw content.
@@ -47,7 +65,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 _FINGERPRINT = re.compile(r"\b[0-9a-f]{64}\b")
@@ -502,9 +520,48 @@ class NotAllowed(RaystoreError, PermissionError):
     status = 403
     principal: str
     verb: str
+    kind: str = "key"  # or token
 
     def __str__(self) -> str:
-        return f"key '{self.principal}' lacks the verb '{self.verb}'. Ask for a key that has it."
+        return f"{self.kind} '{self.principal}' lacks the verb '{self.verb}'. Ask for a {self.kind} that has it."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class NoSuchRoute(RaystoreError, LookupError):
+    status = 404
+
+    def __str__(self) -> str:
+        return "there is no such route. GET /openapi.json lists them."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class WrongMethod(RaystoreError, ValueError):
+    status = 405
+    allowed: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"this route takes {' or '.join(self.allowed)}."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class RateExceeded(RaystoreError, RuntimeError):
+    """`limit` is of `unit` a second; after `retry_after_s` the next request is let in, if none came meanwhile."""
+
+    status = 429
+    limit: float
+    unit: str
+    retry_after_s: float
+
+    def __str__(self) -> str:
+        return f"the limit of {self.limit:.10g} {self.unit} a second is reached. Try again in {self.retry_after_s:.2f} s."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class ProviderUnreachable(RaystoreError, ConnectionError):
+    status = 503
+
+    def __str__(self) -> str:
+        return "no token can be checked: the public keys of the identity provider cannot be read. Try again."
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -594,3 +651,176 @@ class QueryBusy(RaystoreError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.limit} SQL queries run here at once, and as many are running. Try again."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class RuleRefused(RaystoreError, PermissionError):
+    """`sentence` is the rule's own, from the deployment file or its hook; `item` the place, from 0, of what was refused."""
+
+    status = 403
+    rule: str
+    sentence: str
+    item: int = 0
+    n_items: int = 1
+
+    def __str__(self) -> str:
+        sentence = self.sentence if self.sentence[-1:] in (".", "!", "?", "'") else f"{self.sentence}."
+        return f"rule '{self.rule}' refuses {_item(self.item, self.n_items)}: {sentence}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class ColumnsRequired(RaystoreError, ValueError):
+    """`missing` are names that the rule asks for, in its order."""
+
+    status = 422
+    rule: str
+    missing: Sequence[str]
+    item: int = 0
+    n_items: int = 1
+
+    def __str__(self) -> str:
+        return f"rule '{self.rule}' requires what {_item(self.item, self.n_items)} lacks, or has as null: {listed(self.missing)}."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class QuotaExceeded(RaystoreError, RuntimeError):
+    """`requests` in `window_s` are the whole service's; `retry_after_s` is when this replica would let one more pass."""
+
+    status = 429
+    rule: str
+    requests: int
+    window_s: float
+    retry_after_s: float
+    item: int = 0
+    n_items: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"rule '{self.rule}' lets {self.requests} pass in {self.window_s:g} s, and {_item(self.item, self.n_items)} is one more. "
+            f"Try again in {self.retry_after_s:.3g} s."
+        )
+
+
+def _item(place: int, n_items: int) -> str:
+    return "this request" if n_items == 1 else f"item {place} of {n_items}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class HookFailed(RaystoreError, RuntimeError):
+    """`found` has the type of what was raised or returned, never its text."""
+
+    rule: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"the hook of rule '{self.rule}' {self.found}. The request was not answered."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class ServiceError(RaystoreError, RuntimeError):
+    """What a service answered to `raystore.client`: `type`, `message` and `details` as it said them, of which nothing was sent to it.
+
+    Its class says what to do: `ServiceRefused` (the same request would be refused again), `ServiceDenied` (the key), `ServiceBusy`
+    (later); the base itself is a failure of the service. `retry_after_s` is 0 where it named no time.
+    """
+
+    status = 502
+    status_code: int
+    type: str
+    message: str
+    request_id: str
+    retry_after_s: float = 0.0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"the service answered {self.status_code} {self.type} to request {self.request_id}: {self.message}"
+
+
+class ServiceRefused(ServiceError):
+    """4xx: the request has to change."""
+
+
+class ServiceDenied(ServiceError):
+    """401 and 403: the key is missing, unknown, or lacks the verb."""
+
+
+class ServiceBusy(ServiceError):
+    """429, 503 and 504, after the retries that fitted into the deadline."""
+
+    status = 503
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class ServiceUnreachable(RaystoreError, ConnectionError):
+    status = 503
+    url: str
+    found: str
+    attempts: int
+    request_id: str
+
+    def __str__(self) -> str:
+        times = "once" if self.attempts == 1 else f"{self.attempts} times"
+        return (
+            f"no answer from {self.url} to request {self.request_id}: {self.found}, tried {times}. "
+            "Check that the service runs, or give it more time (timeout_s=, deadline_s=)."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class SpoolFull(RaystoreError, OSError):
+    status = 507
+    folder: str
+    rows: int
+    max_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows were not kept: the spool in '{self.folder}' holds as much as it may, {self.max_bytes} bytes. What it "
+            "holds is safe and is sent when the service answers again. Repeat the call then, or give it more room (max_spool_bytes=)."
+        )
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class SpoolUnusable(RaystoreError, OSError):
+    folder: str
+    found: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"the spool in '{self.folder}' cannot be used: {self.found}. {self.advice}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Overloaded(RaystoreError, RuntimeError):
+    status = 503
+    limit: int
+
+    def __str__(self) -> str:
+        return f"{self.limit} requests are under way here, and no more are taken. Try again in a moment."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class DeadlineMissed(RaystoreError, TimeoutError):
+    status = 504
+    deadline_s: float
+    stage: str
+
+    def __str__(self) -> str:
+        return f"the request was given {self.deadline_s:g} s, and they ran out {self.stage}. Nothing was answered."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class SealBroken(RaystoreError, ValueError):
+    def __str__(self) -> str:
+        return "sealed content does not open with this store's key: it is another store's, or was changed on its way."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class GateHeld(RaystoreError, ValueError):
+    status = 409
+    head: str
+    gate: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"head '{self.head}' is not promoted: {self.gate} does not hold ({self.found}). Nothing was changed."

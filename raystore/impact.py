@@ -30,7 +30,7 @@ from raystore.errors import (
 from raystore.index.manifest import newest_number, read_manifest
 from raystore.layout import FP12, names, numbers
 from raystore.markup import rows_html, shown
-from raystore.serve.spec import DeploymentRecord, deployment_records
+from raystore.serve.spec.records import DeploymentRecord, deployment_records
 from raystore.train.heads import Head, HeadRecord
 from raystore.train.registry import Heads
 
@@ -230,7 +230,11 @@ class _Down:
             about["aliases"] = ", ".join(aliases)
         if record is not None:
             about |= {"kind": record.kind, "encoder": record.encoder}
-        below = [_deployment_of(record) for record in self._deployed.values() if record.head == label]
+        below = [
+            _deployment_of(record, label)
+            for record in self._deployed.values()
+            if any(each.head == label for each in record.heads)
+        ]
         told = [p for p in self._publications if label in p.predictions.values()]
         below += [Dependent("publication", p.uri, {"of": p.collection, "holds": "predictions"}) for p in told]
         return Dependent("head", label, about, below)
@@ -289,5 +293,8 @@ def _is_of(head: HeadRecord, snapshot: SnapshotRecord) -> bool:
     return (head.snapshot.get("name"), head.snapshot.get("number")) == (snapshot.name, snapshot.number)
 
 
-def _deployment_of(record: DeploymentRecord) -> Dependent:
-    return Dependent("deployment", f"{record.name}@{record.number}", {"log": record.log} if record.log else {})
+def _deployment_of(record: DeploymentRecord, head: str) -> Dependent:
+    about: dict[str, Any] = {"log": record.log.collection} if record.log else {}
+    if record.head != head:
+        about["as"] = "canary" if record.canary and record.canary.head == head else "shadow"
+    return Dependent("deployment", f"{record.name}@{record.number}", about)

@@ -16,7 +16,7 @@ from raystore.encoders.registry import Encoders
 from raystore.errors import DeploymentNotFound, InvalidArguments
 from raystore.layout import FP12
 from raystore.markup import rows_html
-from raystore.serve.spec import deployment_records
+from raystore.serve.spec.records import deployment_records
 from raystore.train.classify.voters import Voters
 from raystore.train.heads import Head
 from raystore.train.registry import Heads

@@ -221,7 +221,7 @@ class Migrating(Searching):
     def _standing(self, encoder: Encoder) -> Iterator[str]:
         """What stands on the encoder's vectors here, a sentence each."""
         from raystore.impact import impact
-        from raystore.serve.spec import deployment_records
+        from raystore.serve.spec.records import deployment_records
 
         top = impact(self._store.catalog, encoder).top
         mine = next((each for each in top.below if (each.noun, each.name) == ("collection", self.name)), None)
@@ -242,7 +242,8 @@ class Migrating(Searching):
                 yield f"deployment {name} asks a head that stands on it"
         for record in deployment_records(self._store.catalog).values():
             label = f"{record.name}@{record.number}"
-            if record.log == self.name and encoder.fingerprint == record.reads and ("deployment", label) not in told:
+            logs_here = record.log is not None and record.log.collection == self.name
+            if logs_here and encoder.fingerprint == record.reads and ("deployment", label) not in told:
                 yield f"deployment {label} logs its vectors here"
 
 

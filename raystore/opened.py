@@ -54,10 +54,14 @@ class Opened:
         """The named encoder; where none is, the one that `use_encoder` made current, or else the collection's first.
 
         Raises:
-            EncoderNotFound; PassportMismatch: it holds no vectors of it.
+            EncoderNotFound; PassportMismatch: it holds no vectors of it. InvalidArguments: it holds no vectors at all.
         """
         if name is None:
-            return self._encoder_of(default_first(self._store.catalog, self._table)[0])
+            fingerprints = default_first(self._store.catalog, self._table)
+            if not fingerprints:
+                problem = "it holds no vectors, so no encoder reads it; ask it by SQL"
+                raise InvalidArguments(call=f"collection '{self.name}'", problems=[problem])
+            return self._encoder_of(fingerprints[0])
         encoder = self._store.encoder(name)
         self._table.check_encoder(encoder.fingerprint, encoder.label)
         return encoder

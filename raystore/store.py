@@ -18,6 +18,7 @@ from raystore.data.rows import as_time
 from raystore.data.snapshots.label_rule import define_rule
 from raystore.data.snapshots.snapshot import SnapshotRecord, freeze
 from raystore.data.tables.table import SourceTable, open_table, refresh_table, register_table, table_names
+from raystore.deploying import Deployments
 from raystore.encoders.registry import Encoder, Encoders
 from raystore.errors import InvalidArguments
 from raystore.markup import facts_html
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from raystore.impact import Impact
     from raystore.lineage import Lineage
     from raystore.migrate.bridge import Bridged
-    from raystore.serve.deploy import Running
+    from raystore.serve.run.deploy import Running
     from raystore.train.compare.compare import Comparison
     from raystore.train.heads import Head, Kind
     from raystore.train.registry import Heads
@@ -69,6 +70,7 @@ class Store(Tuning):
         self.keys = ApiKeys(self.layout, self.key)
         self.sql_engine = SqlEngine(self.catalog, self.encoder, nearest=self._nearest)
         self.snapshots = Snapshots(self)
+        self.deployments = Deployments(self)
         self._collections: dict[str, Collection] = {}
         self._used: dict[str, Encoder] = {}
 
@@ -482,34 +484,61 @@ class Store(Tuning):
         self,
         name: str,
         *,
-        head: str | Head,
-        log: str | None = None,
+        head: str | Head | Mapping[str, Any],
+        log: str | Mapping[str, Any] | None = None,
         through: str | None = None,
+        shadow: Sequence[str | Mapping[str, Any]] = (),
+        canary: Mapping[str, Any] | None = None,
+        rules: Mapping[str, Any] | None = None,
+        review: str | Mapping[str, Any] | None = None,
+        keep: Sequence[str] = (),
         host: str = "127.0.0.1",
         port: int = 8000,
         replicas: int = 1,
     ) -> Running:
         """The running deployment, ready: `.url`, `.wait()`, `.stop()`; `POST {url}/v1/predict/{name}`.
 
-        The store has one Serve application with all its deployments; deploying again changes it in place.
+        The store has one Serve application with all its deployments; deploying again changes it in place. The arguments are those of
+        the deployment file (docs/deployments.md), which has more.
 
         Args:
             head: `refunds` (its newest), `refunds@2`, or a Head.
             log: a collection that keeps an embedding of each prediction.
             through: a bridge back to the head's encoder (`build_bridge`): a newer encoder reads what is sent, and the head goes
                 on answering. Answers say so in `bridged`, with what was measured.
+            shadow: heads that see what the live head sees, after the answer: `store.deployments.reports(name)`.
+            canary: a head that answers a part: {"head": "refunds@3", "percent": 5}.
+            rules: before and after the head.
+            review: a source table that people's labels land in.
+            keep: columns of requests that are kept beside their predictions.
             host: beyond loopback every request needs a key (`store.keys.create`).
 
         Raises:
-            HeadNotFound, CollectionNotFound, PassportMismatch, KeyRequired, AddressInUse, JobFailed.
+            HeadNotFound, CollectionNotFound, PassportMismatch, InvalidArguments, KeyRequired, AddressInUse, JobFailed.
         """
-        from raystore.serve.deploy import deploy
-        from raystore.serve.loading import Rooms
-        from raystore.serve.spec import parse_spec
+        from raystore.serve.answer.loading import Rooms
+        from raystore.serve.operate.check import refuse_misfits
+        from raystore.serve.run.deploy import deploy
+        from raystore.serve.spec.read import parse_spec
+        from raystore.train.heads import Head
 
-        spec = parse_spec({"host": host, "port": port, "replicas": replicas}, f"deploy('{name}')")
-        Rooms(self.root).record(name, head if isinstance(head, str) else head.label, log=log, through=through)
-        return deploy(self.root, spec)
+        asked = {
+            "head": head.label if isinstance(head, Head) else head,
+            "log": log,
+            "through": through,
+            "shadow": list(shadow),
+            "canary": canary,
+            "rules": rules or {},
+            "review": review,
+            "keep": list(keep),
+        }
+        named = {key: value for key, value in asked.items() if value not in (None, [], {})}
+        app = {"host": host, "port": port, "replicas": replicas}
+        spec = parse_spec({**app, "deployments": {name: named}}, f"deploy('{name}')")
+        rooms = Rooms(self.root)
+        refuse_misfits(spec, rooms)
+        rooms.record(name, spec.deployments[name])
+        return deploy(self.root, spec.model_copy(update={"deployments": {}}))
 
     def impact(self, thing: Any) -> Impact:
         """What stands on a thing: on an encoder its collections, indexes, heads, deployments and derived encoders; on a snapshot

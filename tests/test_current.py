@@ -16,8 +16,8 @@ from raystore.data.current import KIND, current_of, cut_over, default_first, rol
 from raystore.encoders.registry import Encoder
 from raystore.errors import EncoderNotFound, InvalidArguments, PassportMismatch
 from raystore.layout import Layout
-from raystore.serve.loading import Rooms
-from raystore.serve.spec import parse_spec
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.spec.read import parse_spec
 from raystore.store import Store
 from tests.data.toy import OtherEncoder, ToyEncoder, make_store, make_tickets
 

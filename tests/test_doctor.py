@@ -10,7 +10,8 @@ import pytest
 
 import raystore
 from raystore.doctor import Check, examine
-from raystore.serve.loading import Rooms
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.store import Store
 from tests.cli.conftest import Cli, command_line  # noqa: F401  the fixture `cli`
 
@@ -31,7 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     for _ in range(2):
         store.train_head("refunds", snapshot=snapshot, workers=0)
     tickets.build_index(shards=2, workers=0)
-    Rooms(store.root).record("triage", "refunds@2", log="tickets")
+    Rooms(store.root).record("triage", DeploymentSpec.model_validate({"head": "refunds@2", "log": "tickets"}))
     return folder
 
 

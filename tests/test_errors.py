@@ -20,6 +20,7 @@ SAMPLES = {
     "int": 7,
     "float": 0.5,
     "Sequence[str]": ["a'b", "ä"],
+    "Mapping[str, Any]": {"existing": ["a'b"]},
     "Sequence[int]": [1, 3],
     "Sequence[tuple[int, str | None, str]]": [(0, None, "the id is null"), (2, "b", "the text is empty")],
     "Sequence[tuple[int, str]]": [(0, "is zero")],

@@ -10,7 +10,8 @@ import raystore
 from raystore.encoders.records import find_fingerprint
 from raystore.errors import EncoderNotFound, HeadNotFound, InvalidArguments, SnapshotNotFound
 from raystore.impact import Dependent, Impact, impact
-from raystore.serve.loading import Rooms
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.store import Store
 
 SQL = "SELECT t.id, o.label FROM tickets t JOIN outcomes o ON o.item = t.id"
@@ -31,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Store:
         store.register_table("outcomes", [{"item": f"t-{i}", "label": "ab"[i % 2]} for i in range(more)], id="item")
         store.train_head("refunds", snapshot=store.snapshot("labels", SQL), workers=0)
     store.heads.set_alias("refunds", "live", 1)
-    Rooms(store.root).record("triage", "refunds@live", log="tickets")
+    Rooms(store.root).record("triage", DeploymentSpec.model_validate({"head": "refunds@live", "log": "tickets"}))
     return store
 
 

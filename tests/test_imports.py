@@ -16,14 +16,14 @@ PACKAGE = Path(raystore.__file__).parent
 # From left to right: a file imports from its own place and from places to its left.
 ORDER = [
     "errors settings layout secret vectors session markup progress",
-    "catalog", "access", "encoders", "data", "index", "train", "fine_tune", "migrate", "serve",
-    "lineage impact opened indexed searching migrating collection tuning improve snapshots store", "doctor", "demo", "cli",
+    "catalog", "access", "encoders", "data", "index", "train", "fine_tune", "migrate", "serve", "client", "source",
+    "lineage impact opened indexed searching migrating collection tuning improve snapshots deploying store", "doctor", "demo", "cli",
 ]  # fmt: skip
 # The demo draws through the command line's output, and the command line starts the demo; both are outermost.
 ALLOWED = {("demo", "cli")}
 KNOW_RAY = {
     "session.py", "data/pool.py", "data/snapshots/to_ray.py", "data/query/to_ray.py", "index/build/run.py", "index/live/actors.py",
-    "train/fit.py", "train/sweep.py", "train/ray_train.py", "fine_tune/fit.py", "fine_tune/sweep.py", "serve/deploy.py", "doctor.py",
+    "train/fit.py", "train/sweep.py", "train/ray_train.py", "fine_tune/fit.py", "fine_tune/sweep.py", "serve/run/deploy.py", "serve/run/graph.py", "serve/run/away.py", "serve/run/process.py", "doctor.py",
 }  # fmt: skip
 
 

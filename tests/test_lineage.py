@@ -8,7 +8,8 @@ import pytest
 import raystore
 from raystore.data.snapshots.split import iso
 from raystore.errors import DeploymentNotFound, HeadNotFound, InvalidArguments, SnapshotNotFound
-from raystore.serve.loading import Rooms
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.store import Store
 
 SQL = "SELECT t.id, o.label\nFROM tickets t JOIN outcomes o ON o.item = t.id"
@@ -23,7 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Store:
     for more in (40, 38):  # two versions of the labels, two snapshots, two heads
         store.register_table("outcomes", [{"item": f"t-{i}", "label": "ab"[i % 2]} for i in range(more)], id="item")
         store.train_head("refunds", snapshot=store.snapshot("labels", SQL), workers=0)
-    Rooms(store.root).record("triage", "refunds@1")
+    Rooms(store.root).record("triage", DeploymentSpec.model_validate({"head": "refunds@1"}))
     return store
 
 

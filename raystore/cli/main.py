@@ -20,6 +20,7 @@ from raystore.cli import (
     heads,
     index_tune,
     indexes,
+    keys,
     lineage,
     migrate,
     pairs,
@@ -92,7 +93,10 @@ app.command("classify")(classify.classify)
 app.command("lineage")(lineage.lineage)
 app.command("impact")(lineage.impact)
 app.command("serve")(serving.serve)
-app.add_typer(serving.key, name="key")
+app.add_typer(serving.shadow, name="shadow")
+app.command("promote")(serving.promote)
+app.command("rollback")(serving.rollback)
+app.add_typer(keys.key, name="key")
 app.command("doctor")(system.doctor)
 app.command("demo")(system.demo)
 

@@ -1,30 +1,65 @@
-"""serve and key."""
+"""serve and its verbs, shadow, promote, rollback: deployments from the command line."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raystore.access import SERVICE, Verb
 from raystore.cli.state import STATE
-from raystore.errors import AlreadyExists, InvalidArguments, KeyNotFound
+from raystore.errors import InvalidArguments
 
-key = typer.Typer(help="API keys, demanded on any address but loopback.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from raystore.serve.operate.promote import Promoted
+    from raystore.serve.spec.app import AppSpec
+
+shadow = typer.Typer(help="Heads that see what the live head sees.", no_args_is_help=True, rich_markup_mode=None)
+
+File = Annotated[
+    str | None, typer.Argument(metavar="[FILE]", help="triage.yaml; without it, every deployment of the store.")
+]
+Labels = Annotated[
+    str | None, typer.Option(help="Where labels have arrived: table.column, or SQL that gives id and label.")
+]
+Since = Annotated[datetime | None, typer.Option(help="Of predictions since then; UTC.")]
 
 
 def serve(
-    file: Annotated[str | None, typer.Argument(help="app.yaml; without it, every deployment of the store.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE | check | graph | schema]", help="A deployment file; without it, every deployment of the store."
+        ),
+    ] = None,
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="Of check and graph.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; keys are demanded beyond loopback.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
-    """Serve deployments on Ray Serve until SIGTERM or Ctrl-C."""
-    from raystore.serve.deploy import serve_app
-    from raystore.serve.spec import AppSpec, load_spec, parse_spec
+    """Serve deployments on Ray Serve until SIGTERM or Ctrl-C.
 
-    spec = load_spec(file) if file else AppSpec()
+    `serve check FILE` says what would run and what does not fit, `serve graph FILE` draws it, `serve schema` prints the JSON schema
+    of the file.
+    """
+    if what == "schema":
+        schema()
+    elif what in ("check", "graph"):
+        check(file, drawing=what == "graph")
+    elif file is not None:
+        raise InvalidArguments(call="serve", problems=[f"one file is served, and there are two words: '{what}', '{file}'"])
+    else:
+        run(what, host, port)
+
+
+def run(file: str | None, host: str | None, port: int | None) -> None:
+    from raystore.serve.run.deploy import serve_app
+    from raystore.serve.spec.read import parse_spec
+
+    spec = _spec(file)
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    spec = parse_spec({**spec.model_dump(), **changes}, "serve")
+    spec = parse_spec({**spec.model_dump(by_alias=True), **changes}, "serve")
     serve_app(
         spec.store or STATE.root,
         spec,
@@ -35,37 +70,104 @@ def serve(
     )
 
 
-@key.command("create")
-def key_create(
-    name: Annotated[str, typer.Argument(help="Who it is for.")],
-    verb: Annotated[
-        list[str], typer.Option(help=f"{', '.join(Verb)}; may be repeated; by default log, predict and search.")
-    ] = [],  # noqa: B006
+def check(file: str | None, *, drawing: bool) -> None:
+    """What would run, and what does not fit: exit code 1 then."""
+    from raystore.serve.answer.loading import Rooms
+    from raystore.serve.operate.check import check as checked
+
+    spec = _spec(file)
+    found = checked(spec, Rooms(spec.store or STATE.root))
+
+    def draw() -> None:
+        if drawing or found.fits:
+            STATE.out.say(found.graph())
+        for problem in found.problems:
+            STATE.out.say(f"does not fit: {problem}")
+        if found.fits and not drawing:
+            STATE.out.say(f"{len(found.records)} deployment{'' if len(found.records) == 1 else 's'}: everything fits")
+
+    records = {name: record.model_dump(mode="json", by_alias=True) for name, record in found.records.items()}
+    STATE.out.emit({"fits": found.fits, "problems": list(found.problems), "deployments": records}, draw)
+    if not found.fits:
+        raise typer.Exit(1)
+
+
+def schema() -> None:
+    """The JSON schema of the deployment file, for editors."""
+    from raystore.serve.spec.app import AppSpec
+
+    found = AppSpec.model_json_schema(by_alias=True)
+    STATE.out.emit(found, lambda: STATE.out.say(json.dumps(found, indent=2)))
+
+
+def _spec(file: str | None) -> AppSpec:
+    from raystore.serve.spec.app import AppSpec
+    from raystore.serve.spec.read import load_spec
+
+    return load_spec(file) if file else AppSpec()
+
+
+@shadow.command("report")
+def shadow_report(
+    deployment: Annotated[str, typer.Argument(help="Its name.")],
+    labels: Labels = None,
+    since: Since = None,
+    until: Annotated[datetime | None, typer.Option(help="Of predictions before then; UTC.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Write an HTML page; {head} stands for the shadow.")] = None,
 ) -> None:
-    """Make a key. It is shown once and not kept."""
-    unknown = [v for v in verb if v not in set(Verb)]
-    if unknown:
-        problems = [f"'{v}' is no verb, expected {', '.join(Verb)}" for v in unknown]
-        raise InvalidArguments(call="key create", problems=problems)
-    store = STATE.open(create=True)
-    if name in store.keys.names():
-        raise AlreadyExists(noun="key", name=name, advice=f"Another name, or first: raystore key revoke {name}")
-    made = store.keys.create(name, frozenset(Verb(v) for v in verb) or SERVICE)
-    STATE.out.emit({"name": name, "key": made}, lambda: STATE.out.say(made))
+    """Each shadow beside the live head: agreement, flips, gain where labels have arrived, latency, what is needed to tell."""
+    reports = STATE.open().deployments.reports(deployment, labels=labels, since=since, until=until)
+
+    def draw() -> None:
+        if not reports:
+            STATE.out.say(f"nothing was seen by a shadow of '{deployment}' yet")
+        for report in reports:
+            STATE.out.say(report.text())
+
+    written = []
+    for report in reports if page is not None else ():
+        assert page is not None
+        file = Path(str(page).replace("{head}", report.shadow.replace("@", "-")))
+        file.write_text(report.to_html(), encoding="utf-8")
+        written.append(str(file))
+    STATE.out.emit([{**each.model_dump(mode="json"), "metrics": each.metrics()} for each in reports], draw)
+    for each in written:
+        STATE.out.say(f"written: {each}")
 
 
-@key.command("list")
-def key_list() -> None:
-    """The keys that are valid."""
-    names = STATE.open().keys.names()
-    STATE.out.emit(names, lambda: STATE.out.table([{"key": n} for n in names], ["key"]))
+def promote(
+    head: Annotated[str, typer.Argument(help="A shadow or canary: refunds@3.")],
+    deployment: Annotated[str | None, typer.Option(help="Where it is a shadow of several.")] = None,
+    gate: Annotated[
+        str | None, typer.Option("--if", help="A condition on its report: 'agreement > .97 and accuracy_gain.low > 0'.")
+    ] = None,
+    labels: Labels = None,
+    since: Since = None,
+) -> None:
+    """Let a shadow answer; a running service follows within a second or two, and no request fails."""
+    done = STATE.open().deployments.promote(head, deployment=deployment, gate=gate, labels=labels, since=since)
+    _said(done)
 
 
-@key.command("revoke")
-def key_revoke(name: Annotated[str, typer.Argument(help="As `key list` shows it.")]) -> None:
-    """Make a key invalid everywhere."""
-    store = STATE.open()
-    if name not in store.keys.names():
-        raise KeyNotFound(name=name, where=f"store '{store.root}'", existing=store.keys.names())
-    store.keys.revoke(name)
-    STATE.out.emit({"revoked": name}, lambda: STATE.out.say(f"revoked {name}"))
+def rollback(
+    deployment: Annotated[str, typer.Argument(help="Its name.")],
+    to: Annotated[
+        int | None, typer.Option(help="The record to return to; by default the one with the head before.")
+    ] = None,
+) -> None:
+    """Let the head answer that answered before."""
+    _said(STATE.open().deployments.rollback(deployment, to=to))
+
+
+def _said(done: Promoted) -> None:
+    def draw() -> None:
+        if done.verdict is not None:
+            STATE.out.say(done.verdict.text())
+        STATE.out.say(f"{done.deployment}: {done.after} answers now, {done.before} before (record {done.number})")
+        if done.alias:
+            STATE.out.say(f"{done.alias} means it")
+        elif done.file_names != done.after:
+            STATE.out.say(f"its file names {done.file_names}: change that, or the next deploy from it brings that back")
+
+    found: dict[str, Any] = done.model_dump(mode="json")
+    STATE.out.emit(found, draw)

@@ -85,7 +85,8 @@ class CollectionTable:
         *,
         keep_source: bool = False,
     ) -> CollectionTable:
-        """The new, empty collection. `dims` gives the dimension of each encoder, by full fingerprint.
+        """The new, empty collection. `dims` gives the dimension of each encoder, by full fingerprint; without any it holds
+        rows without vectors, such as predictions.
 
         With `keep_source` its raw content is kept beside it (`kept_source.py`), which no later call can change.
 

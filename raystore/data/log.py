@@ -24,7 +24,7 @@ from raystore.data.rows import Incoming, check_rows, payload_digests, row_table,
 from raystore.encoders.bridged import Bridge
 from raystore.encoders.items import Item
 from raystore.encoders.passport import Modality
-from raystore.errors import DimensionMismatch, IdConflict, InvalidRows, InvalidVectors, ItemsUnusable
+from raystore.errors import DimensionMismatch, IdConflict, InvalidArguments, InvalidRows, InvalidVectors, ItemsUnusable
 from raystore.layout import FP12
 from raystore.markup import facts_html
 from raystore.vectors import Vectors, as_unit_rows, check_fingerprint
@@ -131,6 +131,9 @@ class RowLog:
 
     def __init__(self, table: CollectionTable, encoders: RowEncoder | Mapping[str, RowEncoder], store_key: bytes) -> None:
         self._encoders = dict(encoders) if isinstance(encoders, Mapping) else {encoders.fingerprint: encoders}
+        if not self._encoders:
+            problem = "it has no encoder, so nothing can be embedded into it"
+            raise InvalidArguments(call=f"log into '{table.name}'", problems=[problem])
         for fingerprint in self._encoders:
             table.check_encoder(fingerprint)
         self._table = table

@@ -19,13 +19,13 @@ import httpx
 from raystore.cli.output import Output
 from raystore.collection import Collection
 from raystore.demo.corpus import Corpus, docstrings, own_files
-from raystore.serve.proxy import check_port_free
+from raystore.serve.run.proxy import check_port_free
 from raystore.session import shutdown_ray
 from raystore.store import Store, open
 
 if TYPE_CHECKING:
     from raystore.data.snapshots.snapshot import SnapshotRecord
-    from raystore.serve.deploy import Running
+    from raystore.serve.run.deploy import Running
     from raystore.train.heads import Head
 
 COLLECTION, HEAD, DEPLOYMENT, ENCODER = "items", "labels", "demo", "minilm"

@@ -178,19 +178,6 @@ def test_rows_set_aside_are_counted_and_listed(cli: Cli, made: Made, tmp_path: P
     assert [(row["id"], row["row"]) for row in rows] == [("s-2", 1)]
 
 
-def test_keys_are_made_shown_once_and_revoked(cli: Cli, made: Made) -> None:
-    store = ("--store", made.root)
-    made_key = cli(*store, "--json", "key", "create", "service", "--verb", "predict").json
-    assert made_key["key"].startswith("rs.service.")
-    assert cli(*store, "--json", "key", "list").json == ["service"]
-    again = cli(*store, "key", "create", "service")
-    assert again.code == 4
-    assert again.err == "AlreadyExists: key 'service' exists already. Another name, or first: raystore key revoke service\n"
-    assert cli(*store, "key", "revoke", "service").out == "revoked service\n"
-    assert cli(*store, "--json", "key", "list").json == []
-    assert cli(*store, "key", "revoke", "service").code == 3
-
-
 def test_lineage_reads_from_the_head_back_to_the_encoder(cli: Cli, made: Made) -> None:
     links = cli("--store", made.root, "--json", "lineage", "refunds@1").json
     assert [link["noun"] for link in links] == ["head", "snapshot", "collection", "encoder"]

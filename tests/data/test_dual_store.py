@@ -20,8 +20,8 @@ from raystore.encoders.together import load_together, open_together
 from raystore.encoders.vector_map import VectorMap
 from raystore.errors import InvalidArguments, PassportMismatch
 from raystore.layout import vector_column
-from raystore.serve.loading import Rooms
-from raystore.serve.spec import parse_spec
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.spec.read import parse_spec
 from raystore.store import Store
 from tests.data.test_dual import parquet, some
 

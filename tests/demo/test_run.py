@@ -23,7 +23,7 @@ import pytest
 import raystore
 from raystore.demo.corpus import own_files
 from raystore.errors import InvalidArguments
-from raystore.serve.proxy import free_port
+from raystore.serve.run.proxy import free_port
 
 TOPICS = {
     "card": ["my card never arrived", "the card was swallowed", "when will my new card come"],

@@ -15,9 +15,10 @@ from raystore.collection import Collection
 from raystore.encoders.bridged import read_bridge
 from raystore.errors import InvalidArguments, InvalidRows, PassportMismatch, SqlRefused
 from raystore.migrate.bridge import Bridged
-from raystore.serve.app import make_app
-from raystore.serve.loading import Rooms
-from raystore.serve.spec import AppSpec, deployment_records
+from raystore.serve.http.app import make_app
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.records import deployment_records
 from raystore.store import Store
 from raystore.train.fit import train_head
 from raystore.train.source import ArraySource, Examples
@@ -263,20 +264,20 @@ def test_a_search_over_http_says_which_hits_were_bridged_and_how_well_that_finds
 
 
 def test_a_record_says_through_what_a_head_is_asked(rooms: Rooms, store: Store) -> None:
-    first = rooms.record("recorded", "topics", through="crossed-back")
-    assert first == rooms.record("recorded", "topics", through="crossed-back")
+    first = recorded(rooms, "recorded", "topics", through="crossed-back")
+    assert first == recorded(rooms, "recorded", "topics", through="crossed-back")
     assert first.through is not None
     assert (first.reads, first.fingerprint) == (store.encoder("crossed-back").fingerprint, store.encoder("old").fingerprint)
     assert deployment_records(rooms.catalog)["recorded"] == first
-    plain = rooms.record("recorded", "topics")
+    plain = recorded(rooms, "recorded", "topics")
     assert (plain.number, plain.through, plain.reads) == (first.number + 1, None, plain.fingerprint)
 
 
 def test_a_bridge_that_leads_elsewhere_serves_no_head_of_this_encoder(rooms: Rooms, store: Store) -> None:
     with pytest.raises(PassportMismatch) as wrong:
-        rooms.record("wrong", "topics", through="crossed")
+        recorded(rooms, "wrong", "topics", through="crossed")
     old, new = store.encoder("old"), store.encoder("new")
     assert wrong.value.expected == f"{old.label} ({old.fingerprint})"
     assert wrong.value.found == f"through='crossed', a bridge that leads to {new.fingerprint}"
     with pytest.raises(PassportMismatch):
-        rooms.record("wrong", "topics", through="crossed-back", log="unrelated")
+        recorded(rooms, "wrong", "topics", through="crossed-back", log="unrelated")

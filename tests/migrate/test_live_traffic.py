@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import raystore
-from raystore.serve.deploy import deploy
-from raystore.serve.proxy import free_port
-from raystore.serve.spec import AppSpec
+from raystore.serve.run.deploy import deploy
+from raystore.serve.run.proxy import free_port
+from raystore.serve.spec.app import AppSpec
 from raystore.store import Store
 from raystore.train.fit import train_head
 from raystore.train.source import ArraySource, Examples

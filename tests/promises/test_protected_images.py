@@ -30,7 +30,7 @@ from raystore.data.manifest import SourceColumns
 from raystore.data.readers import plan
 from raystore.encoders.items import Encoded, Item
 from raystore.errors import IdConflict, InvalidArguments, InvalidRows, ItemsUnusable, JobFailed, RaystoreError
-from raystore.serve.proxy import free_port
+from raystore.serve.run.proxy import free_port
 from tests.pictures import PICTURES, data_url
 from tests.promises.marked import marked_files
 from tests.promises.search import files_holding, object_store_holding, spellings_in

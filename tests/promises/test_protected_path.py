@@ -31,7 +31,7 @@ from raystore.data.readers import plan
 from raystore.encoders import Encoder
 from raystore.encoders.items import Encoded, Item
 from raystore.errors import IdConflict, InvalidRows, InvalidVectors, JobFailed, RaystoreError
-from raystore.serve.proxy import free_port
+from raystore.serve.run.proxy import free_port
 from tests.promises.search import files_holding, object_store_holding, spellings
 from tests.promises.test_resume import workers
 from tests.promises.trail import CONTROL, KEPT, TOO_LONG, Trail, allow_core_files, loudest_output_to, new_mark

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from raystore.data.collection import CollectionTable
 from raystore.data.log import RowLog
 from raystore.encoders import Encoders
 from raystore.secret import load_store_key
-from raystore.serve.loading import Rooms
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.spec.deployment import DeploymentSpec
+from raystore.serve.spec.records import DeploymentRecord
 from raystore.train.fit import train_head
 from raystore.train.source import ArraySource, Examples
 from tests.pictures import PICTURES, save_clip, save_vit
@@ -32,6 +35,11 @@ class Served:
     @property
     def rooms(self) -> Rooms:
         return Rooms(self.root)
+
+
+def recorded(rooms: Rooms, name: str, head: str, **more: Any) -> DeploymentRecord:
+    """The record of a deployment with that head; `more` as the file has it."""
+    return rooms.record(name, DeploymentSpec.model_validate({"head": head, **more}))
 
 
 def make_store(root: Path, tiny_model: Path) -> Served:

@@ -20,10 +20,11 @@ from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array, vector_field
 from raystore.data.tables.table import register_table
-from raystore.serve.app import make_app
-from raystore.serve.loading import Rooms
-from raystore.serve.orchestrator import Orchestrator
-from raystore.serve.spec import AppSpec, parse_spec
+from raystore.serve.http.app import make_app
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.answer.orchestrator import Orchestrator
+from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.read import parse_spec
 
 CANARY = "CANARY-51c9-uncanny"
 N = 1_000

@@ -10,7 +10,8 @@ import pytest
 from raystore.encoders.items import Encoded, Item
 from raystore.encoders.passport import Passport, TextPart
 from raystore.errors import ItemsUnusable
-from raystore.serve.batching import BatchingEncoder
+from raystore.serve.answer.batching import BatchingEncoder
+from raystore.serve.spec.app import Batch
 from raystore.vectors import mark
 
 PASSPORT = Passport(
@@ -80,7 +81,7 @@ def inner() -> Lengths:
 
 @pytest.fixture
 def crowd(inner: Lengths) -> Iterator[Crowd]:
-    crowd = Crowd(BatchingEncoder(inner, max_batch=6), inner)
+    crowd = Crowd(BatchingEncoder(inner, Batch(max_items=6)), inner)
     yield crowd
     crowd.close()
 

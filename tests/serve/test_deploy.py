@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from raystore.errors import HeadNotFound, InvalidArguments, KeyRequired
-from raystore.serve.deploy import Running, deploy
-from raystore.serve.proxy import free_port, haproxy_binary
-from raystore.serve.spec import AppSpec
+from raystore.serve.run.deploy import Running, deploy
+from raystore.serve.run.proxy import free_port, haproxy_binary
+from raystore.serve.spec.app import AppSpec
 from tests.pictures import data_url
 from tests.serve.conftest import Served
 
@@ -158,8 +158,8 @@ def test_nothing_of_serve_listens_beyond_loopback(running: Running) -> None:
 
 PROGRAM = """
     import sys
-    from raystore.serve.deploy import serve_app
-    from raystore.serve.spec import AppSpec
+    from raystore.serve.run.deploy import serve_app
+    from raystore.serve.spec.app import AppSpec
     spec = AppSpec.model_validate({"port": int(sys.argv[2]), "deployments": {"triage": {"head": "refunds@1"}}})
     serve_app(sys.argv[1], spec, started=lambda running: print(running.url, flush=True))
 """

@@ -9,10 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from raystore.data.collection import CollectionTable
-from raystore.serve.app import make_app
-from raystore.serve.spec import AppSpec
+from raystore.serve.http.app import make_app
+from raystore.serve.spec.app import AppSpec
 from tests.pictures import PICTURES, data_url
-from tests.serve.conftest import Served
+from tests.serve.conftest import recorded, Served
 
 RED, BLUE = PICTURES[0], PICTURES[3]
 
@@ -22,10 +22,10 @@ def client(house: Served) -> Iterator[TestClient]:
     rooms = house.rooms
     orchestrator = rooms.orchestrator(AppSpec(), threads=1)
     records = {
-        "triage": rooms.record("triage", "refunds@2"),
-        "colours": rooms.record("colours", "colours@1"),
-        "keeping": rooms.record("keeping", "refunds@2", log="everything"),
-        "keeping-colours": rooms.record("keeping-colours", "colours@1", log="everything"),
+        "triage": recorded(rooms, "triage", "refunds@2"),
+        "colours": recorded(rooms, "colours", "colours@1"),
+        "keeping": recorded(rooms, "keeping", "refunds@2", log="everything"),
+        "keeping-colours": recorded(rooms, "keeping-colours", "colours@1", log="everything"),
     }
     orchestrator.update(rooms.live(records))
     with TestClient(make_app(lambda: orchestrator, AppSpec()), base_url="http://127.0.0.1") as client:
@@ -43,8 +43,12 @@ def has_vector(house: Served, collection: str, encoder: str, id_: str) -> bool:
     return bool(table.filter(table["id"].to_numpy(zero_copy_only=False) == id_)[column][0].is_valid)
 
 
+def several(*texts: str) -> dict[str, object]:
+    return {"items": [{"text": text} for text in texts]}
+
+
 def test_predict_labels_images(client: TestClient) -> None:
-    body = client.post("/v1/predict/colours", json={"texts": [data_url(p) for p in PICTURES]}).json()
+    body = client.post("/v1/predict/colours", json=several(*map(data_url, PICTURES))).json()
     assert [p["label"] for p in body["predictions"]] == ["red"] * 3 + ["blue"] * 3
     one = client.post("/v1/predict/colours", json={"text": data_url(BLUE)}).json()
     assert one["predictions"][0]["label"] == "blue"
@@ -54,8 +58,8 @@ def test_what_the_encoder_does_not_take_is_refused_with_its_field(client: TestCl
     for path, body, field, reason in [
         (
             "/v1/predict/triage",
-            {"texts": ["a", data_url(RED)]},
-            "body.texts[1]",
+            several("a", data_url(RED)),
+            "body.items[1].text",
             "is an image, and this encoder takes texts",
         ),
         ("/v1/predict/triage", {"text": data_url(RED)}, "body.text", "is an image, and this encoder takes texts"),
@@ -115,8 +119,8 @@ def test_a_prediction_that_is_kept_gets_the_vectors_of_the_collections_other_enc
     client: TestClient, house: Served
 ) -> None:
     texts, images = ["return the money", "the card"], [data_url(RED)]
-    (image,) = client.post("/v1/predict/keeping-colours", json={"texts": images}).json()["logged"]
-    logged = client.post("/v1/predict/keeping", json={"texts": texts}).json()["logged"]
+    (image,) = client.post("/v1/predict/keeping-colours", json=several(*images)).json()["logged"]
+    logged = client.post("/v1/predict/keeping", json=several(*texts)).json()["logged"]
     for encoder, ids, items in [
         ("tiny", logged, texts),
         ("clip", [*logged, image], [*texts, RED]),

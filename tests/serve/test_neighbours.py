@@ -8,10 +8,10 @@ from raystore.data.collection import CollectionTable
 from raystore.data.log import RowLog
 from raystore.impact import impact
 from raystore.lineage import trace
-from raystore.serve.app import make_app
-from raystore.serve.spec import AppSpec
+from raystore.serve.http.app import make_app
+from raystore.serve.spec.app import AppSpec
 from raystore.train.classify.register import Classifiers, register_classifier
-from tests.serve.conftest import CARD, COLOUR, MONEY, Served
+from tests.serve.conftest import recorded, CARD, COLOUR, MONEY, Served
 
 
 def test_a_deployment_of_neighbours_learns_from_rows_that_are_logged_forgets_erased_ones_and_names_where_it_asks(
@@ -26,9 +26,9 @@ def test_a_deployment_of_neighbours_learns_from_rows_that_are_logged_forgets_era
     made = Classifiers(rooms.catalog, desk).get(opened, encoder, labels="topic", k=3)
     head = register_classifier(rooms.layout, "by-rows", made, encoder.label)
     orchestrator = rooms.orchestrator(AppSpec(), threads=1)
-    live = rooms.live({"desk": rooms.record("desk", "by-rows")})
+    live = rooms.live({"desk": recorded(rooms, "desk", "by-rows")})
     orchestrator.update(live)
-    assert live["desk"].head.asks is not None  # type: ignore[attr-defined]
+    assert rooms.head("by-rows").asks is not None
     with TestClient(make_app(lambda: orchestrator, AppSpec()), base_url="http://127.0.0.1:8000") as client:
         ask = {"text": COLOUR[0], "top": 5}
         before = client.post("/v1/predict/desk", json=ask).json()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from raystore.errors import AddressInUse
-from raystore.serve.haproxy_door import narrowed
-from raystore.serve.proxy import ProxyFolder, check_port_free, free_port
+from raystore.serve.run.haproxy_door import narrowed
+from raystore.serve.run.proxy import ProxyFolder, check_port_free, free_port
 
 CONFIG = """defaults
     mode http

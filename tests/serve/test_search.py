@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from raystore.serve.app import make_app
-from raystore.serve.spec import AppSpec
+from raystore.serve.http.app import make_app
+from raystore.serve.spec.app import AppSpec
 
 from .conftest import Served
 

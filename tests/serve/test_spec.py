@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from raystore.errors import InvalidArguments, PassportMismatch
-from raystore.serve.spec import deployment_records, load_spec, parse_spec
-from tests.serve.conftest import Served
+from raystore.serve.spec.deployment import LogSpec
+from raystore.serve.spec.read import load_spec, parse_spec
+from raystore.serve.spec.records import deployment_records
+from tests.serve.conftest import recorded, Served
 
 
 def problems(value: object) -> list[str]:
@@ -19,7 +21,7 @@ def test_a_file_with_a_deployment_alone_has_every_default(tmp_path: Path) -> Non
     path = tmp_path / "app.yaml"
     path.write_text("deployments:\n  triage: {head: refunds@2}\n", encoding="utf-8")
     spec = load_spec(path)
-    assert (spec.host, spec.port, spec.replicas, spec.collections) == ("127.0.0.1", 8000, 1, "all")
+    assert (spec.host, spec.port, spec.replicas.least, spec.collections) == ("127.0.0.1", 8000, 1, "all")
     assert spec.limits.model_dump() == {
         "max_body_bytes": 2**24,
         "max_items": 256,
@@ -27,8 +29,10 @@ def test_a_file_with_a_deployment_alone_has_every_default(tmp_path: Path) -> Non
         "max_image_bytes": 10_000_000,
         "max_image_pixels": 50_000_000,
         "max_image_frames": 1_000,
+        "max_requests": 64,
+        "deadline_s": 30,
     }
-    assert spec.deployments["triage"].head == "refunds@2"
+    assert spec.deployments["triage"].head.name == "refunds@2"
     assert spec.serves("tickets")
 
 
@@ -51,8 +55,8 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
 
 def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_known() -> None:
     assert problems({"zzz": 1}) == [
-        "the file has the unknown key 'zzz': known are store, host, port, limits, replicas, deployments, collections, tables, "
-        "sql"
+        "the file has the unknown key 'zzz': known are store, host, port, limits, replicas, batch, colocate, encoders, deployments, "
+        "collections, tables, sql, recording, watch, grpc, tls, oidc, rates"
     ]
 
 
@@ -62,8 +66,8 @@ def test_all_mistakes_are_told_together() -> None:
     )
     assert found == [
         "port: input should be greater than or equal to 1",
-        "replicas: input should be a valid integer, unable to parse string as an integer",
-        "deployments.t.head: expected a head as 'refunds', 'refunds@2' or 'refunds@live'",
+        "replicas: expected a whole number, or min and max",
+        "deployments.t.head.name: expected a head as 'refunds', 'refunds@2' or 'refunds@live'",
         "collections: expected 'all' or a list of names",
     ]
     assert problems({"deployments": {"T!": {"head": "x"}}}) == [
@@ -94,30 +98,30 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 
 def test_a_deployment_is_recorded_once_and_again_when_it_changes(served: Served) -> None:
     rooms = served.rooms
-    first = rooms.record("recorded", "refunds@1")
+    first = recorded(rooms, "recorded", "refunds@1")
     assert (first.number, first.head, first.fingerprint) == (1, "refunds@1", served.fingerprint)
-    assert rooms.record("recorded", "refunds@1") == first
-    second = rooms.record("recorded", "refunds", log="kept")
-    assert (second.number, second.head, second.log) == (2, "refunds@2", "kept")
+    assert recorded(rooms, "recorded", "refunds@1") == first
+    second = recorded(rooms, "recorded", "refunds", log="kept")
+    assert (second.number, second.head, second.log) == (2, "refunds@2", LogSpec(collection="kept"))
     assert deployment_records(rooms.catalog)["recorded"] == second
 
 
 def test_an_alias_is_looked_up_when_it_is_deployed_and_the_number_stays(served: Served) -> None:
     rooms = served.rooms
     rooms.heads.set_alias("refunds", "chosen", 1)
-    assert parse_spec({"deployments": {"t": {"head": "refunds@chosen"}}}, "serve").deployments["t"].head == "refunds@chosen"
-    first = rooms.record("aliased", "refunds@chosen")
+    assert parse_spec({"deployments": {"t": {"head": "refunds@chosen"}}}, "serve").deployments["t"].head.name == "refunds@chosen"
+    first = recorded(rooms, "aliased", "refunds@chosen")
     assert (first.number, first.head) == (1, "refunds@1")
     rooms.heads.set_alias("refunds", "chosen", 2)
     assert deployment_records(rooms.catalog)["aliased"] == first
-    assert rooms.live({"aliased": first})["aliased"].head.label == "refunds@1"
-    again = rooms.record("aliased", "refunds@chosen")
+    assert rooms.live({"aliased": first})["aliased"].record.head == "refunds@1"
+    again = recorded(rooms, "aliased", "refunds@chosen")
     assert (again.number, again.head) == (2, "refunds@2")
 
 
 def test_a_log_of_another_encoder_is_refused_with_both_named(served: Served) -> None:
     with pytest.raises(PassportMismatch) as raised:
-        served.rooms.record("wrong", "refunds", log="strange")
+        recorded(served.rooms, "wrong", "refunds", log="strange")
     assert str(raised.value) == (
         "the log of deployment 'wrong', which holds what head 'refunds@2' encodes, expects "
         f"{served.label} ({served.fingerprint[:12]}), but was given collection 'strange' of {'f' * 12}. "

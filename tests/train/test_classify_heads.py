@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raystore.errors import HeadCorrupt, InvalidArguments, InvalidName
-from raystore.serve.spec import record_deployment
+from raystore.serve.spec.records import record_deployment
 from raystore.train.classify.register import LEFT_OUT, open_head, register_classifier
 from raystore.train.export import export_head
 from raystore.train.heads import Head

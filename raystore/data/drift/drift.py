@@ -262,7 +262,7 @@ def embedding_drift(x: Matrix, y: Matrix, rng: np.random.Generator, permutations
     """
     assignments = _assignments(len(x), len(y), permutations, rng)
     rows = np.concatenate([x, y])
-    areas = _classifier_areas(rows, assignments, rng)
+    areas = classifier_areas(rows, assignments, rng)
     kernel, width = rbf_kernel(rows)
     discrepancies = _mean_discrepancies(kernel, assignments)
     p_auc, p_mmd = _p_value(areas), _p_value(discrepancies)
@@ -322,7 +322,7 @@ def _mean_discrepancies(kernel: npt.NDArray[Any], assignments: npt.NDArray[np.bo
     return found
 
 
-def _classifier_areas(rows: Matrix, assignments: npt.NDArray[np.bool_], rng: np.random.Generator) -> Floats:
+def classifier_areas(rows: Matrix, assignments: npt.NDArray[np.bool_], rng: np.random.Generator) -> Floats:
     """(1 + permutations,) the area under the ROC curve of a logistic regression that tells the two samples apart, on rows that
     it was not fitted on (5 folds), for each assignment.
 

@@ -274,6 +274,8 @@ def _sampled(
     places = relations(query, known.__contains__)
     found = {r.name for r in places}
     sampled = sorted(found & set(collections))
+    if len(sampled) > 1:  # what holds no vector (the predictions a deployment keeps) stands beside it, as a table does
+        sampled = [c for c in sampled if CollectionTable.open(catalog.layout, c).fingerprints] or sampled
     problems = [f"its SQL {problem}" for problem in unrepeatable(query, sets=task == "labels")]
     if len(sampled) != 1:
         problems.append(f"its SQL reads {len(sampled)} collections ({listed(sampled)}), expected exactly one")
@@ -281,7 +283,7 @@ def _sampled(
         raise SnapshotRefused(name=name, problems=problems)
     names = frozenset(n.alias_or_name.lower() for r, nodes in places.items() if r.name == sampled[0] for n in nodes)
     versions = {}
-    for table in [sampled[0], *sorted(found & set(tables))]:
+    for table in [sampled[0], *sorted(found - {sampled[0]})]:
         said = {r for r in places if r.name == table}
         only = said.pop() if len(said) == 1 else None
         if only is not None and only.version is not None:

@@ -85,6 +85,22 @@ class _Table(NamedTuple):
     codes: Codes
 
 
+def labels_of_ids(table: SourceTable, column: str) -> tuple[pa.Array, pa.ChunkedArray, RowIds]:
+    """The (m,) ids of a label table that has an id key, all (n,) labels, and of each id (m,) the place of the one that counts:
+    the latest by the table's time, else the last one registered."""
+    key = table.id or ""
+    columns = list(dict.fromkeys([key, column, *([table.time] if table.time else [])]))
+    rows = table.dataset().to_table(columns=columns, filter=table.filter())
+    if table.time:
+        when = pc.fill_null(rows.column(table.time).cast(pa.int64()), np.iinfo(np.int64).min)
+        rows = rows.take(np.argsort(when.to_numpy(), kind="stable"))
+    rows = rows.filter(pc.is_valid(rows.column(key)))
+    ids: Any = rows.column(key).combine_chunks().dictionary_encode()
+    last = np.zeros(len(ids.dictionary), dtype=np.int64)
+    np.maximum.at(last, ids.indices.to_numpy(), np.arange(len(ids)))
+    return ids.dictionary, rows.column(column), last
+
+
 class LabelledRows:
     """The labels of one collection, by one place they stand in. Safe to call from many threads.
 
@@ -176,17 +192,8 @@ class LabelledRows:
     def _read_table(self) -> _Table:
         table = open_table(self._catalog, self._source)
         self._check_table(table)
-        key = table.id or ""
-        columns = list(dict.fromkeys([key, self._column, *([table.time] if table.time else [])]))
-        rows = table.dataset().to_table(columns=columns, filter=table.filter())
-        if table.time:
-            when = pc.fill_null(rows.column(table.time).cast(pa.int64()), np.iinfo(np.int64).min)
-            rows = rows.take(np.argsort(when.to_numpy(), kind="stable"))
-        rows = rows.filter(pc.is_valid(rows.column(key)))
-        ids: Any = rows.column(key).combine_chunks().dictionary_encode()
-        last = np.zeros(len(ids.dictionary), dtype=np.int64)
-        np.maximum.at(last, ids.indices.to_numpy(), np.arange(len(ids)))
-        return _Table(table.version, ids.dictionary, self._coded(rows.column(self._column))[last])
+        ids, labels, last = labels_of_ids(table, self._column)
+        return _Table(table.version, ids, self._coded(labels)[last])
 
     def _newest_labels(self) -> int | None:
         return numbers(self._catalog.layout.aliases(KIND, self._source))[-1] if self._source else None

@@ -1,0 +1,248 @@
+"""Texts and images of concurrent requests, encoded together, by a few threads that do nothing else.
+
+A lone request is encoded at once. Where requests come densely, a batch waits a few milliseconds for as many as the batch before
+had: their senders were answered together, and send the next ones almost together. Callers wait in a thread (`encode`) or in an
+event loop (`encode_soon`). Knows no HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import numpy as np
+
+from raystore.encoders.bridged import Bridge
+from raystore.encoders.items import Encoded, Item
+from raystore.encoders.passport import Passport
+from raystore.errors import DeadlineMissed, ItemsUnusable
+from raystore.serve.spec.app import Batch
+from raystore.vectors import Vectors, mark
+
+# Where nothing came for so long, the next request is a lone one again.
+_LULL_S = 0.05
+_CHARS_A_TOKEN = 4  # of a text that was not tokenized yet; English has 4 to 5
+_IMAGE_TOKENS = 200  # a ViT of 224 pixels in patches of 16 has 197
+
+
+class ServedEncoder(Protocol):
+    """An encoder with its model in memory."""
+
+    @property
+    def passport(self) -> Passport: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_chars(self) -> int: ...
+    def encode_each(self, items: Sequence[Item]) -> Encoded: ...
+    def count_tokens(self, texts: Sequence[str]) -> int: ...
+
+
+class BatchingEncoder:
+    """An encoder that many threads and event loops may call; to `RowLog` it is an encoder like any other."""
+
+    def __init__(
+        self,
+        encoder: ServedEncoder,
+        batch: Batch | None = None,
+        *,
+        turns: int = 1,
+        seen: Callable[[int, int, float], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            batch: what is encoded at once, and how long a batch waits for more.
+            turns: batches under way at once. 1 of an encoder in this process: its threads would only compete.
+            seen: told of each batch: items, tokens (estimated, padding included), seconds.
+        """
+        self.passport = encoder.passport
+        self.fingerprint = encoder.fingerprint
+        self.label = encoder.label
+        self.dim = encoder.dim
+        self.max_chars = encoder.max_chars
+        self.count_tokens = encoder.count_tokens
+        self.bridge: Bridge | None = getattr(encoder, "bridge", None)  # of an encoder that is one
+        self._encoder = encoder
+        self._limits = batch or Batch()
+        self._seen = seen
+        self._waiting: deque[_Job] = deque()
+        self._arrived = threading.Condition()
+        self._expected = 1  # requests of the last batch
+        self._last = 0.0
+        self._closing = False
+        self._turns = turns
+        self._threads: list[threading.Thread] = []
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Let the threads end; what waits is still encoded."""
+        with self._arrived:
+            self._closing = True
+            self._arrived.notify_all()
+
+    def encode(self, items: Sequence[Item], *, until: float | None = None) -> Vectors:
+        """(n, dim) unit rows in the order of `items`.
+
+        Args:
+            until: the time.monotonic() after which nobody waits for it any more.
+
+        Raises:
+            ItemsUnusable: some have no vector; they are named. DeadlineMissed. And what the encoder raises.
+        """
+        return self._whole(self.encode_each(items, until=until), len(items))
+
+    def encode_each(self, items: Sequence[Item], *, until: float | None = None) -> Encoded:
+        """The vectors of the items that have one, and why the others have none; what other callers send changes neither."""
+        done = threading.Event()
+        job = _Job(items, until, done.set)
+        self._put(job)
+        done.wait()
+        return job.outcome()
+
+    async def encode_soon(self, items: Sequence[Item], *, until: float | None = None) -> Vectors:
+        """As `encode`, for a caller in an event loop, which goes on meanwhile."""
+        return self._whole(await self.each_soon(items, until=until), len(items))
+
+    async def each_soon(self, items: Sequence[Item], *, until: float | None = None) -> Encoded:
+        """As `encode_each`, for a caller in an event loop."""
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[None] = loop.create_future()
+
+        def finish() -> None:
+            if not waiting.done():
+                waiting.set_result(None)
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(finish)
+
+        job = _Job(items, until, tell)
+        self._put(job)
+        await waiting
+        return job.outcome()
+
+    def _whole(self, encoded: Encoded, n: int) -> Vectors:
+        if encoded.problems:
+            raise ItemsUnusable(call=f"encode with {self.label}", n_items=n, problems=sorted(encoded.problems.items()))
+        vectors = np.empty((n, self.dim), dtype=np.float32)
+        vectors[encoded.places] = encoded.vectors
+        return mark(vectors, self.fingerprint)
+
+    def _put(self, job: _Job) -> None:
+        with self._arrived:
+            self._waiting.append(job)
+            while len(self._threads) < self._turns:
+                thread = threading.Thread(target=self._run, name=f"raystore-encode-{self.label}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._arrived.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._waiting or self._closing)
+                if not self._waiting:
+                    return
+                if time.monotonic() - self._last > _LULL_S:
+                    self._expected = 1
+                elif len(self._waiting) < self._expected:
+                    self._arrived.wait_for(lambda: len(self._waiting) >= self._expected, self._limits.wait_ms / 1e3)
+                jobs, tokens = self._taken()
+                self._expected = max(1, len(jobs))
+            if jobs:
+                self._encode_together(jobs, tokens)
+            self._last = time.monotonic()
+
+    def _taken(self) -> tuple[list[_Job], int]:
+        """The jobs at the head of the queue, one at least, up to the limits, and their tokens; without those nobody waits for."""
+        jobs: list[_Job] = []
+        items = longest = 0
+        now = time.monotonic()
+        while self._waiting:
+            job = self._waiting[0]
+            if job.until is not None and now > job.until:
+                self._waiting.popleft().fail(
+                    DeadlineMissed(deadline_s=round(now - job.since, 3), stage="before it was encoded")
+                )
+                continue
+            n, most = items + len(job.items), max(longest, job.tokens)
+            if jobs and (n > self._limits.max_items or n * most > self._limits.max_tokens):
+                break
+            jobs.append(self._waiting.popleft())
+            items, longest = n, most
+        return jobs, items * longest
+
+    def _encode_together(self, jobs: Sequence[_Job], tokens: int) -> None:
+        started = time.monotonic()
+        try:
+            encoded = self._encoder.encode_each([item for job in jobs for item in job.items])
+        except BaseException as error:  # noqa: BLE001 - its caller is handed it and raises it
+            if len(jobs) == 1:
+                jobs[0].fail(error)
+            for job in jobs if len(jobs) > 1 else ():  # one request's failure is not another's
+                self._encode_alone(job)
+            return
+        if self._seen is not None:
+            self._seen(sum(len(job.items) for job in jobs), tokens, time.monotonic() - started)
+        start = 0
+        for job in jobs:
+            job.finish(self._part(encoded, start, start + len(job.items)) if len(jobs) > 1 else encoded)
+            start += len(job.items)
+
+    def _part(self, encoded: Encoded, start: int, end: int) -> Encoded:
+        """What became of the items from `start` to before `end`, their places counted from `start`."""
+        mine = (encoded.places >= start) & (encoded.places < end)
+        return Encoded(
+            vectors=mark(encoded.vectors[mine], self.fingerprint),
+            places=encoded.places[mine] - start,
+            problems={place - start: reason for place, reason in encoded.problems.items() if start <= place < end},
+        )
+
+    def _encode_alone(self, job: _Job) -> None:
+        try:
+            job.finish(self._encoder.encode_each(job.items))
+        except BaseException as error:  # noqa: BLE001 - its caller is handed it and raises it
+            job.fail(error)
+
+
+class _Job:
+    """Items of one caller; `told` is called once, from the encoder's thread."""
+
+    def __init__(self, items: Sequence[Item], until: float | None, told: Callable[[], object]) -> None:
+        self.items = items
+        self.until = until
+        self.since = time.monotonic()
+        self.tokens = max((_tokens(item) for item in items), default=0)
+        self._told = told
+        self._encoded: Encoded | None = None
+        self._error: BaseException | None = None
+
+    def finish(self, encoded: Encoded) -> None:
+        self._encoded = encoded
+        self._told()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._told()
+
+    def outcome(self) -> Encoded:
+        if self._error is not None:
+            raise self._error
+        assert self._encoded is not None
+        return self._encoded
+
+
+def _tokens(item: Item) -> int:
+    return len(item) // _CHARS_A_TOKEN + 2 if isinstance(item, str) else _IMAGE_TOKENS

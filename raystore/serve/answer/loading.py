@@ -1,0 +1,232 @@
+"""From a store's root to an orchestrator: what a replica opens, and what it keeps in memory.
+
+Opens the catalog and the rooms, never the facade. Costs what loading the encoders costs (about a second each from
+an export, 3 to 6 s through torch); heads are small. Knows no HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from raystore.access import ApiKeys
+from raystore.catalog import Catalog, open_root
+from raystore.data.collection import CollectionTable, collection_names
+from raystore.data.sandbox.process import SandboxLimits, SqlSandbox
+from raystore.data.snapshots.snapshot import open_snapshot
+from raystore.data.tables.table import table_names
+from raystore.encoders import Encoders, LoadedEncoder, open_encoder
+from raystore.encoders.bridged import Bridge, read_bridge
+from raystore.encoders.records import KIND
+from raystore.errors import EncoderNotFound, ModelUnusable, NotFound, PassportMismatch
+from raystore.secret import load_store_key
+from raystore.serve.answer.batching import ServedEncoder
+from raystore.serve.answer.evidence import SnapshotEvidence, VotersEvidence
+from raystore.serve.answer.heads import InlineHead
+from raystore.serve.answer.live import Evidence, Live
+from raystore.serve.answer.opened import OpenCollection
+from raystore.serve.answer.orchestrator import Orchestrator
+from raystore.serve.answer.served import Known, ServedHead
+from raystore.serve.door.auth import Door, door_of
+from raystore.serve.recording.seal import Seal
+from raystore.serve.recording.seen import Seen
+from raystore.serve.rules.engine import Rules
+from raystore.serve.spec.app import AppSpec, Batch
+from raystore.serve.spec.deployment import DeploymentSpec
+from raystore.serve.spec.records import DeploymentRecord, deployment_records, record_deployment, resolve_deployment
+from raystore.serve.watch.metrics import Metrics
+from raystore.train.classify.register import open_head
+from raystore.train.heads import Head
+from raystore.train.registry import Heads
+from raystore.vectors import Matrix
+
+_THREADS = 16
+
+
+class Rooms:
+    """A store as serving needs it: catalog, key, encoders, heads."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.layout, about = open_root(root, create=False)
+        self.catalog = Catalog(self.layout)
+        self.store_key = load_store_key(self.layout, about["key_id"])
+        self.encoders = Encoders(self.catalog)
+        self.heads = Heads(self.catalog)
+        self._opened: dict[str, OpenCollection] = {}
+        self._heads: dict[str, Head] = {}
+        # Where what blocks runs: logs, searches, heads that search. Encoders have threads of their own.
+        self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="raystore-blocking")
+
+    def door(self, spec: AppSpec) -> Door:
+        """Who may come in at the spec's address. KeyRequired where others reach it and nobody could come in."""
+        return door_of(spec, ApiKeys(self.layout, self.store_key), share=1 / spec.replicas.most)
+
+    def records(self, spec: AppSpec) -> dict[str, DeploymentRecord]:
+        """What the spec serves, recorded; without deployments in it, every deployment of the store.
+
+        Raises:
+            HeadNotFound, CollectionNotFound, PassportMismatch: the spec names what is not there or does not fit.
+        """
+        if not spec.deployments:
+            return deployment_records(self.catalog)
+        return {name: self.record(name, wanted) for name, wanted in spec.deployments.items()}
+
+    def record(self, name: str, wanted: DeploymentSpec, *, encoder: str | None = None) -> DeploymentRecord:
+        """The published record of one deployment; see `record_deployment`. `encoder` is a name."""
+        asked = self.encoders.get(encoder) if encoder is not None else None
+        return record_deployment(
+            self.catalog,
+            name,
+            wanted,
+            open_head=self.heads.get,
+            held=self.held,
+            encoder=(asked.label, asked.fingerprint) if asked else None,
+            through=self.bridge(wanted.through),
+        )
+
+    def resolved(self, name: str, wanted: DeploymentSpec) -> DeploymentRecord:
+        """The record as it would be published; raises what publishing would."""
+        return resolve_deployment(
+            name, wanted, open_head=self.heads.get, held=self.held, through=self.bridge(wanted.through)
+        )
+
+    def held(self, collection: str) -> list[str]:
+        """The fingerprints of a collection."""
+        return CollectionTable.open(self.layout, collection).fingerprints
+
+    def bridge(self, name: str | None) -> Bridge | None:
+        """The bridge of that name."""
+        if name is None:
+            return None
+        reader = self.encoders.get(name)
+        return read_bridge(self.layout, reader.fingerprint, reader.label)
+
+    def live(
+        self,
+        records: Mapping[str, DeploymentRecord],
+        *,
+        away: Callable[[DeploymentRecord], ServedHead | None] = lambda _: None,
+        share: float = 1.0,
+    ) -> dict[str, Live]:
+        """The records with their heads in memory; those that ask a collection share what its searches keep.
+
+        Args:
+            away: the live head of a record where it runs somewhere else.
+            share: this replica's part of the quotas in rules, 1 / replicas.
+        """
+
+        def of(record: DeploymentRecord) -> Live:
+            head = self.head(record.head)
+            canary = self.head(record.canary.head) if record.canary else None
+            return Live(
+                record,
+                away(record) or InlineHead(head, self.executor),
+                InlineHead(canary, self.executor) if canary else None,
+                Rules(record.rules, share=share),
+                self._evidence(record, head),
+            )
+
+        return {name: of(record) for name, record in records.items()}
+
+    def opened(self, name: str) -> OpenCollection:
+        """The collection, opened once."""
+        if name not in self._opened:  # two threads may make two, of which one is kept
+            self._opened.setdefault(name, OpenCollection(self.catalog, name, self.store_key))
+        return self._opened[name]
+
+    def head(self, reference: str) -> Head:
+        """A head by its name, number or alias, in memory; opened once."""
+        head = self.heads.get(reference)
+        if head.label not in self._heads:
+            self._heads[head.label] = self._asking(head)
+        return self._heads[head.label]
+
+    def _asking(self, head: Head) -> Head:
+        if head.voters is None:
+            return head
+        return replace(head, asks=open_head(head, self.opened(head.voters.collection).searcher(head.fingerprint)))
+
+    def _evidence(self, record: DeploymentRecord, head: Head) -> Evidence | None:
+        """How labelled rows are found for a head; None where those it learned from are gone."""
+        asks = head.asks
+        if asks is not None:
+            return VotersEvidence(lambda vectors: asks.classify(vectors).evidence)
+        if record.snapshot is None:
+            return None
+        try:
+            snapshot = open_snapshot(self.catalog, f"{record.snapshot.name}@{record.snapshot.number}")
+            searcher = self.opened(snapshot.collection).searcher(head.fingerprint)
+        except (NotFound, PassportMismatch):
+            return None
+
+        def nearest(query: Matrix, k: int) -> tuple[Sequence[str], Sequence[float]]:
+            found = searcher.search(query, k=k)
+            return found.ids[0], found.scores[0].tolist()
+
+        def labels() -> dict[str, Any]:
+            rows = snapshot.rows()
+            return dict(zip(rows.column("id").to_pylist(), rows.column("label").to_pylist(), strict=True))
+
+        return SnapshotEvidence(nearest, labels)
+
+    def orchestrator(
+        self,
+        spec: AppSpec,
+        *,
+        metrics: Metrics | None = None,
+        threads: int | None = None,
+        away: Callable[[str], ServedEncoder | None] = lambda _: None,
+        tell: Callable[[Seen], None] | None = None,
+    ) -> Orchestrator:
+        """An orchestrator over this store that serves nothing yet; `update` it.
+
+        Args:
+            metrics: of this process.
+            threads: the encoders'.
+            away: the encoder of a fingerprint where it runs somewhere else.
+            tell: told of requests whose deployment keeps predictions.
+        """
+
+        def load(fingerprint: str) -> ServedEncoder:
+            found = away(fingerprint)
+            return found if found is not None else self.load_encoder(fingerprint, threads)
+
+        def batch(fingerprint: str) -> tuple[Batch, int]:
+            own = spec.encoders.get(self.encoders.get(fingerprint).name)
+            return (own.batch if own and own.batch else spec.batch), (own.replicas.most if own else 1)
+
+        return Orchestrator(
+            load_encoder=load,
+            resolve_encoder=lambda model: self.encoders.resolve(model).fingerprint,
+            known_encoders=self.known,
+            open_collection=self.opened,
+            collection_names=lambda: [n for n in collection_names(self.layout) if spec.serves(n)],
+            table_names=lambda: [n for n in table_names(self.catalog) if spec.serves_table(n)],
+            sandbox=SqlSandbox(self.catalog, SandboxLimits(**spec.sql.model_dump())),
+            threads=self.executor,
+            seal=Seal(self.store_key),
+            metrics=metrics or Metrics("ingress"),
+            tell=tell,
+            batch=batch,
+        )
+
+    def load_encoder(self, fingerprint: str, threads: int | None) -> LoadedEncoder:
+        """The encoder in memory, golden-checked."""
+        return open_encoder(self.layout, fingerprint, threads=threads, name=self.encoders.get(fingerprint).name)
+
+    def known(self) -> list[Known]:
+        """Every encoder that has a name, by name; loads none."""
+        found = []
+        for name in self.encoders.names():
+            record = self.catalog.alias(KIND, name)
+            try:
+                passport = self.encoders.resolve(name)
+            except (EncoderNotFound, ModelUnusable):  # its folder is gone or damaged: it cannot be used, the others can
+                continue
+            since = datetime.fromisoformat(record["published_at"]).timestamp() if record else 0
+            found.append(Known(name, passport.fingerprint, passport.modalities, passport.dim, int(since)))
+        return found

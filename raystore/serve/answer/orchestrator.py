@@ -1,0 +1,343 @@
+"""Answers: encoder -> head -> lineage, and what happens to an answer afterwards. Pure: no HTTP, no Ray, no file.
+
+It holds the deployments and their heads, and is handed ways in: how an encoder is loaded, how a collection is opened, what encoders
+there are, whom to tell of what was seen. What it was handed is kept, so a request loads nothing that an earlier one did. Safe in many
+threads; a change of deployments swaps one dictionary. `predict` runs in an event loop, which encoding, logging and slow heads do not
+hold up.
+
+It holds texts and images only while it encodes them and never puts one into an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, Literal
+
+from raystore.data.sandbox.process import Rows
+from raystore.encoders.items import Item
+from raystore.errors import DeploymentNotFound, InvalidArguments
+from raystore.serve.answer.asked import Asked
+from raystore.serve.answer.batching import BatchingEncoder, ServedEncoder
+from raystore.serve.answer.collections import Collections
+from raystore.serve.answer.keeping import log_lane, rows_of
+from raystore.serve.answer.live import Live
+from raystore.serve.answer.predicting import Part, predict_parts
+from raystore.serve.answer.served import Known, ServedCollection, ServedSql
+from raystore.serve.answer.timer import Timer
+from raystore.serve.lane import Lane
+from raystore.serve.recording.seal import Seal
+from raystore.serve.recording.seen import Seen
+from raystore.serve.recording.tell import seen_of
+from raystore.serve.spec.app import Batch
+from raystore.serve.watch import table
+from raystore.serve.watch.metrics import Metrics
+from raystore.vectors import Vectors
+
+
+class Orchestrator:
+    """What stands behind the routes. Every answer is a plain dictionary that carries the fingerprint."""
+
+    def __init__(
+        self,
+        *,
+        load_encoder: Callable[[str], ServedEncoder],
+        resolve_encoder: Callable[[str], str],
+        known_encoders: Callable[[], Sequence[Known]],
+        open_collection: Callable[[str], ServedCollection],
+        collection_names: Callable[[], Sequence[str]],
+        table_names: Callable[[], Sequence[str]],
+        sandbox: ServedSql,
+        threads: Executor,
+        seal: Seal,
+        metrics: Metrics,
+        tell: Callable[[Seen], None] | None = None,
+        batch: Callable[[str], tuple[Batch, int]] = lambda _: (Batch(), 1),
+        where: str = "this service",
+    ) -> None:
+        """
+        Args:
+            load_encoder: the encoder of a fingerprint, in memory and golden-checked; slow, called once each.
+            resolve_encoder: the fingerprint of a name, label or fingerprint; EncoderNotFound.
+            known_encoders: those of the store, by name.
+            open_collection: a collection by name; called once each.
+            collection_names, table_names: those this service serves; tables are for SQL alone.
+            sandbox: runs SQL away from here.
+            threads: where what blocks runs: logging, evidence.
+            seal: what content is sealed with that is told on.
+            metrics: of this process.
+            tell: told of every request whose deployment keeps predictions; returns at once.
+            batch: of a fingerprint, what is encoded at once, and how many batches at a time.
+            where: what error sentences call this service.
+        """
+        self._load_encoder = load_encoder
+        self._resolve_encoder = resolve_encoder
+        self._known_encoders = known_encoders
+        self._table_names = table_names
+        self._sandbox = sandbox
+        self._threads = threads
+        self._seal = seal
+        self._metrics = metrics
+        self._tell = tell
+        self._batch = batch
+        self._where = where
+        self._live: dict[str, Live] = {}
+        self._encoders: dict[str, BatchingEncoder] = {}
+        self._log_lanes: dict[str, Lane[tuple[dict[str, Any], str]]] = {}
+        self._loading = threading.Lock()
+        self.collections = Collections(
+            open_collection=open_collection,
+            names=collection_names,
+            encoder=self.encoder,
+            resolve_encoder=resolve_encoder,
+            where=where,
+        )
+
+    @property
+    def live(self) -> Mapping[str, Live]:
+        return self._live
+
+    @property
+    def encoders(self) -> list[BatchingEncoder]:
+        """Those that are in memory."""
+        return list(self._encoders.values())
+
+    @property
+    def lanes(self) -> dict[str, tuple[Lane[Any], int]]:
+        """The queues of logs that are not required, by name, and what each may hold."""
+        return {f"log {name}": (lane, lane.most) for name, lane in self._log_lanes.items()}
+
+    def update(self, deployments: Mapping[str, Live]) -> None:
+        """Serve these from now on. Their encoders are loaded first; requests under way end with what they began with."""
+        for deployment in deployments.values():
+            self.encoder(deployment.record.reads)
+        self._live = dict(deployments)
+
+    def adopt(self, other: Orchestrator) -> None:
+        """Take over the encoders another orchestrator of this store has in memory, and the rows that wait there."""
+        self._encoders.update(other._encoders)
+        self._log_lanes.update(other._log_lanes)
+
+    def close(self) -> None:
+        """Let go of what does not end by itself. Requests under way are still answered."""
+        self._sandbox.close()
+
+    def drain(self, wait_s: float) -> None:
+        """Log what waits to be logged, for so long at most."""
+        for lane in self._log_lanes.values():
+            lane.close(wait_s)
+
+    def encoder(self, fingerprint: str) -> BatchingEncoder:
+        found = self._encoders.get(fingerprint)
+        if found is None:
+            with self._loading:
+                found = self._encoders.get(fingerprint)
+                if found is None:
+                    limits, turns = self._batch(fingerprint)
+                    loaded = self._load_encoder(fingerprint)
+                    found = BatchingEncoder(loaded, limits, turns=turns, seen=partial(self._batched, loaded.label))
+                    self._encoders[fingerprint] = found
+        return found
+
+    def deployment(self, name: str) -> Live:
+        """Raises DeploymentNotFound with the names there are."""
+        live = self._live.get(name)
+        if live is None:
+            raise DeploymentNotFound(name=name, where=self._where, existing=sorted(self._live))
+        return live
+
+    def _batched(self, encoder: str, items: int, tokens: int, seconds: float) -> None:
+        self._metrics.observe(table.BATCH_SECONDS, seconds, encoder)
+        self._metrics.observe(table.BATCH_ITEMS, items, encoder)
+        self._metrics.observe(table.BATCH_TOKENS, tokens, encoder)
+
+    def models(self) -> list[dict[str, Any]]:
+        """The store's encoders by name, as OpenAI's clients list models."""
+        return [_card(known) for known in self._known_encoders()]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The encoder of a name, label or fingerprint; one that has no name any more goes by its fingerprint.
+
+        Raises:
+            EncoderNotFound: with the names there are.
+        """
+        fingerprint = self._resolve_encoder(name)
+        same = [known for known in self._known_encoders() if known.fingerprint == fingerprint]
+        asked = [known for known in same if known.name == name]
+        if same:
+            return _card((asked or same)[0])
+        passport = self.encoder(fingerprint).passport
+        return _card(Known(fingerprint, fingerprint, passport.modalities, passport.dim, created=0))
+
+    async def predict(
+        self,
+        name: str,
+        asked: Sequence[Asked],
+        *,
+        fingerprint: str | None = None,
+        top: int = 5,
+        evidence: int = 0,
+        who: str = "local",
+        request_id: str,
+        until: float | None = None,
+        timer: Timer | None = None,
+    ) -> dict[str, Any]:
+        """A prediction per item, in order; durable in the log's collection first, where the deployment requires it.
+
+        Args:
+            fingerprint: of the encoder that made the vectors among `asked`.
+            top: labels to name with their probabilities.
+            evidence: labelled rows to name that are nearest.
+            who: the name of who asks, for rules.
+            until: the time.monotonic() after which nobody waits for the answer.
+            timer: whose stages the caller wants to know.
+
+        Raises:
+            DeploymentNotFound: with the names there are.
+            ItemsUnusable: items the encoder does not take or cannot read.
+            PassportMismatch, InvalidVectors, DimensionMismatch: vectors that are not of the deployment's encoder.
+            RuleRefused, ColumnsRequired, QuotaExceeded, HookFailed: a rule.
+            DeadlineMissed. And what a log raises: nothing was answered then.
+        """
+        timer = timer or Timer()
+        deployments, live = self._live, self.deployment(name)
+        parts = await predict_parts(
+            name,
+            asked,
+            deployments=deployments,
+            encoder=self.encoder,
+            fingerprint=fingerprint,
+            who=who,
+            top=top,
+            until=until,
+            timer=timer,
+            where=self._where,
+        )
+        predictions: list[dict[str, Any]] = [{}] * len(asked)
+        logged: list[str] = []
+        for part in parts:
+            for one in part.items:
+                predictions[one.place] = one.prediction
+            if part.live.record.log is not None:
+                with timer.stage("log"):
+                    logged += await self._log(part)
+            if evidence and part.live.evidence is not None:
+                with timer.stage("evidence"):
+                    found = await self._blocking(part.live.evidence, part.vectors, evidence)
+                for one, near in zip(part.items, found, strict=True):
+                    predictions[one.place]["evidence"] = near
+            self._count(part)
+            if part.live.record.keeps_predictions and self._tell is not None:
+                self._tell(seen_of(part, request_id, who, self._seal))
+        others = {
+            (part.live.record.name, one.by.head): part.live.lineage_of(one.by) for part in parts for one in part.items
+        }
+        others.pop((live.record.name, live.record.head), None)
+        return {
+            "predictions": predictions,
+            "lineage": live.lineage,
+            "others": list(others.values()),
+            "fingerprint": live.record.fingerprint,
+            "bridged": self._bridged(live),
+            "logged": logged or None,
+            "request_id": request_id,
+            "timings_ms": timer.done(),
+        }
+
+    def _bridged(self, live: Live) -> dict[str, Any] | None:
+        if live.record.through is None:
+            return None
+        bridge = self.encoder(live.record.reads).bridge
+        return None if bridge is None else bridge.said
+
+    def _count(self, part: Part) -> None:
+        metrics, record = self._metrics, part.live.record
+        for one in part.items:
+            said = one.said
+            if said.label is not None:
+                metrics.count(table.PREDICTIONS, record.name, one.by.head, said.label)
+            elif said.value is not None:
+                metrics.count(table.PREDICTIONS, record.name, one.by.head, "")
+            for label in said.labels or ():
+                metrics.count(table.PREDICTIONS, record.name, one.by.head, label)
+            if said.abstained:
+                metrics.count(table.ABSTENTIONS, record.name, said.why or "")
+            for rule in said.fired:
+                metrics.count(table.RULES_FIRED, record.name, rule)
+
+    async def _blocking(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments))
+
+    async def _log(self, part: Part) -> list[str]:
+        """The ids of the rows that are durable now."""
+        record = part.live.record
+        assert record.log is not None
+        name = record.log.collection
+        collection = self.collections.opened(name)
+        encoders = self.collections.encoders_of(collection)
+        rows = rows_of(part, collection, encoders, self.encoder(record.reads))
+        if not rows:
+            return []
+        if record.log.required:
+            await self._blocking(collection.log, rows, encoders, record.fingerprint)
+            return [row["id"] for row in rows]
+        lane = self._log_lanes.get(name)
+        if lane is None:
+            commit = partial(self._commit, name)
+            lane = self._log_lanes.setdefault(name, log_lane(name, record.log.queue, commit, self._lost))
+        lane.put(*((row, record.fingerprint) for row in rows))
+        return []
+
+    def _lost(self, collection: str, reason: str, rows: int) -> None:
+        self._metrics.count(table.LOG_DROPPED, collection, reason, by=rows)
+
+    def _commit(self, name: str, rows: Sequence[Mapping[str, Any]], fingerprint: str) -> None:
+        collection = self.collections.opened(name)
+        collection.log(rows, self.collections.encoders_of(collection), fingerprint)
+
+    def embed(
+        self, items: Sequence[Item], model: str, *, dimensions: int | None = None
+    ) -> tuple[Vectors, BatchingEncoder, int]:
+        """The vectors of the items, the encoder that made them, and how many tokens it read of the texts.
+
+        Raises:
+            EncoderNotFound: with the names there are.
+            InvalidArguments: `dimensions` is not the encoder's own.
+            ItemsUnusable: items the encoder does not take or cannot read.
+        """
+        encoder = self.encoder(self._resolve_encoder(model))
+        if dimensions not in (None, encoder.dim):
+            problem = (
+                f"dimensions is {dimensions}, and this encoder has {encoder.dim} only; "
+                "where its model was trained to be cut, register it with dimensions= under a name of its own"
+            )
+            raise InvalidArguments(call="embeddings", problems=[problem])
+        texts = [item for item in items if isinstance(item, str)]
+        return encoder.encode(items), encoder, encoder.count_tokens(texts) if texts else 0
+
+    def sql(
+        self, query: str, params: Mapping[str, Any], *, limit: int, form: Literal["json", "arrow"] = "json"
+    ) -> tuple[Rows, float]:
+        """The query's rows over what this service serves, and the seconds they took.
+
+        Raises:
+            QueryRefused, QueryStopped, QueryBusy: see `SqlSandbox.run`.
+        """
+        started = time.perf_counter()
+        served = {"collections": self.collections.names(), "tables": self._table_names()}
+        rows = self._sandbox.run(query, params, **served, limit=limit, form=form)
+        return rows, round(time.perf_counter() - started, 4)
+
+
+def _card(known: Known) -> dict[str, Any]:
+    return {
+        "id": known.name,
+        "created": known.created,
+        "fingerprint": known.fingerprint,
+        "modalities": known.modalities,
+        "dimensions": known.dim,
+    }

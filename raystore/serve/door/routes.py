@@ -1,0 +1,70 @@
+"""Every route there is, and the verb it asks for. What does not stand here is not let in.
+
+Compared is the path as the router sees it, percent-decoded once; of a segment that is empty, '.' or '..', or has a
+control character, there is no route. (The router alone would take '/v1/sql%0A' for '/v1/sql'.)
+"""
+
+from __future__ import annotations
+
+import re
+
+from raystore.access import Verb
+from raystore.errors import NoSuchRoute, WrongMethod
+
+# Of the service, not of what it holds: nobody is asked who he is. They are GET, and the application answers other methods.
+PUBLIC = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+
+_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
+
+
+def _route(method: str, path: str, verb: Verb | None) -> tuple[str, re.Pattern[str], Verb | None]:
+    """`{name}` is one segment, `{more...}` one or several."""
+    parts = re.split(r"(\{[a-z.]+\})", path)
+    several = f"{_SEGMENT}(?:/{_SEGMENT})*"
+    pattern = "".join(
+        re.escape(part) if not part.startswith("{") else several if "..." in part else _SEGMENT for part in parts
+    )
+    return method, re.compile(pattern), verb
+
+
+# The first that matches counts. None: any valid key or token.
+ROUTES: tuple[tuple[str, re.Pattern[str], Verb | None], ...] = (
+    _route("POST", "/v1/predict/{deployment}", Verb.PREDICT),
+    _route("POST", "/v1/predict/{deployment}/stream", Verb.PREDICT),
+    _route("POST", "/v1/embeddings", Verb.PREDICT),
+    _route("GET", "/v1/models", Verb.PREDICT),
+    _route("GET", "/v1/models/{model}", Verb.PREDICT),
+    _route("POST", "/v1/collections/{collection}/log", Verb.LOG),
+    _route("POST", "/v1/collections/{collection}/search", Verb.SEARCH),
+    _route("POST", "/v1/sql", Verb.SQL),
+    _route("GET", "/v1/status", Verb.PREDICT),
+    _route("GET", "/v1/deployments", Verb.PREDICT),
+    _route("GET", "/v1/deployments/{deployment}", Verb.PREDICT),
+    _route("POST", "/v1/deployments/{deployment}/promote", Verb.DEPLOY),
+    _route("POST", "/v1/deployments/{deployment}/rollback", Verb.DEPLOY),
+    _route("GET", "/v1/deployments/{deployment}/{more...}", Verb.DEPLOY),
+    _route("PUT", "/v1/deployments/{deployment}/{more...}", Verb.DEPLOY),
+    _route("GET", "/v1/shadow/{deployment}", Verb.DEPLOY),
+    _route("GET", "/v1/review/{deployment}", Verb.LABEL),
+    _route("POST", "/v1/review/{deployment}", Verb.LABEL),
+    _route("POST", "/v1/review/{deployment}/claim", Verb.LABEL),
+    _route("GET", "/metrics", None),
+)
+
+
+def verb_of(method: str, path: str) -> Verb | None:
+    """What a route asks for; None: no more than a valid key or token.
+
+    Raises:
+        NoSuchRoute: the path is none (404).
+        WrongMethod: the path takes others (405).
+    """
+    allowed = []
+    for takes, pattern, verb in ROUTES:
+        if pattern.fullmatch(path):
+            if takes == method:
+                return verb
+            allowed.append(takes)
+    if allowed:
+        raise WrongMethod(allowed=allowed)
+    raise NoSuchRoute

@@ -1,0 +1,136 @@
+"""The routes of those who operate and review: status, metrics, deployments, shadows, the review queue."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.responses import Response
+
+from raystore.serve.door.middleware import request_id
+from raystore.serve.http.common import Name, Provider, ready
+from raystore.serve.spec.records import DeploymentRecord
+from raystore.serve.watch.merging import CONTENT_TYPE, Series, exposition
+from raystore.serve.watch.status import Canary, History, Serving, StatusAnswer, status
+from raystore.serve.wire import operate as wire
+
+
+class Operator(Protocol):
+    """What stands behind these routes; all may take a second, and none blocks the event loop."""
+
+    async def ask(self, call: str, *arguments: Any, **named: Any) -> Any:
+        """`Operations`'s method of that name."""
+
+    async def promote(
+        self, head: str, deployment: str, gate: str | None, labels: str | None, since: datetime | None
+    ) -> Any: ...
+    async def rollback(self, deployment: str, to: int | None) -> Any: ...
+    async def series(self) -> Series:
+        """The metrics of all processes."""
+
+
+def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator, history: History) -> None:
+    @router.get("/status", response_model=StatusAnswer, summary="What answers, how it is doing, what was lost")
+    async def state() -> Any:
+        found = ready(provider)
+        series = await operator.series()
+        history.add(series)
+        return status(series, [_serving(each.record) for each in found.live.values()], history)
+
+    @router.get("/deployments", response_model=wire.DeploymentList, summary="The deployments")
+    async def deployments(request: Request) -> Any:
+        live = ready(provider).live
+        return {
+            "deployments": [_facts(live[name].record) for name in sorted(live)],
+            "request_id": request_id(request.scope),
+        }
+
+    @router.get("/deployments/{deployment}", response_model=wire.DeploymentFacts, summary="One deployment")
+    async def deployment_(deployment: Name) -> Any:
+        return _facts(ready(provider).deployment(deployment).record)
+
+    @router.post(
+        "/deployments/{deployment}/promote",
+        response_model=wire.PromotedAnswer,
+        summary="Let a shadow or canary answer",
+        description="Every replica follows within some seconds; no request fails.",
+    )
+    async def promote(deployment: Name, body: wire.PromoteRequest, request: Request) -> Any:
+        done = await operator.promote(body.head, deployment, body.gate, body.labels, body.since)
+        return {**done.model_dump(mode="json"), "request_id": request_id(request.scope)}
+
+    @router.post(
+        "/deployments/{deployment}/rollback",
+        response_model=wire.PromotedAnswer,
+        summary="Let what answered before answer again",
+    )
+    async def rollback(deployment: Name, body: wire.RollbackRequest, request: Request) -> Any:
+        done = await operator.rollback(deployment, body.to)
+        return {**done.model_dump(mode="json"), "request_id": request_id(request.scope)}
+
+    @router.get("/shadow/{deployment}", response_model=wire.ShadowAnswer, summary="Shadows beside the live head")
+    async def shadow(
+        deployment: Name,
+        request: Request,
+        labels: Annotated[wire.Labels | None, Query(description="Where labels have arrived: 'table.column'.")] = None,
+        since: datetime | None = None,
+    ) -> Any:
+        reports = await operator.ask("reports", deployment, labels=labels, since=since)
+        shown = [{**each.model_dump(mode="json"), "metrics": each.metrics()} for each in reports]
+        return {"deployment": deployment, "reports": shown, "request_id": request_id(request.scope)}
+
+    @router.get("/review/{deployment}", response_model=wire.ReviewAnswer, summary="What waits for a person's label")
+    async def review(
+        deployment: Name, request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 50, order: wire.Order = "oldest"
+    ) -> Any:
+        return {"items": await operator.ask("items", deployment, limit, order), "request_id": request_id(request.scope)}
+
+    @router.post("/review/{deployment}/claim", response_model=wire.ReviewAnswer, summary="Items for one reviewer alone")
+    async def claim(deployment: Name, body: wire.ClaimRequest, request: Request) -> Any:
+        items = await operator.ask("claim", deployment, body.reviewer, body.n, body.minutes, body.order)
+        return {"items": items, "request_id": request_id(request.scope)}
+
+    @router.post("/review/{deployment}", response_model=wire.LabelledAnswer, summary="Labels that a person gives")
+    async def label(deployment: Name, body: wire.ReviewRequest, request: Request) -> Any:
+        labels = [(each.id, each.label) for each in body.labels]
+        done = await operator.ask("label", deployment, body.reviewer, labels, body.allow_new)
+        return {**done.model_dump(mode="json"), "request_id": request_id(request.scope)}
+
+
+def add_metrics_route(app: FastAPI, series: Callable[[], Awaitable[Series]]) -> None:
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        summary="Metrics in Prometheus's text format",
+    )
+    async def metrics() -> Response:
+        return Response(exposition(await series()), media_type=CONTENT_TYPE)
+
+
+def _serving(record: DeploymentRecord) -> Serving:
+    canary = record.canary
+    return Serving(
+        name=record.name,
+        number=record.number,
+        head=record.head,
+        encoder=record.encoder,
+        shadows=[each.head for each in record.shadow],
+        canary=Canary(head=canary.head, percent=canary.percent) if canary else None,
+    )
+
+
+def _facts(record: DeploymentRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "number": record.number,
+        "head": record.head,
+        "encoder": record.encoder,
+        "shadows": [each.head for each in record.shadow],
+        "canary": record.canary.head if record.canary else None,
+        "log": record.log.collection if record.log else None,
+        "review": record.review.table if record.review else None,
+        "why": record.why,
+    }

@@ -1,0 +1,1 @@
+"""What is kept of predictions: a row an item and head, never content."""

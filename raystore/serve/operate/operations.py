@@ -1,0 +1,89 @@
+"""Reports on shadows and the review queue: what the process that keeps predictions can tell, and do. Knows no HTTP and no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import pyarrow as pa
+
+from raystore.errors import DeploymentNotFound, InvalidArguments
+from raystore.layout import names
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.kept.predictions import Predictions, predictions_name
+from raystore.serve.review.labels import Label, Labelled
+from raystore.serve.review.queue import Order, ReviewItem, ReviewQueue
+from raystore.serve.shadow.labels import live_labels
+from raystore.serve.shadow.report import ShadowReport, shadow_reports
+from raystore.serve.spec.records import DeploymentRecord, deployment_records
+
+
+class Operations:
+    """Over one store. Claims of the review queue are held here, so one process has them."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._queues: dict[str, ReviewQueue] = {}
+
+    def reports(
+        self,
+        deployment: str,
+        *,
+        labels: str | pa.Table | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        sql: Callable[[str], pa.Table] | None = None,
+    ) -> list[ShadowReport]:
+        """A report for each head that was seen beside the live one; none where nothing was kept yet.
+
+        Args:
+            labels: 'outcomes.outcome', or with `sql` a query that gives id and label.
+            since, until: when it was predicted.
+            sql: runs a query.
+
+        Raises:
+            DeploymentNotFound, TableNotFound, ColumnNotFound, InvalidArguments.
+        """
+        record = self._record(deployment)
+        if predictions_name(deployment) not in names(self._rooms.layout.collections):
+            return []
+        rows = Predictions.open_or_create(self._rooms.catalog, deployment, record.keep).read(since, until)
+        truth = None if labels is None else live_labels(self._rooms.catalog, labels, sql)
+        return shadow_reports(deployment, rows, live=record.head if _saw(rows, record.head) else None, labels=truth)
+
+    def queue(self, deployment: str) -> ReviewQueue:
+        """The review queue. InvalidArguments where the deployment has none."""
+        record = self._record(deployment)
+        if record.review is None:
+            problem = "it has no review queue: give it review: {table: ...} in its file"
+            raise InvalidArguments(call=f"review '{deployment}'", problems=[problem])
+        queue = self._queues.get(deployment)
+        if queue is None or queue.table != record.review.table:
+            kept = Predictions.open_or_create(self._rooms.catalog, deployment, record.keep)
+            queue = ReviewQueue(self._rooms.catalog, deployment, kept, record.review.table, most=record.review.most)
+            queue = self._queues.setdefault(deployment, queue) if deployment not in self._queues else queue
+            self._queues[deployment] = queue
+        head = self._rooms.head(record.head)
+        queue.task, queue.classes = head.task, tuple(head.classes)
+        return queue
+
+    def items(self, deployment: str, limit: int = 50, order: Order = "oldest") -> list[ReviewItem]:
+        return self.queue(deployment).items(limit, order)
+
+    def claim(self, deployment: str, reviewer: str, n: int, minutes: float, order: Order = "oldest") -> list[ReviewItem]:
+        return self.queue(deployment).claim(reviewer, n, minutes, order)
+
+    def label(
+        self, deployment: str, reviewer: str, labels: Sequence[tuple[str, Label]], allow_new: bool = False
+    ) -> Labelled:
+        return self.queue(deployment).label(reviewer, labels, allow_new=allow_new)
+
+    def _record(self, deployment: str) -> DeploymentRecord:
+        records = deployment_records(self._rooms.catalog)
+        if deployment not in records:
+            raise DeploymentNotFound(name=deployment, where="this store", existing=sorted(records))
+        return records[deployment]
+
+
+def _saw(rows: pa.Table, head: str) -> bool:
+    return head in set(rows.column("head").to_pylist())

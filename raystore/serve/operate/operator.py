@@ -1,0 +1,50 @@
+"""What stands behind the routes of those who operate: promotions here, the rest in the process that keeps predictions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.operate.operations import Operations
+from raystore.serve.operate.promote import Promoted, promote, rollback
+from raystore.serve.watch.merging import Series
+
+T = TypeVar("T")
+
+
+class Operator:
+    """An `http.operate.Operator`."""
+
+    def __init__(self, rooms: Rooms, series: Callable[[], Series], ask: Callable[..., Any] | None = None) -> None:
+        """
+        Args:
+            series: the metrics of all processes; may block.
+            ask: calls a method of `Operations` by its name, in the process that has them; by default they are here.
+        """
+        self._rooms = rooms
+        self._series = series
+        operations = Operations(rooms) if ask is None else None
+        self._ask = ask or (lambda call, *arguments, **named: getattr(operations, call)(*arguments, **named))
+
+    async def ask(self, call: str, *arguments: Any, **named: Any) -> Any:
+        return await self.blocking(partial(self._ask, call, *arguments, **named))
+
+    async def promote(
+        self, head: str, deployment: str, gate: str | None, labels: str | None, since: datetime | None
+    ) -> Promoted:
+        reports = None if gate is None else await self.ask("reports", deployment, labels=labels, since=since)
+        call = partial(promote, self._rooms, head, deployment=deployment, gate=gate, reports=lambda _: reports or ())
+        return await self.blocking(call)
+
+    async def rollback(self, deployment: str, to: int | None) -> Promoted:
+        return await self.blocking(partial(rollback, self._rooms, deployment, to=to))
+
+    async def series(self) -> Series:
+        return await self.blocking(self._series)
+
+    async def blocking(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._rooms.executor, call)

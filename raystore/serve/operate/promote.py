@@ -1,0 +1,190 @@
+"""Promotion and roll-back: a new record of the deployment, which every process of the service takes up within a second or two.
+
+A record is published whole, and a request ends with the record it began with: none fails. Pure over the catalog; knows no HTTP, no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from raystore.errors import DeploymentNotFound, GateHeld, HeadNotFound, InvalidArguments
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.shadow.gate import Gate, Verdict
+from raystore.serve.shadow.report import ShadowReport
+from raystore.serve.spec.base import Strict
+from raystore.serve.spec.deployment import CanarySpec, DeploymentSpec, HeadSpec, ShadowSpec
+from raystore.serve.spec.records import (
+    DeploymentRecord,
+    deployment_history,
+    deployment_records,
+    publish_record,
+)
+
+
+class Promoted(Strict):
+    """What was done: the deployment's number, the head that answered before, the one that answers now.
+
+    `alias` means the new head from now on, where the deployment's file names an alias of it; else `file_names` is what the file says,
+    and the next deploy from it would bring back.
+    """
+
+    deployment: str
+    number: int
+    before: str
+    after: str
+    why: str
+    alias: str | None = None
+    file_names: str | None = None
+    verdict: Verdict | None = None
+
+
+def promote(
+    rooms: Rooms,
+    head: str,
+    *,
+    deployment: str | None = None,
+    gate: str | None = None,
+    reports: Callable[[str], Sequence[ShadowReport]] | None = None,
+) -> Promoted:
+    """Let a shadow or canary answer; the head that answered becomes a shadow.
+
+    Args:
+        head: 'refunds@3', or an alias of it.
+        deployment: by default the only one that has it as a shadow or canary.
+        gate: a condition on the shadow's report ("agreement > .97 and accuracy_gain.low > 0"); without it, none.
+        reports: of a deployment, for the gate.
+
+    Raises:
+        DeploymentNotFound, HeadNotFound: names what there is. GateHeld: the condition does not hold, or cannot be told.
+        InvalidArguments: the head is no shadow of the deployment, or of several. PassportMismatch: the log has another encoder.
+    """
+    found = rooms.heads.get(head)
+    label = f"{found.name}@{found.number}"
+    record = _with_shadow(rooms, label, deployment)
+    verdict = None
+    if gate is not None:
+        verdict = _verdict(Gate.parse(gate), label, reports(record.name) if reports else ())
+        if not verdict.passed:
+            raise GateHeld(head=label, gate=verdict.gate, found="; ".join(_reasons(verdict)))
+    before = record.head
+    why = f"promoted {label} over {before}" + (f": {verdict.gate}" if verdict else "")
+    alias = _alias_of(record.asked, found.name)
+    spec = _promoted(record, label)
+    new = rooms.resolved(record.name, spec)
+    published = publish_record(
+        rooms.catalog, new.model_copy(update={"asked": record.asked if alias else label, "why": why})
+    )
+    if alias is not None:
+        rooms.heads.set_alias(found.name, alias, found.number)
+    return Promoted(
+        deployment=record.name,
+        number=published.number,
+        before=before,
+        after=label,
+        why=why,
+        alias=f"{found.name}@{alias}" if alias else None,
+        file_names=None if alias else record.asked,
+        verdict=verdict,
+    )
+
+
+def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promoted:
+    """Let what answered before answer again: the newest earlier record with another live head, or the one of number `to`.
+
+    Raises:
+        DeploymentNotFound: names the deployments there are. InvalidArguments: there is no such record.
+    """
+    present = _record(rooms, deployment)
+    history = deployment_history(rooms.catalog, deployment)
+    if to is not None:
+        chosen = next((each for each in history if each.number == to), None)
+    else:
+        chosen = next((each for each in reversed(history) if each.head != present.head), None)
+    if chosen is None:
+        numbers = ", ".join(f"{each.number} ({each.head})" for each in history)
+        wanted = f"record {to}" if to is not None else "an earlier record with another head"
+        raise InvalidArguments(call=f"rollback '{deployment}'", problems=[f"there is no {wanted}; there are: {numbers}"])
+    name, _, number = chosen.head.rpartition("@")
+    alias = _alias_of(present.asked, name)
+    why = f"rolled back from {present.head} to {chosen.head}, record {chosen.number}"
+    asked = present.asked if alias else chosen.head
+    published = publish_record(rooms.catalog, chosen.model_copy(update={"why": why, "asked": asked}))
+    if alias is not None:
+        rooms.heads.set_alias(name, alias, int(number))
+    return Promoted(
+        deployment=deployment,
+        number=published.number,
+        before=present.head,
+        after=chosen.head,
+        why=why,
+        alias=f"{name}@{alias}" if alias else None,
+        file_names=None if alias else present.asked,
+    )
+
+
+def _record(rooms: Rooms, name: str) -> DeploymentRecord:
+    records = deployment_records(rooms.catalog)
+    if name not in records:
+        raise DeploymentNotFound(name=name, where=f"store '{rooms.layout.root}'", existing=sorted(records))
+    return records[name]
+
+
+def _with_shadow(rooms: Rooms, head: str, name: str | None) -> DeploymentRecord:
+    """The deployment that has the head as a shadow or canary."""
+    records = deployment_records(rooms.catalog) if name is None else {name: _record(rooms, name)}
+    having = [record for record in records.values() if any(each.head == head for each in record.heads[1:])]
+    if len(having) == 1:
+        return having[0]
+    if having:
+        names = ", ".join(record.name for record in having)
+        problem = f"{head} is a shadow of several deployments: {names}; name one with deployment="
+        raise InvalidArguments(call=f"promote '{head}'", problems=[problem])
+    heads = sorted({each.head for record in records.values() for each in record.heads[1:]})
+    where = f"the shadows and canaries of deployment '{name}'" if name else "the shadows and canaries of the deployments"
+    raise HeadNotFound(name=head, where=where, existing=heads)
+
+
+def _promoted(record: DeploymentRecord, head: str) -> DeploymentSpec:
+    """The deployment's spec with that head live, and the one before it in its shadow."""
+    shadows = [ShadowSpec(head=each.head, sample=each.sample) for each in record.shadow if each.head != head]
+    canary = record.canary
+    stays = canary is not None and canary.head != head
+    new = next(each for each in record.heads if each.head == head)
+    through = record.through.encoder.partition("@")[0] if record.through and new.fingerprint == record.fingerprint else None
+    if stays and canary is not None and canary.fingerprint != new.fingerprint:
+        shadows.append(ShadowSpec(head=canary.head))
+        stays = False
+    placed = record.own.model_dump(by_alias=True) if record.own else {}
+    return DeploymentSpec(
+        head=HeadSpec(name=head, own=record.own is not None, **placed),
+        through=through,
+        log=record.log,
+        shadow=[*shadows, ShadowSpec(head=record.head)],
+        canary=CanarySpec(head=canary.head, percent=canary.percent, by=canary.by) if canary and stays else None,
+        rules=record.rules,
+        review=record.review,
+        keep=list(record.keep),
+    )
+
+
+def _alias_of(asked: str, name: str) -> str | None:
+    """The alias of head `name` that the deployment was asked for by; None where it was another head, or a number."""
+    head, _, version = asked.partition("@")
+    return version if head == name and version and not version.isdecimal() else None
+
+
+def _verdict(gate: Gate, head: str, reports: Sequence[ShadowReport]) -> Verdict:
+    found = next((each for each in reports if each.shadow == head), None)
+    if found is None:
+        raise GateHeld(head=head, gate=str(gate), found="no request was seen by both it and the live head")
+    return gate.check(found)
+
+
+def _reasons(verdict: Verdict) -> list[str]:
+    held = [clause for clause in verdict.clauses if not clause.held]
+    values = [
+        f"{clause.text} with {', '.join(f'{name} = {value:.4g}' for name, value in clause.values.items() if value is not None)}"
+        for clause in held
+        if any(value is not None for value in clause.values.values())
+    ]
+    return [*values, *(sentence.removesuffix(".") for sentence in verdict.missing)]

@@ -1,0 +1,176 @@
+"""Takes what replicas tell, asks the shadows, writes predictions down, and looks for drift; in threads of its own.
+
+Live predictions are written at once, in groups. Each shadow has a lane: a head that sleeps or raises is late alone, and what it cannot
+take is dropped and counted. A shadow whose encoder is another one encodes the sealed content here. Knows no HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from raystore.serve.answer.asked import share
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.kept.predictions import PredictionRow, Predictions
+from raystore.serve.lane import Lane
+from raystore.serve.recording.drifting import Drifting
+from raystore.serve.recording.seal import Seal
+from raystore.serve.recording.seen import Seen
+from raystore.serve.recording.shadow import Shadow
+from raystore.serve.rules.engine import Rules
+from raystore.serve.spec.records import DeploymentRecord, ShadowRef
+from raystore.serve.spec.watch import Watch
+from raystore.serve.watch import table
+from raystore.serve.watch.metrics import Metrics
+
+log = logging.getLogger("raystore.serve")
+
+_ROWS = 2_000  # prediction rows of one commit
+_PAUSE_S = 0.5  # between two commits of a deployment
+_WAITING_ROWS = 50_000
+_WAITING_SEEN = 2_000  # requests that a shadow may be behind
+
+
+class Recorder:
+    """Of all deployments of a store that keep predictions."""
+
+    def __init__(self, rooms: Rooms, watch: Watch, metrics: Metrics) -> None:
+        self._rooms = rooms
+        self._watch = watch
+        self._metrics = metrics
+        self._seal = Seal(rooms.store_key)
+        self._deployments: dict[str, _Deployment] = {}
+
+    def update(self, records: Mapping[str, DeploymentRecord]) -> None:
+        """Record for these from now on; a shadow that stays keeps what it has in memory."""
+        for name in [name for name in self._deployments if name not in records]:
+            self._deployments.pop(name).close()
+        for name, record in records.items():
+            present = self._deployments.get(name)
+            if present is None:
+                self._deployments[name] = _Deployment(record, self._rooms, self._seal, self._watch, self._metrics)
+            elif present.record != record:
+                present.update(record)
+
+    def take(self, batch: Sequence[Seen]) -> None:
+        """Returns at once; what there is no room for is dropped and counted."""
+        for seen in batch:
+            deployment = self._deployments.get(seen.deployment)
+            if deployment is not None:
+                deployment.take(seen)
+
+    def drain(self, wait_s: float) -> bool:
+        """Whether everything that was taken was written down within that time."""
+        until = time.monotonic() + wait_s
+        return all([each.drain(until) for each in self._deployments.values()])
+
+    def close(self) -> None:
+        for deployment in self._deployments.values():
+            deployment.close()
+
+
+class _Deployment:
+    def __init__(self, record: DeploymentRecord, rooms: Rooms, seal: Seal, watch: Watch, metrics: Metrics) -> None:
+        self._rooms = rooms
+        self._seal = seal
+        self._metrics = metrics
+        self._kept: dict[tuple[str, ...], Predictions] = {}
+        self._rows: Lane[tuple[tuple[str, ...], PredictionRow]] = Lane(
+            f"predictions-{record.name}", self._write, most=_WAITING_ROWS, batch=_ROWS, pause_s=_PAUSE_S,
+            dropped=lambda rows, reason: metrics.count(table.RECORDING_DROPPED, record.name, reason, by=len(rows)),
+        )  # fmt: skip
+        self._shadows: dict[str, Lane[Seen]] = {}
+        self._rules: Lane[Seen] | None = None
+        self._drifting = Drifting(rooms, watch, metrics)
+        self.update(record)
+
+    def update(self, record: DeploymentRecord) -> None:
+        self.record = record
+        wanted = {shadow.head: shadow for shadow in record.shadow}
+        for head in [head for head in self._shadows if head not in wanted]:
+            self._shadows.pop(head).close()
+        for head, shadow in wanted.items():
+            if head not in self._shadows:
+                self._shadows[head] = self._lane(f"shadow-{head}", self._asks(shadow))
+        if self._rules is not None:
+            self._rules.close()
+        self._rules = self._lane(f"rules-{record.name}", self._looks(Rules(record.rules))) if record.rules.shadow else None
+        self._drifting.expect(record)
+
+    def _lane(self, name: str, work: Callable[[list[Seen]], None]) -> Lane[Seen]:
+        return Lane(
+            name, work, most=_WAITING_SEEN, size=len, dropped=lambda seen, why: self._dropped(why, sum(map(len, seen)))
+        )
+
+    def take(self, seen: Seen) -> None:
+        self._rows.put(*((self.record.keep, row) for row in seen.rows))
+        for shadow in self.record.shadow:
+            lane = self._shadows.get(shadow.head)
+            if lane is not None and (
+                shadow.sample >= 1 or share(f"shadow {self.record.name} {shadow.head}", seen.request_id) < shadow.sample
+            ):
+                lane.put(seen)
+        if self._rules is not None and seen.facts:
+            self._rules.put(seen)
+        self._drifting.add(seen)
+
+    def drain(self, until: float) -> bool:
+        asked = [lane.drain(max(0.0, until - time.monotonic())) for lane in self._lanes]
+        return all(asked) and self._rows.drain(max(0.0, until - time.monotonic()))
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+        self._rows.close()
+        self._drifting.close()
+
+    @property
+    def _lanes(self) -> list[Lane[Seen]]:
+        return [*self._shadows.values(), *([self._rules] if self._rules else [])]
+
+    def _asks(self, shadow: ShadowRef) -> Callable[[list[Seen]], None]:
+        """The work of a shadow's lane: loads the head, and its encoder, when the first request comes."""
+        asked = Shadow(self._rooms, self._seal, shadow)
+
+        def work(batch: list[Seen]) -> None:
+            for seen in batch:
+                rows = asked.rows(seen)
+                if rows is None:
+                    self._dropped("no content", len(seen))
+                    continue
+                name = seen.deployment
+                self._metrics.count(table.SHADOW_PREDICTIONS, name, shadow.head, by=len(rows))
+                differ = sum(_differs(row, live) for row, live in zip(rows, seen.rows, strict=True))
+                self._metrics.count(table.SHADOW_DISAGREEMENTS, name, shadow.head, by=differ)
+                self._metrics.observe(table.SHADOW_SECONDS, (rows[0].latency_ms or 0.0) / 1e3, name, shadow.head)
+                keep = self.record.keep
+                self._rows.put(*((keep, row) for row in rows))
+
+        return work
+
+    def _looks(self, rules: Rules) -> Callable[[list[Seen]], None]:
+        def work(batch: list[Seen]) -> None:
+            fired: Counter[str] = Counter()
+            for seen in batch:
+                for facts, said in zip(seen.facts, seen.said, strict=True):
+                    fired.update(rules.shadow(facts, said))
+            for rule, times in fired.items():
+                self._metrics.count(table.RULES_FIRED, self.record.name, rule, by=times)
+
+        return work
+
+    def _write(self, batch: list[tuple[tuple[str, ...], PredictionRow]]) -> None:
+        for keep in dict.fromkeys(keep for keep, _ in batch):
+            kept = self._kept.get(keep)
+            if kept is None:
+                kept = self._kept[keep] = Predictions.open_or_create(self._rooms.catalog, self.record.name, keep)
+            kept.append([row for each, row in batch if each == keep])
+
+    def _dropped(self, reason: str, n: int) -> None:
+        self._metrics.count(table.SHADOW_DROPPED, self.record.name, reason, by=n)
+
+
+def _differs(row: PredictionRow, live: PredictionRow) -> bool:
+    return (row.label, row.labels, row.value) != (live.label, live.labels, live.value)

@@ -1,0 +1,124 @@
+"""The application as Serve deployments: the ingress, and beside it encoders and heads of their own and the recording process.
+
+What is served and the limits travel as `user_config`, so they change in place; another root, version of raystore or placement
+replaces replicas, one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raystore import __version__
+from raystore.catalog import Catalog, open_root
+from raystore.encoders import Encoders
+from raystore.serve.run.ingress import Ingress
+from raystore.serve.run.replicas import EncoderReplica, HeadReplica, RecordingReplica
+from raystore.serve.spec.app import AppSpec, EncoderSpec
+from raystore.serve.spec.base import Placed, Scaling
+from raystore.serve.spec.records import DeploymentRecord
+
+INGRESS = "orchestrator"
+RECORDING = "recording"
+_LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
+# Requests beyond those a replica takes, which it answers 503 itself: Serve's own 503 is not in our shape.
+_SPARE = 1_024
+
+
+def application(
+    root: str | Path,
+    spec: AppSpec,
+    records: Mapping[str, DeploymentRecord],
+    *,
+    threads: int,
+    colocate: bool,
+    env: Mapping[str, str],
+) -> Any:
+    """The bound application.
+
+    Args:
+        threads: of encoders inside the ingress.
+        colocate: whether encoders stand there that the spec does not place.
+        env: of the ingress's replicas.
+    """
+    from ray import serve
+
+    layout, _ = open_root(root, create=False)
+    own = placed_encoders(Encoders(Catalog(layout)), spec, records, colocate=colocate)
+    where = str(layout.root)
+    env = {**env, "OMP_NUM_THREADS": str(threads)}
+    told = {
+        "spec": spec.model_dump(mode="json", by_alias=True),
+        "records": {name: record.model_dump(mode="json", by_alias=True) for name, record in records.items()},
+    }
+
+    def made(cls: type, name: str, where_: Placed, config: Any, *facts: object, **options: Any) -> Any:
+        deployment = serve.deployment(
+            name=name,
+            user_config=config,
+            ray_actor_options={"num_cpus": where_.cpus, "num_gpus": where_.gpu},
+            logging_config=_LOGGING,
+            **_replicas(where_.replicas),
+        )(cls).options(**options)
+        code = hashlib.sha256(f"{__version__} {where} {where_.cpus} {where_.gpu} {facts}".encode()).hexdigest()
+        return deployment.options(version=code, _internal=True)  # else every deploy would replace the replicas
+
+    encoders = {
+        fingerprint: made(
+            EncoderReplica, f"encoder-{name}", placed, None, fingerprint, (placed.batch or spec.batch),
+            max_ongoing_requests=64,
+        ).bind(where, fingerprint, max(1, int(placed.cpus)), (placed.batch or spec.batch).model_dump())
+        for fingerprint, (name, placed) in own.items()
+    }  # fmt: skip
+    heads = {
+        name: made(HeadReplica, f"head-{name}", record.own, None, name).bind(where)
+        for name, record in records.items()
+        if record.own is not None
+    }
+    recording = None
+    if records_anything(spec, records):
+        nothing = Placed.model_construct(replicas=Scaling(), gpu=0, cpus=0)
+        config = {"records": told["records"], "watch": spec.watch.model_dump()}
+        recording = made(
+            RecordingReplica, RECORDING, nothing, config, spec.recording.memory_mb, max_ongoing_requests=32
+        ).bind(where, spec.recording.memory_mb)
+    at = Placed.model_construct(replicas=spec.replicas, gpu=0, cpus=0)
+    ingress = made(
+        serve.ingress()(Ingress), INGRESS, at, told, threads, sorted(encoders), sorted(heads), recording is not None, sorted(env.items()),
+        max_ongoing_requests=spec.limits.max_requests + _SPARE,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": env}},
+    )  # fmt: skip
+    return ingress.bind(where, threads, encoders, heads, recording)
+
+
+def _replicas(scaling: Scaling) -> dict[str, Any]:
+    if scaling.fixed:
+        return {"num_replicas": scaling.least}
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.least,
+            "max_replicas": scaling.most,
+            "target_ongoing_requests": scaling.ongoing,
+        }
+    }
+
+
+def records_anything(spec: AppSpec, records: Mapping[str, DeploymentRecord]) -> bool:
+    """Whether there is a recording process: where predictions are kept, or metrics of several processes become one."""
+    return spec.replicas.most > 1 or any(record.keeps_predictions for record in records.values())
+
+
+def placed_encoders(
+    encoders: Encoders, spec: AppSpec, records: Mapping[str, DeploymentRecord], *, colocate: bool
+) -> dict[str, tuple[str, EncoderSpec]]:
+    """The encoders that run in deployments of their own: name and placement, by fingerprint.
+
+    EncoderNotFound where the spec places one that is not there.
+    """
+    found = {encoders.resolve(name).fingerprint: (name, placed) for name, placed in spec.encoders.items()}
+    if not colocate:
+        for record in records.values():
+            found.setdefault(record.reads, (encoders.get(record.reads).name, EncoderSpec()))
+    return found

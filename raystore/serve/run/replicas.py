@@ -1,0 +1,109 @@
+"""What runs in the other deployments of the application: an encoder, a head, the recording process. Each is a thin shell.
+
+Serve makes the classes in replicas of their own; none listens for anybody but the ingress.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raystore.serve.answer.batching import BatchingEncoder
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.operate.operations import Operations
+from raystore.serve.recording.recorder import Recorder
+from raystore.serve.recording.seal import Seal
+from raystore.serve.recording.seen import Seen
+from raystore.serve.run.follow import Follower
+from raystore.serve.run.process import keep_calls_on_loopback, limit_memory
+from raystore.serve.spec.app import Batch
+from raystore.serve.spec.records import DeploymentRecord
+from raystore.serve.spec.watch import Watch
+from raystore.serve.watch.merging import Merger, Series
+from raystore.serve.watch.metrics import Metrics, Snapshot
+from raystore.session import no_core_files
+from raystore.train.heads import Predictions
+from raystore.vectors import Matrix, mark
+
+
+class EncoderReplica:
+    """One encoder. Batches of several ingress replicas are encoded together."""
+
+    def __init__(self, root: str, fingerprint: str, threads: int, batch: Mapping[str, Any]) -> None:
+        no_core_files()
+        keep_calls_on_loopback()
+        rooms = Rooms(root)
+        self._seal = Seal(rooms.store_key)
+        self._encoder = BatchingEncoder(rooms.load_encoder(fingerprint, threads), Batch(**batch))
+
+    async def encode(self, message: bytes) -> tuple[Matrix, npt.NDArray[np.int64], dict[int, str]]:
+        """Vectors, places and problems, as `Encoded` has them, of sealed items."""
+        encoded = await self._encoder.each_soon(self._seal.open(message))
+        return np.asarray(encoded.vectors), encoded.places, dict(encoded.problems)
+
+    def count_tokens(self, message: bytes) -> int:
+        return self._encoder.count_tokens([str(item) for item in self._seal.open(message)])
+
+
+class HeadReplica:
+    """Heads of one deployment: the live one, and after a promotion the next."""
+
+    def __init__(self, root: str) -> None:
+        no_core_files()
+        keep_calls_on_loopback()
+        self._rooms = Rooms(root)
+
+    def predict(self, head: str, rows: Matrix, fingerprint: str) -> Predictions:
+        return self._rooms.head(head).predict(mark(rows, fingerprint))
+
+
+class RecordingReplica:
+    """Shadows, kept predictions, drift: see `recording.recorder`."""
+
+    def __init__(self, root: str, memory_mb: int) -> None:
+        no_core_files()
+        keep_calls_on_loopback()
+        os.nice(10)  # who waits for an answer goes first
+        self._rooms = Rooms(root)
+        self._memory_mb = memory_mb
+        self._metrics = Metrics("recording")
+        self._merger = Merger()
+        self._operations = Operations(self._rooms)
+        self._recorder: Recorder | None = None
+        self._follower = Follower(self._rooms.catalog, self._change)
+
+    def reconfigure(self, config: Mapping[str, Any]) -> None:
+        records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
+        if self._recorder is None:
+            self._recorder = Recorder(self._rooms, Watch(**config["watch"]), self._metrics)
+            limit_memory(self._memory_mb)
+        self._follower.follow(records)
+
+    def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
+        assert self._recorder is not None
+        self._recorder.update({name: record for name, record in records.items() if record.keeps_predictions})
+
+    def take(self, batch: Sequence[Seen]) -> None:
+        assert self._recorder is not None
+        self._recorder.take(batch)
+
+    def operate(self, call: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """A method of `Operations`: here, since claims are held in one process."""
+        return getattr(self._operations, call)(*arguments, **named)
+
+    def heard(self, source: str, snapshot: Snapshot) -> None:
+        """The metrics of another process."""
+        self._merger.put(source, snapshot)
+
+    def series(self, source: str, snapshot: Snapshot) -> Series:
+        """The metrics of all processes, after those of the one that asks."""
+        self._merger.put(source, snapshot)
+        self._merger.put("recording", self._metrics.snapshot())
+        return self._merger.merged()
+
+    def drain(self, wait_s: float) -> bool:
+        return self._recorder is None or self._recorder.drain(wait_s)

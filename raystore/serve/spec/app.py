@@ -1,0 +1,113 @@
+"""The deployment file `raystore serve app.yaml` reads. Every field but the deployments has a default."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from raystore.encoders.images import LIMITS
+from raystore.layout import check_name
+from raystore.serve.spec.base import Placed, Replicas, Scaling, Strict
+from raystore.serve.spec.deployment import DeploymentSpec
+from raystore.serve.spec.door import Oidc, Rates, Tls
+from raystore.serve.spec.watch import Watch
+
+
+class Limits(Strict):
+    """What one request may hold, looked at before anything is parsed or encoded; and how many a replica takes."""
+
+    # One image of 10 MB is 13.4 MB in base64. What is over 64 MiB could get into Ray's object store (session.py).
+    max_body_bytes: int = Field(default=2**24, ge=1024, le=2**25)
+    max_items: int = Field(default=256, ge=1, le=4096)
+    max_chars: int = Field(default=100_000, ge=1, le=10_000_000)
+    # Of one image: bytes of the file, pixels and frames by its header. None may be beyond what encoders read at all.
+    max_image_bytes: int = Field(default=10_000_000, ge=1, le=LIMITS.max_bytes)
+    max_image_pixels: int = Field(default=50_000_000, ge=1, le=LIMITS.max_pixels)
+    max_image_frames: int = Field(default=1_000, ge=1, le=LIMITS.max_frames)
+    # Requests of a replica that are under way or wait; beyond it 503 at once.
+    max_requests: int = Field(default=64, ge=1, le=10_000)
+    # After which an answer is worth nothing any more; a request may ask for less (x-raystore-deadline-ms).
+    deadline_s: float = Field(default=30, gt=0, le=600)
+
+
+class SqlSpec(Strict):
+    """What one query of POST /v1/sql may use, and how many run at once in a replica."""
+
+    timeout_s: float = Field(default=10.0, gt=0, le=600)
+    memory_mb: int = Field(default=1024, ge=128, le=2**20)
+    max_rows: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_bytes: int = Field(default=2**24, ge=1024, le=2**28)
+    at_once: int = Field(default=2, ge=1, le=8)  # each waits in one of the application's 16 threads
+
+
+class Batch(Strict):
+    """What an encoder takes at once. Nobody waits while the encoder is idle."""
+
+    max_tokens: int = Field(default=16_384, ge=64, le=2**22, description="Of a batch, padding included.")
+    max_items: int = Field(default=256, ge=1, le=4096)
+    wait_ms: float = Field(
+        default=3.0, ge=0, le=1000, description="The longest a batch waits for more, while requests come densely."
+    )
+
+
+class EncoderSpec(Placed):
+    """An encoder that is a Serve deployment of its own. Content travels to it sealed (AES-GCM)."""
+
+    batch: Batch | None = None
+
+
+class Recording(Strict):
+    """The process that runs shadows and keeps predictions: beside the replicas, so that it cannot slow them."""
+
+    memory_mb: int = Field(default=4096, ge=512, le=2**20, description="Beyond it the process ends and is started again.")
+    queue: int = Field(
+        default=1000,
+        ge=10,
+        le=100_000,
+        description="Predictions of a replica that may wait for it; beyond, dropped and counted.",
+    )
+
+
+class Grpc(Strict):
+    """Predict and log over gRPC, on a port of its own."""
+
+    port: int = Field(default=9000, ge=1, le=65535)
+
+
+class AppSpec(Strict):
+    """The whole file."""
+
+    store: str | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    limits: Limits = Limits()
+    replicas: Replicas = Scaling()
+    batch: Batch = Batch()
+    # None: encoders stand inside the replicas where the cluster is one node. Those under `encoders` never do.
+    colocate: bool | None = None
+    encoders: dict[str, EncoderSpec] = Field(default_factory=dict)
+    deployments: dict[str, DeploymentSpec] = Field(default_factory=dict)
+    collections: Literal["all"] | list[str] = "all"
+    # Source tables that SQL may read. They hold what somebody joined for themselves, so none is served unless named.
+    tables: Literal["all"] | list[str] = Field(default_factory=list)
+    sql: SqlSpec = SqlSpec()
+    recording: Recording = Recording()
+    watch: Watch = Watch()
+    grpc: Grpc | None = None
+    tls: Tls | None = None
+    oidc: Oidc | None = None
+    rates: Rates = Rates()
+
+    @field_validator("deployments")
+    @classmethod
+    def _are_named(cls, value: dict[str, DeploymentSpec]) -> dict[str, DeploymentSpec]:
+        for name in value:
+            check_name("a deployment", name, dashes=True)  # InvalidName is a ValueError: pydantic reports it with the rest
+        return value
+
+    def serves(self, collection: str) -> bool:
+        return self.collections == "all" or collection in self.collections
+
+    def serves_table(self, table: str) -> bool:
+        return self.tables == "all" or table in self.tables

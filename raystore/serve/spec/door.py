@@ -1,0 +1,43 @@
+"""Who may come in and how, as it stands in the file: TLS, tokens of an identity provider, rates."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from raystore.access import Rates as Rates  # a key may have its own, so they are defined there
+from raystore.access import Verb
+from raystore.serve.spec.base import Strict
+
+# Never 'none', and never HMAC: a public key would be its secret.
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+Claim = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Tls(Strict):
+    """PEM files; the private key is read by the service alone."""
+
+    certificate: str
+    key: str
+
+
+class Oidc(Strict):
+    """Tokens (JWT) of an identity provider, beside the store's own keys. Only the algorithms named here are believed."""
+
+    issuer: str = Field(min_length=1)
+    audience: str = Field(min_length=1)
+    jwks: str = Field(min_length=1, description="https:// address of its public keys, or a file.")
+    algorithms: list[Algorithm] = Field(default=["RS256"], min_length=1)
+    # Claims inside of claims are named with dots: realm_access.roles. A claim whose own name has dots is found first.
+    name: Claim = "sub"  # the claim that says who it is
+    roles: Claim = "roles"  # the claim whose value, or values, are looked up in `verbs`
+    verbs: dict[Claim, list[Verb]] = Field(min_length=1, description="What each role may do.")
+    leeway_s: float = Field(default=30, ge=0, le=300)
+
+    @field_validator("jwks")
+    @classmethod
+    def _is_https_or_a_file(cls, value: str) -> str:
+        if "://" in value and not value.startswith("https://"):
+            raise ValueError("expected an https:// address or a file: who can change the keys on their way can make tokens")
+        return value

@@ -1,0 +1,77 @@
+"""Reading the deployment file: everything that is wrong in it at once, an unknown key with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raystore.errors import InvalidArguments
+from raystore.serve.spec.app import AppSpec
+
+
+def load_spec(path: str | Path) -> AppSpec:
+    """The deployment file at `path`.
+
+    Raises:
+        InvalidArguments: it cannot be read, is no YAML, or holds mistakes; all of them are named at once, an
+            unknown key with the nearest known one.
+    """
+    call = f"serve '{path}'"
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidArguments(call=call, problems=[f"the file cannot be read ({error.strerror})"]) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InvalidArguments(call=call, problems=[f"line {line} is no YAML: {error.problem}"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InvalidArguments(call=call, problems=["the file is no YAML in UTF-8"]) from None
+    if value is None:
+        raise InvalidArguments(call=call, problems=["the file is empty, expected deployments: and what else it should set"])
+    return parse_spec(value, call)
+
+
+def parse_spec(value: object, call: str) -> AppSpec:
+    """The spec in a mapping that YAML or Python made; InvalidArguments names everything that is wrong in it."""
+    if not isinstance(value, Mapping):
+        raise InvalidArguments(call=call, problems=["expected keys and values (deployments:, port:, ...)"])
+    try:
+        return AppSpec.model_validate(value)
+    except ValidationError as error:
+        problems = [_problem(e["type"], e["loc"], e["msg"]) for e in error.errors(include_input=False, include_url=False)]
+        raise InvalidArguments(call=call, problems=list(dict.fromkeys(problems))) from None
+
+
+def _problem(kind: str, where: tuple[int | str, ...], message: str) -> str:
+    if kind == "extra_forbidden":
+        known = _fields_at(where[:-1])
+        near = difflib.get_close_matches(str(where[-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+        return f"{_path(where[:-1], 'the file')} has the unknown key '{where[-1]}': {hint}"
+    if where and where[0] in ("collections", "tables"):
+        return f"{where[0]}: expected 'all' or a list of names"
+    reason = message.removeprefix("Value error, ").removesuffix(".")
+    return f"{_path(where)}: {reason[:1].lower()}{reason[1:]}"
+
+
+def _path(where: tuple[int | str, ...], top: str = "") -> str:
+    return ".".join(str(part) for part in where) or top
+
+
+def _fields_at(where: tuple[int | str, ...]) -> list[str]:
+    """The known keys of the model that stands at a path of the file."""
+    model: type[BaseModel] = AppSpec
+    for part in where:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue  # a name the user chose: the key of a deployment
+        inner = [
+            a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
+        ]
+        model = inner[0] if inner else model
+    return list(model.model_fields)

@@ -1,0 +1,96 @@
+"""Requests and answers, as they stand on the wire and in the OpenAPI document. The examples are invented.
+
+Pure models. Unknown fields are refused, except in a logged row, whose further fields are kept columns. `contents` of
+a request are its texts and images as they were sent, by the path of their field; `content.py` reads them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Kept = str | int | float | bool | None
+
+CONTENT = (
+    "A string that begins with `data:image/` is an image (`data:image/png;base64,...`; JPEG, PNG, GIF, WebP, BMP or TIFF), "
+    "any other is a text. What the encoder does not take is refused."
+)
+ROW_CONTENT = (
+    "A row has a text in `text`, an image in `image` (as `data:image/png;base64,...`) or its `vector`; the content is "
+    "encoded with every encoder of the collection, and not kept."
+)
+
+EXAMPLE_FINGERPRINT = "5f3c1a2b9d0e" + "0" * 52
+EXAMPLE_REQUEST_ID = "0b6e7c1c9f3b4a6f9d8e2a1b3c4d5e6f"
+
+
+def with_example(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
+
+
+class Fidelity(BaseModel):
+    """What a bridge reached on pairs of vectors that it was not fitted on."""
+
+    kind: str = Field(description="procrustes, low-rank or mlp.")
+    pairs: int = Field(description="That it was fitted on.")
+    n: int = Field(description="That were held out.")
+    gallery: int = Field(description="Rows they were looked for in: among more, fewer neighbours are found.")
+    recall: float = Field(description="recall@10: of the 10 rows nearest by true vectors, the share that is found.")
+    kept: float | None = Field(
+        description="What label searches keep: rows of the query's label found, of those that true vectors find; null without labels."
+    )
+    cosine: float = Field(description="Of a bridged vector with the true one, on average.")
+
+
+class BridgedBy(BaseModel):
+    """The bridge through which an answer was asked, or rows in it were mapped: its vectors stand for those of the encoder that it
+    leads to, as well as `fidelity` says."""
+
+    encoder: str
+    fidelity: Fidelity
+
+
+class Health(BaseModel):
+    status: Literal["ok", "starting"]
+
+
+class Readiness(BaseModel):
+    model_config = with_example(
+        {"status": "ok", "deployments": {"triage": {"number": 1, "head": "refunds@2", "fingerprint": EXAMPLE_FINGERPRINT}}}
+    )
+
+    status: Literal["ok", "starting"]
+    deployments: dict[str, dict[str, str | int]]
+
+
+class ErrorBody(BaseModel):
+    """`type` and `message` are for the reader, the further fields are the error's facts; the input is never among them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    message: str
+    request_id: str
+
+
+class ErrorAnswer(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "type": "InvalidRequest",
+                        "message": "1 field of this request is wrong: body.text: string should have at least 1 character.",
+                        "request_id": EXAMPLE_REQUEST_ID,
+                        "problems": [{"field": "body.text", "reason": "string should have at least 1 character"}],
+                    }
+                }
+            ]
+        }
+    )
+
+    error: ErrorBody

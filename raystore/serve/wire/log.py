@@ -1,0 +1,68 @@
+"""The request and the answer of POST /v1/collections/{c}/log. The examples are invented."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from raystore.serve.wire.common import (
+    EXAMPLE_FINGERPRINT,
+    EXAMPLE_REQUEST_ID,
+    ColumnName,
+    Fingerprint,
+    Kept,
+    Text,
+    with_example,
+)
+
+
+class LogRow(BaseModel):
+    """One event. Further fields are kept columns: texts, numbers, booleans or null. The content itself is never kept."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[ColumnName, Kept] = Field(init=False)
+
+    id: Annotated[str, StringConstraints(min_length=1)]
+    text: Text | None = None
+    image: Kept = Field(
+        default=None, description="An image: `data:image/png;base64,...`; anything else is a kept column of that name."
+    )
+    vector: list[float] | None = None
+    subject: str | None = None
+    tenant: str | None = None
+    time: datetime | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The row as it was sent: only the fields that were."""
+        return {**self.model_dump(exclude_unset=True, exclude={"__pydantic_extra__"}), **(self.model_extra or {})}
+
+
+class LogRequest(BaseModel):
+    model_config = with_example(
+        {"rows": [{"id": "t-1", "subject": "c-9", "text": "My card never arrived", "product": "card"}]}
+    )
+
+    rows: list[LogRow] = Field(min_length=1)
+    fingerprint: Fingerprint | None = Field(default=None, description="The encoder of the vectors, where rows carry them.")
+
+
+class LogAnswer(BaseModel):
+    model_config = with_example(
+        {
+            "added": 1,
+            "known": 0,
+            "version": 7,
+            "fingerprint": EXAMPLE_FINGERPRINT,
+            "request_id": EXAMPLE_REQUEST_ID,
+            "timings_ms": {"total": 14.2},
+        }
+    )
+
+    added: int
+    known: int = Field(description="Rows that were there already, with the same payload.")
+    version: int
+    fingerprint: Fingerprint
+    request_id: str
+    timings_ms: dict[str, float]
