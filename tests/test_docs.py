@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from raystore.serve.run.proxy import free_port
 
 pytestmark = pytest.mark.model
 ROOT = Path(__file__).parent.parent
@@ -70,9 +71,7 @@ def test_the_shell_block_runs_after_it(folder: Path) -> None:
 
 @pytest.mark.ray
 def test_the_app_file_serves_and_every_curl_line_gets_an_answer(folder: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "app.yaml").write_text(block("file: app.yaml", "yaml").replace("8000", str(port)), encoding="utf-8")
     server = subprocess.Popen(
         [Path(sys.executable).parent / "raystore", "serve", "app.yaml"],

@@ -4,7 +4,7 @@
         source.log("tickets", [{"text": text, "subject": "c-9", "product": "card"}])
         source.predict("triage", text).predictions[0].label
 
-Costs the encoder's memory in this process (some 200 MB for all-MiniLM-L6-v2 on OpenVINO) and its time for each item. Knows no
+Costs the encoder's memory in this process (290 MB in all for all-MiniLM-L6-v2 on OpenVINO) and its time for each item. Knows no
 store and no Ray.
 """
 

@@ -97,7 +97,7 @@ class Spool:
         Raises:
             SpoolFull: they would go over the bound; nothing was kept.
             DiskFull: nothing was kept.
-            SpoolUnusable: this process is a fork of the one that opened it.
+            SpoolUnusable: it was closed, or this process is a fork of the one that opened it.
         """
         if os.getpid() != self._pid:
             raise self._unusable(
@@ -105,6 +105,7 @@ class Spool:
             )
         data = b"".join(map(to_line, records))
         with self._guard:
+            self._check_held()
             if self._bytes() + len(data) > self.max_bytes:
                 raise SpoolFull(folder=str(self.folder), rows=len(records), max_bytes=self.max_bytes)
             if self._sizes[self._last] and self._sizes[self._last] + len(data) > self._segment_bytes:
@@ -140,6 +141,7 @@ class Spool:
     def sent(self, batch: Batch) -> None:
         """The batch, which `next` gave last, need not be sent again. Files that were sent whole are removed."""
         with self._guard:
+            self._check_held()
             self._pending -= len(batch.records) + batch.damaged
             self._sent = batch.end
             if self._sent.segment == self._last and self._sent.offset == self._sizes[self._last] > 0:
@@ -155,6 +157,7 @@ class Spool:
     def refuse(self, records: Sequence[Record]) -> None:
         """Set rows aside that the service will not take; they count towards the bound and are never sent by themselves."""
         with self._guard:
+            self._check_held()
             data = b"".join(map(to_line, records))
             self._refused_bytes = self._write(self.folder / _REFUSED, self._refused_bytes, data)
             self._refused += len(records)
@@ -177,10 +180,19 @@ class Spool:
         return len(records)
 
     def close(self) -> None:
-        """Let go of the folder; what it holds stays."""
-        if self._hold >= 0:
-            os.close(self._hold)
-            self._hold = -1
+        """Let go of the folder, once nobody writes; what it holds stays. Nothing is written afterwards."""
+        with self._guard:
+            if self._hold >= 0:
+                os.close(self._hold)
+                self._hold = -1
+
+    def _check_held(self) -> None:
+        if os.getpid() != self._pid:
+            raise self._unusable(
+                "it was opened before this process was forked", "Open a source, with a spool of its own, after the fork."
+            )
+        if self._hold < 0:
+            raise self._unusable("it was closed", "Open the source again.")
 
     def _locked(self) -> int:
         hold = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -248,7 +248,7 @@ def _serve(trail: Trail, store: raystore.Store) -> None:
                 post(status, "/v1/embeddings", {"model": "clip", "input": input, **more})
 
             post(200, log.format("album"), {"rows": [{"id": f"h-{n}", "image": url} for n, url in enumerate(urls)]})
-            post(200, predict, {"texts": urls})
+            post(200, predict, {"items": [{"text": url} for url in urls]})
             post(200, search, {"text": urls[0]})
             embeddings(200, [*urls, marked], user=marked)
             embeddings(200, urls[0], encoding_format="base64")
@@ -258,7 +258,7 @@ def _serve(trail: Trail, store: raystore.Store) -> None:
             for number, url in enumerate(sent):
                 post(422, log.format("album"), {"rows": [{"id": f"b-{number}", "image": url}]})
                 post(422, log.format("album"), {"rows": [{"id": f"b-{number}", "text": url}]})
-                post(422, predict, {"texts": [urls[0], url]})
+                post(422, predict, {"items": [{"text": urls[0]}, {"text": url}]})
                 post(422, search, {"text": url})
                 embeddings(422, ["hello", url])
             for url in (data_url(wide), f"data:image/png;base64,{marked * (1 + _OVER_BODY_BYTES // len(marked))}"):

@@ -192,7 +192,7 @@ def _serve(trail: Trail, store: raystore.Store) -> None:
             post(200, log, {"rows": [{"id": "h-1", "text": trail.text(36), "product": KEPT}]})
             post(200, log, {"rows": [{"id": f"h-large-{n}", "text": text} for n, text in enumerate(large)]})
             post(200, predict, {"text": trail.text(37)})
-            post(200, predict, {"texts": large})
+            post(200, predict, {"items": [{"text": text} for text in large]})
             post(200, search, {"text": trail.text(38)})
             post(200, "/v1/embeddings", {"model": "tiny", "input": trail.text(38)})
             # Rows that fail.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import logging
@@ -562,8 +563,11 @@ def test_the_generated_code_is_what_protoc_makes(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     made = (tmp_path / relative).with_name("raystore_pb2.py").read_text(encoding="utf-8")
 
-    def serialized(code: str) -> str:
-        return next(line for line in code.splitlines() if "AddSerializedFile" in line)
+    def serialized(code: str) -> bytes:
+        calls = [
+            n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and "AddSerializedFile" in ast.unparse(n.func)
+        ]
+        return bytes(ast.literal_eval(calls[0].args[0]))
 
     assert serialized(made) == serialized(Path(pb.__file__).read_text(encoding="utf-8"))
 

@@ -31,6 +31,7 @@ frontend prometheus
     mode http
 frontend http_frontend
     bind 127.0.0.1:8000
+    http-request set-header x-request-disconnect-disabled ?1
 listen stats
   bind unix@/tmp/rs-x/n/stats.sock mode 600
   stats enable

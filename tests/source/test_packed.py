@@ -66,6 +66,35 @@ def test_it_opens_without_ray_torch_and_a_store(packed: Packed) -> None:
     assert out.stdout == "(1, 32)\n[]\n"
 
 
+# What docs/source.md says is enough, and what those bring along.
+ENOUGH = {"httpx", "numpy", "openvino", "pydantic", "PyYAML", "safetensors", "tokenizers", "raystore"}
+BROUGHT = {
+    "annotated-types", "anyio", "certifi", "h11", "httpcore", "idna", "openvino-telemetry", "packaging", "pydantic_core", "sniffio",
+    "typing-inspection", "typing_extensions",
+}  # fmt: skip
+
+
+def test_it_needs_only_the_packages_that_the_page_names(packed: Packed, tmp_path: Path) -> None:
+    code = (
+        "import importlib.metadata, sys\n"
+        "allowed = set(sys.argv[2].split(','))\n"
+        "by_module = importlib.metadata.packages_distributions()\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        made_by = by_module.get(name.partition('.')[0])\n"
+        "        if made_by and not allowed & set(made_by):\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from raystore.errors import ServiceUnreachable\n"
+        "from raystore.source import Source\n"
+        "with Source('http://127.0.0.1:1', sys.argv[1], spool=sys.argv[3], threads=1) as source:\n"
+        "    print(source.log('tickets', [{'text': 'hello world'}]).spooled)\n"
+    )
+    arguments = [str(packed.folder), ",".join(ENOUGH | BROUGHT), str(tmp_path / "spool")]
+    out = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (out.stdout, out.returncode) == ("1\n", 0), out.stderr[-2000:]
+
+
 def _change(folder: Path) -> str:
     path = next(folder.rglob("text.bin"))
     data = bytearray(path.read_bytes())

@@ -184,6 +184,20 @@ def test_one_spool_is_held_once(tmp_path: Path) -> None:
     Spool(tmp_path, MB).close()
 
 
+def test_a_closed_spool_writes_nothing_more(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, MB)
+    spool.append([record(0)])
+    batch = spool.next(1)
+    assert batch is not None
+    spool.close()
+    other = Spool(tmp_path, MB)
+    for late in (lambda: spool.append([record(1)]), lambda: spool.sent(batch), lambda: spool.refuse([record(0)])):
+        with pytest.raises(SpoolUnusable) as caught:
+            late()
+        assert caught.value.found == "it was closed"
+    assert (other.refused_rows, drain(other)) == (0, ["r-0"])
+
+
 def test_a_folder_with_other_things_is_no_spool(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("x", encoding="utf-8")
     with pytest.raises(SpoolUnusable) as caught:

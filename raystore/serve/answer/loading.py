@@ -6,10 +6,12 @@ an export, 3 to 6 s through torch); heads are small. Knows no HTTP and no Ray.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,22 @@ from raystore.serve.rules.engine import Rules
 from raystore.serve.spec.app import AppSpec, Batch
 from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_records, record_deployment, resolve_deployment
+from raystore.serve.watch import table
 from raystore.serve.watch.metrics import Metrics
 from raystore.train.classify.register import open_head
 from raystore.train.heads import Head
 from raystore.train.registry import Heads
 from raystore.vectors import Matrix
 
+log = logging.getLogger("raystore.serve")
+
 _THREADS = 16
+
+
+def _hook_failed(metrics: Metrics | None, deployment: str, rule: str, found: str) -> None:
+    log.error("the hook of rule '%s' of deployment %s %s", rule, deployment, found)
+    if metrics is not None:
+        metrics.count(table.HOOKS_FAILED, deployment, rule)
 
 
 class Rooms:
@@ -111,12 +122,14 @@ class Rooms:
         *,
         away: Callable[[DeploymentRecord], ServedHead | None] = lambda _: None,
         share: float = 1.0,
+        metrics: Metrics | None = None,
     ) -> dict[str, Live]:
         """The records with their heads in memory; those that ask a collection share what its searches keep.
 
         Args:
             away: the live head of a record where it runs somewhere else.
             share: this replica's part of the quotas in rules, 1 / replicas.
+            metrics: where hooks that fail are counted.
         """
 
         def of(record: DeploymentRecord) -> Live:
@@ -126,7 +139,7 @@ class Rooms:
                 record,
                 away(record) or InlineHead(head, self.executor),
                 InlineHead(canary, self.executor) if canary else None,
-                Rules(record.rules, share=share),
+                Rules(record.rules, share=share, failed=partial(_hook_failed, metrics, record.name)),
                 self._evidence(record, head),
             )
 

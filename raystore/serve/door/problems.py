@@ -24,6 +24,12 @@ _RETRY_AFTER_S = {503: 1.0, 429: 1.0}
 _SAFE_FACTS = frozenset(
     (
         "allowed",
+        "item",
+        "n_items",
+        "requests",
+        "rule",
+        "sentence",
+        "window_s",
         "existing",
         "expected",
         "found",
@@ -106,8 +112,8 @@ def _path(where: Sequence[int | str], known_fields: frozenset[str]) -> str:
 
 def _public(error: RaystoreError) -> tuple[str, dict[str, Any]]:
     facts = {name: value for name, value in error.facts.items() if name in _SAFE_FACTS}
-    if isinstance(error, errors.QueryRefused):
-        return str(error), {}
+    if isinstance(error, (errors.QueryRefused, errors.HookFailed)):
+        return str(error), {"rule": error.rule} if isinstance(error, errors.HookFailed) else {}
     if isinstance(error, errors.SqlRefused):
         return f"where: it was not understood, or names a column that is not there. It may hold {_GRAMMAR}.", {}
     if isinstance(error, errors.ItemNotFound):

@@ -4,15 +4,18 @@
 # source: raystore/serve/grpc/raystore.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "raystore/serve/grpc/raystore.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'raystore/serve/grpc/raystore.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,79 +25,77 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n"raystore/serve/grpc/raystore.proto\x12\x0braystore.v1\x1a\x1fgoogle/protobuf/timestamp.proto"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02"\x19\n\x07Strings\x12\x0e\n\x06values\x18\x01 \x03(\t"W\n\x04Kept\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x11\n\x07\x62oolean\x18\x04 \x01(\x08H\x00\x42\x07\n\x05value"\xdf\x02\n\x0bPredictItem\x12\x0f\n\x02id\x18\x01 \x01(\tH\x01\x88\x01\x01\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12%\n\x06vector\x18\x04 \x01(\x0b\x32\x13.raystore.v1.VectorH\x00\x12\x14\n\x07subject\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06tenant\x18\x06 \x01(\tH\x03\x88\x01\x01\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x07\x63olumns\x18\x08 \x03(\x0b\x32%.raystore.v1.PredictItem.ColumnsEntry\x1a\x41\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.raystore.v1.Kept:\x02\x38\x01\x42\t\n\x07\x63ontentB\x05\n\x03_idB\n\n\x08_subjectB\t\n\x07_tenant"\xb5\x01\n\x0ePredictRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\'\n\x05items\x18\x02 \x03(\x0b\x32\x18.raystore.v1.PredictItem\x12\x18\n\x0b\x66ingerprint\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03top\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08\x65vidence\x18\x05 \x01(\rH\x02\x88\x01\x01\x42\x0e\n\x0c_fingerprintB\x06\n\x04_topB\x0b\n\t_evidence"6\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\t"<\n\x06Voters\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x06labels\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_labels"\xaf\x01\n\x07Lineage\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\'\n\x08snapshot\x18\x04 \x01(\x0b\x32\x15.raystore.v1.Snapshot\x12#\n\x06voters\x18\x05 \x01(\x0b\x32\x13.raystore.v1.Voters\x12\x0f\n\x07\x65ncoder\x18\x06 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t"\x7f\n\x08\x46idelity\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05pairs\x18\x02 \x01(\x04\x12\t\n\x01n\x18\x03 \x01(\x04\x12\x0f\n\x07gallery\x18\x04 \x01(\x04\x12\x0e\n\x06recall\x18\x05 \x01(\x01\x12\x11\n\x04kept\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x63osine\x18\x07 \x01(\x01\x42\x07\n\x05_kept"E\n\tBridgedBy\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\'\n\x08\x66idelity\x18\x02 \x01(\x0b\x32\x15.raystore.v1.Fidelity"1\n\x0bProbability\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01"d\n\x08\x45vidence\x12\'\n\x04rows\x18\x01 \x03(\x0b\x32\x19.raystore.v1.Evidence.Row\x1a/\n\x03Row\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01"\x8e\x03\n\nPrediction\x12\n\n\x02id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\r\n\x05rules\x18\x03 \x03(\t\x12%\n\x07\x61\x63tions\x18\x04 \x01(\x0b\x32\x14.raystore.v1.Strings\x12\x0e\n\x06review\x18\x05 \x01(\x08\x12\'\n\x08\x65vidence\x18\x06 \x01(\x0b\x32\x15.raystore.v1.Evidence\x12\x12\n\x05label\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nconfidence\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tabstained\x18\t \x01(\x08H\x02\x88\x01\x01\x12\x10\n\x03why\x18\n \x01(\tH\x03\x88\x01\x01\x12/\n\rprobabilities\x18\x0b \x03(\x0b\x32\x18.raystore.v1.Probability\x12$\n\x06labels\x18\x0c \x01(\x0b\x32\x14.raystore.v1.Strings\x12\x12\n\x05value\x18\r \x01(\x01H\x04\x88\x01\x01\x42\x08\n\x06_labelB\r\n\x0b_confidenceB\x0c\n\n_abstainedB\x06\n\x04_whyB\x08\n\x06_value"\xf3\x02\n\rPredictAnswer\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.raystore.v1.Prediction\x12%\n\x07lineage\x18\x02 \x01(\x0b\x32\x14.raystore.v1.Lineage\x12$\n\x06others\x18\x03 \x03(\x0b\x32\x14.raystore.v1.Lineage\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\'\n\x07\x62ridged\x18\x05 \x01(\x0b\x32\x16.raystore.v1.BridgedBy\x12$\n\x06logged\x18\x06 \x01(\x0b\x32\x14.raystore.v1.Strings\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12=\n\ntimings_ms\x18\x08 \x03(\x0b\x32).raystore.v1.PredictAnswer.TimingsMsEntry\x1a\x30\n\x0eTimingsMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01"\x8b\x01\n\rStreamOptions\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x18\n\x0b\x66ingerprint\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03top\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08\x65vidence\x18\x04 \x01(\rH\x02\x88\x01\x01\x42\x0e\n\x0c_fingerprintB\x06\n\x04_topB\x0b\n\t_evidence"p\n\rStreamRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1a.raystore.v1.StreamOptionsH\x00\x12(\n\x04item\x18\x02 \x01(\x0b\x32\x18.raystore.v1.PredictItemH\x00\x42\x06\n\x04what"H\n\x05\x45rror\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0c\n\x04json\x18\x04 \x01(\t"v\n\nStreamLine\x12\x0c\n\x04line\x18\x01 \x01(\x04\x12-\n\nprediction\x18\x02 \x01(\x0b\x32\x17.raystore.v1.PredictionH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.raystore.v1.ErrorH\x00\x42\x06\n\x04said"e\n\nStreamDone\x12\x0c\n\x04\x64one\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12%\n\x07lineage\x18\x03 \x01(\x0b\x32\x14.raystore.v1.Lineage\x12\x12\n\nrequest_id\x18\x04 \x01(\t"h\n\x0cStreamAnswer\x12\'\n\x04line\x18\x01 \x01(\x0b\x32\x17.raystore.v1.StreamLineH\x00\x12\'\n\x04\x64one\x18\x02 \x01(\x0b\x32\x17.raystore.v1.StreamDoneH\x00\x42\x06\n\x04what"\xc9\x02\n\x06LogRow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12%\n\x06vector\x18\x04 \x01(\x0b\x32\x13.raystore.v1.VectorH\x00\x12\x14\n\x07subject\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06tenant\x18\x06 \x01(\tH\x02\x88\x01\x01\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x07\x63olumns\x18\x08 \x03(\x0b\x32 .raystore.v1.LogRow.ColumnsEntry\x1a\x41\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.raystore.v1.Kept:\x02\x38\x01\x42\t\n\x07\x63ontentB\n\n\x08_subjectB\t\n\x07_tenant"m\n\nLogRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12!\n\x04rows\x18\x02 \x03(\x0b\x32\x13.raystore.v1.LogRow\x12\x18\n\x0b\x66ingerprint\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_fingerprint"\xd0\x01\n\tLogAnswer\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x04\x12\r\n\x05known\x18\x02 \x01(\x04\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x39\n\ntimings_ms\x18\x06 \x03(\x0b\x32%.raystore.v1.LogAnswer.TimingsMsEntry\x1a\x30\n\x0eTimingsMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xd6\x01\n\x0cOrchestrator\x12\x42\n\x07Predict\x12\x1b.raystore.v1.PredictRequest\x1a\x1a.raystore.v1.PredictAnswer\x12J\n\rPredictStream\x12\x1a.raystore.v1.StreamRequest\x1a\x19.raystore.v1.StreamAnswer(\x01\x30\x01\x12\x36\n\x03Log\x12\x17.raystore.v1.LogRequest\x1a\x16.raystore.v1.LogAnswerb\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"raystore/serve/grpc/raystore.proto\x12\x0braystore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x19\n\x07Strings\x12\x0e\n\x06values\x18\x01 \x03(\t\"W\n\x04Kept\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x11\n\x07\x62oolean\x18\x04 \x01(\x08H\x00\x42\x07\n\x05value\"\xdf\x02\n\x0bPredictItem\x12\x0f\n\x02id\x18\x01 \x01(\tH\x01\x88\x01\x01\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12%\n\x06vector\x18\x04 \x01(\x0b\x32\x13.raystore.v1.VectorH\x00\x12\x14\n\x07subject\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06tenant\x18\x06 \x01(\tH\x03\x88\x01\x01\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x07\x63olumns\x18\x08 \x03(\x0b\x32%.raystore.v1.PredictItem.ColumnsEntry\x1a\x41\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.raystore.v1.Kept:\x02\x38\x01\x42\t\n\x07\x63ontentB\x05\n\x03_idB\n\n\x08_subjectB\t\n\x07_tenant\"\xb5\x01\n\x0ePredictRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\'\n\x05items\x18\x02 \x03(\x0b\x32\x18.raystore.v1.PredictItem\x12\x18\n\x0b\x66ingerprint\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03top\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08\x65vidence\x18\x05 \x01(\rH\x02\x88\x01\x01\x42\x0e\n\x0c_fingerprintB\x06\n\x04_topB\x0b\n\t_evidence\"6\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\t\"<\n\x06Voters\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x06labels\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_labels\"\xaf\x01\n\x07Lineage\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\'\n\x08snapshot\x18\x04 \x01(\x0b\x32\x15.raystore.v1.Snapshot\x12#\n\x06voters\x18\x05 \x01(\x0b\x32\x13.raystore.v1.Voters\x12\x0f\n\x07\x65ncoder\x18\x06 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x07 \x01(\t\"\x7f\n\x08\x46idelity\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05pairs\x18\x02 \x01(\x04\x12\t\n\x01n\x18\x03 \x01(\x04\x12\x0f\n\x07gallery\x18\x04 \x01(\x04\x12\x0e\n\x06recall\x18\x05 \x01(\x01\x12\x11\n\x04kept\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x63osine\x18\x07 \x01(\x01\x42\x07\n\x05_kept\"E\n\tBridgedBy\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\'\n\x08\x66idelity\x18\x02 \x01(\x0b\x32\x15.raystore.v1.Fidelity\"1\n\x0bProbability\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"d\n\x08\x45vidence\x12\'\n\x04rows\x18\x01 \x03(\x0b\x32\x19.raystore.v1.Evidence.Row\x1a/\n\x03Row\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\"\x8e\x03\n\nPrediction\x12\n\n\x02id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\r\n\x05rules\x18\x03 \x03(\t\x12%\n\x07\x61\x63tions\x18\x04 \x01(\x0b\x32\x14.raystore.v1.Strings\x12\x0e\n\x06review\x18\x05 \x01(\x08\x12\'\n\x08\x65vidence\x18\x06 \x01(\x0b\x32\x15.raystore.v1.Evidence\x12\x12\n\x05label\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nconfidence\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tabstained\x18\t \x01(\x08H\x02\x88\x01\x01\x12\x10\n\x03why\x18\n \x01(\tH\x03\x88\x01\x01\x12/\n\rprobabilities\x18\x0b \x03(\x0b\x32\x18.raystore.v1.Probability\x12$\n\x06labels\x18\x0c \x01(\x0b\x32\x14.raystore.v1.Strings\x12\x12\n\x05value\x18\r \x01(\x01H\x04\x88\x01\x01\x42\x08\n\x06_labelB\r\n\x0b_confidenceB\x0c\n\n_abstainedB\x06\n\x04_whyB\x08\n\x06_value\"\xf3\x02\n\rPredictAnswer\x12,\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x17.raystore.v1.Prediction\x12%\n\x07lineage\x18\x02 \x01(\x0b\x32\x14.raystore.v1.Lineage\x12$\n\x06others\x18\x03 \x03(\x0b\x32\x14.raystore.v1.Lineage\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\'\n\x07\x62ridged\x18\x05 \x01(\x0b\x32\x16.raystore.v1.BridgedBy\x12$\n\x06logged\x18\x06 \x01(\x0b\x32\x14.raystore.v1.Strings\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12=\n\ntimings_ms\x18\x08 \x03(\x0b\x32).raystore.v1.PredictAnswer.TimingsMsEntry\x1a\x30\n\x0eTimingsMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8b\x01\n\rStreamOptions\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x18\n\x0b\x66ingerprint\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03top\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08\x65vidence\x18\x04 \x01(\rH\x02\x88\x01\x01\x42\x0e\n\x0c_fingerprintB\x06\n\x04_topB\x0b\n\t_evidence\"p\n\rStreamRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1a.raystore.v1.StreamOptionsH\x00\x12(\n\x04item\x18\x02 \x01(\x0b\x32\x18.raystore.v1.PredictItemH\x00\x42\x06\n\x04what\"H\n\x05\x45rror\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0c\n\x04json\x18\x04 \x01(\t\"v\n\nStreamLine\x12\x0c\n\x04line\x18\x01 \x01(\x04\x12-\n\nprediction\x18\x02 \x01(\x0b\x32\x17.raystore.v1.PredictionH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.raystore.v1.ErrorH\x00\x42\x06\n\x04said\"e\n\nStreamDone\x12\x0c\n\x04\x64one\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12%\n\x07lineage\x18\x03 \x01(\x0b\x32\x14.raystore.v1.Lineage\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"h\n\x0cStreamAnswer\x12\'\n\x04line\x18\x01 \x01(\x0b\x32\x17.raystore.v1.StreamLineH\x00\x12\'\n\x04\x64one\x18\x02 \x01(\x0b\x32\x17.raystore.v1.StreamDoneH\x00\x42\x06\n\x04what\"\xc9\x02\n\x06LogRow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12%\n\x06vector\x18\x04 \x01(\x0b\x32\x13.raystore.v1.VectorH\x00\x12\x14\n\x07subject\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06tenant\x18\x06 \x01(\tH\x02\x88\x01\x01\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x07\x63olumns\x18\x08 \x03(\x0b\x32 .raystore.v1.LogRow.ColumnsEntry\x1a\x41\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.raystore.v1.Kept:\x02\x38\x01\x42\t\n\x07\x63ontentB\n\n\x08_subjectB\t\n\x07_tenant\"m\n\nLogRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12!\n\x04rows\x18\x02 \x03(\x0b\x32\x13.raystore.v1.LogRow\x12\x18\n\x0b\x66ingerprint\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_fingerprint\"\xd0\x01\n\tLogAnswer\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x04\x12\r\n\x05known\x18\x02 \x01(\x04\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x39\n\ntimings_ms\x18\x06 \x03(\x0b\x32%.raystore.v1.LogAnswer.TimingsMsEntry\x1a\x30\n\x0eTimingsMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xd6\x01\n\x0cOrchestrator\x12\x42\n\x07Predict\x12\x1b.raystore.v1.PredictRequest\x1a\x1a.raystore.v1.PredictAnswer\x12J\n\rPredictStream\x12\x1a.raystore.v1.StreamRequest\x1a\x19.raystore.v1.StreamAnswer(\x01\x30\x01\x12\x36\n\x03Log\x12\x17.raystore.v1.LogRequest\x1a\x16.raystore.v1.LogAnswerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "raystore.serve.grpc.raystore_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raystore.serve.grpc.raystore_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_PREDICTITEM_COLUMNSENTRY"]._loaded_options = None
-    _globals["_PREDICTITEM_COLUMNSENTRY"]._serialized_options = b"8\001"
-    _globals["_PREDICTANSWER_TIMINGSMSENTRY"]._loaded_options = None
-    _globals["_PREDICTANSWER_TIMINGSMSENTRY"]._serialized_options = b"8\001"
-    _globals["_LOGROW_COLUMNSENTRY"]._loaded_options = None
-    _globals["_LOGROW_COLUMNSENTRY"]._serialized_options = b"8\001"
-    _globals["_LOGANSWER_TIMINGSMSENTRY"]._loaded_options = None
-    _globals["_LOGANSWER_TIMINGSMSENTRY"]._serialized_options = b"8\001"
-    _globals["_VECTOR"]._serialized_start = 84
-    _globals["_VECTOR"]._serialized_end = 108
-    _globals["_STRINGS"]._serialized_start = 110
-    _globals["_STRINGS"]._serialized_end = 135
-    _globals["_KEPT"]._serialized_start = 137
-    _globals["_KEPT"]._serialized_end = 224
-    _globals["_PREDICTITEM"]._serialized_start = 227
-    _globals["_PREDICTITEM"]._serialized_end = 578
-    _globals["_PREDICTITEM_COLUMNSENTRY"]._serialized_start = 472
-    _globals["_PREDICTITEM_COLUMNSENTRY"]._serialized_end = 537
-    _globals["_PREDICTREQUEST"]._serialized_start = 581
-    _globals["_PREDICTREQUEST"]._serialized_end = 762
-    _globals["_SNAPSHOT"]._serialized_start = 764
-    _globals["_SNAPSHOT"]._serialized_end = 818
-    _globals["_VOTERS"]._serialized_start = 820
-    _globals["_VOTERS"]._serialized_end = 880
-    _globals["_LINEAGE"]._serialized_start = 883
-    _globals["_LINEAGE"]._serialized_end = 1058
-    _globals["_FIDELITY"]._serialized_start = 1060
-    _globals["_FIDELITY"]._serialized_end = 1187
-    _globals["_BRIDGEDBY"]._serialized_start = 1189
-    _globals["_BRIDGEDBY"]._serialized_end = 1258
-    _globals["_PROBABILITY"]._serialized_start = 1260
-    _globals["_PROBABILITY"]._serialized_end = 1309
-    _globals["_EVIDENCE"]._serialized_start = 1311
-    _globals["_EVIDENCE"]._serialized_end = 1411
-    _globals["_EVIDENCE_ROW"]._serialized_start = 1364
-    _globals["_EVIDENCE_ROW"]._serialized_end = 1411
-    _globals["_PREDICTION"]._serialized_start = 1414
-    _globals["_PREDICTION"]._serialized_end = 1812
-    _globals["_PREDICTANSWER"]._serialized_start = 1815
-    _globals["_PREDICTANSWER"]._serialized_end = 2186
-    _globals["_PREDICTANSWER_TIMINGSMSENTRY"]._serialized_start = 2138
-    _globals["_PREDICTANSWER_TIMINGSMSENTRY"]._serialized_end = 2186
-    _globals["_STREAMOPTIONS"]._serialized_start = 2189
-    _globals["_STREAMOPTIONS"]._serialized_end = 2328
-    _globals["_STREAMREQUEST"]._serialized_start = 2330
-    _globals["_STREAMREQUEST"]._serialized_end = 2442
-    _globals["_ERROR"]._serialized_start = 2444
-    _globals["_ERROR"]._serialized_end = 2516
-    _globals["_STREAMLINE"]._serialized_start = 2518
-    _globals["_STREAMLINE"]._serialized_end = 2636
-    _globals["_STREAMDONE"]._serialized_start = 2638
-    _globals["_STREAMDONE"]._serialized_end = 2739
-    _globals["_STREAMANSWER"]._serialized_start = 2741
-    _globals["_STREAMANSWER"]._serialized_end = 2845
-    _globals["_LOGROW"]._serialized_start = 2848
-    _globals["_LOGROW"]._serialized_end = 3177
-    _globals["_LOGROW_COLUMNSENTRY"]._serialized_start = 472
-    _globals["_LOGROW_COLUMNSENTRY"]._serialized_end = 537
-    _globals["_LOGREQUEST"]._serialized_start = 3179
-    _globals["_LOGREQUEST"]._serialized_end = 3288
-    _globals["_LOGANSWER"]._serialized_start = 3291
-    _globals["_LOGANSWER"]._serialized_end = 3499
-    _globals["_LOGANSWER_TIMINGSMSENTRY"]._serialized_start = 2138
-    _globals["_LOGANSWER_TIMINGSMSENTRY"]._serialized_end = 2186
-    _globals["_ORCHESTRATOR"]._serialized_start = 3502
-    _globals["_ORCHESTRATOR"]._serialized_end = 3716
+  DESCRIPTOR._loaded_options = None
+  _globals['_PREDICTITEM_COLUMNSENTRY']._loaded_options = None
+  _globals['_PREDICTITEM_COLUMNSENTRY']._serialized_options = b'8\001'
+  _globals['_PREDICTANSWER_TIMINGSMSENTRY']._loaded_options = None
+  _globals['_PREDICTANSWER_TIMINGSMSENTRY']._serialized_options = b'8\001'
+  _globals['_LOGROW_COLUMNSENTRY']._loaded_options = None
+  _globals['_LOGROW_COLUMNSENTRY']._serialized_options = b'8\001'
+  _globals['_LOGANSWER_TIMINGSMSENTRY']._loaded_options = None
+  _globals['_LOGANSWER_TIMINGSMSENTRY']._serialized_options = b'8\001'
+  _globals['_VECTOR']._serialized_start=84
+  _globals['_VECTOR']._serialized_end=108
+  _globals['_STRINGS']._serialized_start=110
+  _globals['_STRINGS']._serialized_end=135
+  _globals['_KEPT']._serialized_start=137
+  _globals['_KEPT']._serialized_end=224
+  _globals['_PREDICTITEM']._serialized_start=227
+  _globals['_PREDICTITEM']._serialized_end=578
+  _globals['_PREDICTITEM_COLUMNSENTRY']._serialized_start=472
+  _globals['_PREDICTITEM_COLUMNSENTRY']._serialized_end=537
+  _globals['_PREDICTREQUEST']._serialized_start=581
+  _globals['_PREDICTREQUEST']._serialized_end=762
+  _globals['_SNAPSHOT']._serialized_start=764
+  _globals['_SNAPSHOT']._serialized_end=818
+  _globals['_VOTERS']._serialized_start=820
+  _globals['_VOTERS']._serialized_end=880
+  _globals['_LINEAGE']._serialized_start=883
+  _globals['_LINEAGE']._serialized_end=1058
+  _globals['_FIDELITY']._serialized_start=1060
+  _globals['_FIDELITY']._serialized_end=1187
+  _globals['_BRIDGEDBY']._serialized_start=1189
+  _globals['_BRIDGEDBY']._serialized_end=1258
+  _globals['_PROBABILITY']._serialized_start=1260
+  _globals['_PROBABILITY']._serialized_end=1309
+  _globals['_EVIDENCE']._serialized_start=1311
+  _globals['_EVIDENCE']._serialized_end=1411
+  _globals['_EVIDENCE_ROW']._serialized_start=1364
+  _globals['_EVIDENCE_ROW']._serialized_end=1411
+  _globals['_PREDICTION']._serialized_start=1414
+  _globals['_PREDICTION']._serialized_end=1812
+  _globals['_PREDICTANSWER']._serialized_start=1815
+  _globals['_PREDICTANSWER']._serialized_end=2186
+  _globals['_PREDICTANSWER_TIMINGSMSENTRY']._serialized_start=2138
+  _globals['_PREDICTANSWER_TIMINGSMSENTRY']._serialized_end=2186
+  _globals['_STREAMOPTIONS']._serialized_start=2189
+  _globals['_STREAMOPTIONS']._serialized_end=2328
+  _globals['_STREAMREQUEST']._serialized_start=2330
+  _globals['_STREAMREQUEST']._serialized_end=2442
+  _globals['_ERROR']._serialized_start=2444
+  _globals['_ERROR']._serialized_end=2516
+  _globals['_STREAMLINE']._serialized_start=2518
+  _globals['_STREAMLINE']._serialized_end=2636
+  _globals['_STREAMDONE']._serialized_start=2638
+  _globals['_STREAMDONE']._serialized_end=2739
+  _globals['_STREAMANSWER']._serialized_start=2741
+  _globals['_STREAMANSWER']._serialized_end=2845
+  _globals['_LOGROW']._serialized_start=2848
+  _globals['_LOGROW']._serialized_end=3177
+  _globals['_LOGROW_COLUMNSENTRY']._serialized_start=472
+  _globals['_LOGROW_COLUMNSENTRY']._serialized_end=537
+  _globals['_LOGREQUEST']._serialized_start=3179
+  _globals['_LOGREQUEST']._serialized_end=3288
+  _globals['_LOGANSWER']._serialized_start=3291
+  _globals['_LOGANSWER']._serialized_end=3499
+  _globals['_LOGANSWER_TIMINGSMSENTRY']._serialized_start=2138
+  _globals['_LOGANSWER_TIMINGSMSENTRY']._serialized_end=2186
+  _globals['_ORCHESTRATOR']._serialized_start=3502
+  _globals['_ORCHESTRATOR']._serialized_end=3716
 # @@protoc_insertion_point(module_scope)

@@ -31,13 +31,7 @@ class Kept(_message.Message):
     integer: int
     number: float
     boolean: bool
-    def __init__(
-        self,
-        text: _Optional[str] = ...,
-        integer: _Optional[int] = ...,
-        number: _Optional[float] = ...,
-        boolean: _Optional[bool] = ...,
-    ) -> None: ...
+    def __init__(self, text: _Optional[str] = ..., integer: _Optional[int] = ..., number: _Optional[float] = ..., boolean: _Optional[bool] = ...) -> None: ...
 
 class PredictItem(_message.Message):
     __slots__ = ("id", "text", "image", "vector", "subject", "tenant", "time", "columns")
@@ -48,7 +42,6 @@ class PredictItem(_message.Message):
         key: str
         value: Kept
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Kept, _Mapping]] = ...) -> None: ...
-
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -65,17 +58,7 @@ class PredictItem(_message.Message):
     tenant: str
     time: _timestamp_pb2.Timestamp
     columns: _containers.MessageMap[str, Kept]
-    def __init__(
-        self,
-        id: _Optional[str] = ...,
-        text: _Optional[str] = ...,
-        image: _Optional[bytes] = ...,
-        vector: _Optional[_Union[Vector, _Mapping]] = ...,
-        subject: _Optional[str] = ...,
-        tenant: _Optional[str] = ...,
-        time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...,
-        columns: _Optional[_Mapping[str, Kept]] = ...,
-    ) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., image: _Optional[bytes] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., subject: _Optional[str] = ..., tenant: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., columns: _Optional[_Mapping[str, Kept]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
     __slots__ = ("deployment", "items", "fingerprint", "top", "evidence")
@@ -89,14 +72,7 @@ class PredictRequest(_message.Message):
     fingerprint: str
     top: int
     evidence: int
-    def __init__(
-        self,
-        deployment: _Optional[str] = ...,
-        items: _Optional[_Iterable[_Union[PredictItem, _Mapping]]] = ...,
-        fingerprint: _Optional[str] = ...,
-        top: _Optional[int] = ...,
-        evidence: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, deployment: _Optional[str] = ..., items: _Optional[_Iterable[_Union[PredictItem, _Mapping]]] = ..., fingerprint: _Optional[str] = ..., top: _Optional[int] = ..., evidence: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
     __slots__ = ("name", "number", "hash")
@@ -132,16 +108,7 @@ class Lineage(_message.Message):
     voters: Voters
     encoder: str
     fingerprint: str
-    def __init__(
-        self,
-        deployment: _Optional[str] = ...,
-        number: _Optional[int] = ...,
-        head: _Optional[str] = ...,
-        snapshot: _Optional[_Union[Snapshot, _Mapping]] = ...,
-        voters: _Optional[_Union[Voters, _Mapping]] = ...,
-        encoder: _Optional[str] = ...,
-        fingerprint: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, deployment: _Optional[str] = ..., number: _Optional[int] = ..., head: _Optional[str] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., voters: _Optional[_Union[Voters, _Mapping]] = ..., encoder: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class Fidelity(_message.Message):
     __slots__ = ("kind", "pairs", "n", "gallery", "recall", "kept", "cosine")
@@ -159,16 +126,7 @@ class Fidelity(_message.Message):
     recall: float
     kept: float
     cosine: float
-    def __init__(
-        self,
-        kind: _Optional[str] = ...,
-        pairs: _Optional[int] = ...,
-        n: _Optional[int] = ...,
-        gallery: _Optional[int] = ...,
-        recall: _Optional[float] = ...,
-        kept: _Optional[float] = ...,
-        cosine: _Optional[float] = ...,
-    ) -> None: ...
+    def __init__(self, kind: _Optional[str] = ..., pairs: _Optional[int] = ..., n: _Optional[int] = ..., gallery: _Optional[int] = ..., recall: _Optional[float] = ..., kept: _Optional[float] = ..., cosine: _Optional[float] = ...) -> None: ...
 
 class BridgedBy(_message.Message):
     __slots__ = ("encoder", "fidelity")
@@ -196,30 +154,13 @@ class Evidence(_message.Message):
         id: str
         label: str
         score: float
-        def __init__(
-            self, id: _Optional[str] = ..., label: _Optional[str] = ..., score: _Optional[float] = ...
-        ) -> None: ...
-
+        def __init__(self, id: _Optional[str] = ..., label: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
     ROWS_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[Evidence.Row]
     def __init__(self, rows: _Optional[_Iterable[_Union[Evidence.Row, _Mapping]]] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = (
-        "id",
-        "by",
-        "rules",
-        "actions",
-        "review",
-        "evidence",
-        "label",
-        "confidence",
-        "abstained",
-        "why",
-        "probabilities",
-        "labels",
-        "value",
-    )
+    __slots__ = ("id", "by", "rules", "actions", "review", "evidence", "label", "confidence", "abstained", "why", "probabilities", "labels", "value")
     ID_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
@@ -246,22 +187,7 @@ class Prediction(_message.Message):
     probabilities: _containers.RepeatedCompositeFieldContainer[Probability]
     labels: Strings
     value: float
-    def __init__(
-        self,
-        id: _Optional[str] = ...,
-        by: _Optional[str] = ...,
-        rules: _Optional[_Iterable[str]] = ...,
-        actions: _Optional[_Union[Strings, _Mapping]] = ...,
-        review: _Optional[bool] = ...,
-        evidence: _Optional[_Union[Evidence, _Mapping]] = ...,
-        label: _Optional[str] = ...,
-        confidence: _Optional[float] = ...,
-        abstained: _Optional[bool] = ...,
-        why: _Optional[str] = ...,
-        probabilities: _Optional[_Iterable[_Union[Probability, _Mapping]]] = ...,
-        labels: _Optional[_Union[Strings, _Mapping]] = ...,
-        value: _Optional[float] = ...,
-    ) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., by: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., actions: _Optional[_Union[Strings, _Mapping]] = ..., review: _Optional[bool] = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ..., label: _Optional[str] = ..., confidence: _Optional[float] = ..., abstained: _Optional[bool] = ..., why: _Optional[str] = ..., probabilities: _Optional[_Iterable[_Union[Probability, _Mapping]]] = ..., labels: _Optional[_Union[Strings, _Mapping]] = ..., value: _Optional[float] = ...) -> None: ...
 
 class PredictAnswer(_message.Message):
     __slots__ = ("predictions", "lineage", "others", "fingerprint", "bridged", "logged", "request_id", "timings_ms")
@@ -272,7 +198,6 @@ class PredictAnswer(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     OTHERS_FIELD_NUMBER: _ClassVar[int]
@@ -289,17 +214,7 @@ class PredictAnswer(_message.Message):
     logged: Strings
     request_id: str
     timings_ms: _containers.ScalarMap[str, float]
-    def __init__(
-        self,
-        predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ...,
-        lineage: _Optional[_Union[Lineage, _Mapping]] = ...,
-        others: _Optional[_Iterable[_Union[Lineage, _Mapping]]] = ...,
-        fingerprint: _Optional[str] = ...,
-        bridged: _Optional[_Union[BridgedBy, _Mapping]] = ...,
-        logged: _Optional[_Union[Strings, _Mapping]] = ...,
-        request_id: _Optional[str] = ...,
-        timings_ms: _Optional[_Mapping[str, float]] = ...,
-    ) -> None: ...
+    def __init__(self, predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., lineage: _Optional[_Union[Lineage, _Mapping]] = ..., others: _Optional[_Iterable[_Union[Lineage, _Mapping]]] = ..., fingerprint: _Optional[str] = ..., bridged: _Optional[_Union[BridgedBy, _Mapping]] = ..., logged: _Optional[_Union[Strings, _Mapping]] = ..., request_id: _Optional[str] = ..., timings_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class StreamOptions(_message.Message):
     __slots__ = ("deployment", "fingerprint", "top", "evidence")
@@ -311,13 +226,7 @@ class StreamOptions(_message.Message):
     fingerprint: str
     top: int
     evidence: int
-    def __init__(
-        self,
-        deployment: _Optional[str] = ...,
-        fingerprint: _Optional[str] = ...,
-        top: _Optional[int] = ...,
-        evidence: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, deployment: _Optional[str] = ..., fingerprint: _Optional[str] = ..., top: _Optional[int] = ..., evidence: _Optional[int] = ...) -> None: ...
 
 class StreamRequest(_message.Message):
     __slots__ = ("options", "item")
@@ -325,11 +234,7 @@ class StreamRequest(_message.Message):
     ITEM_FIELD_NUMBER: _ClassVar[int]
     options: StreamOptions
     item: PredictItem
-    def __init__(
-        self,
-        options: _Optional[_Union[StreamOptions, _Mapping]] = ...,
-        item: _Optional[_Union[PredictItem, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, options: _Optional[_Union[StreamOptions, _Mapping]] = ..., item: _Optional[_Union[PredictItem, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("type", "message", "request_id", "json")
@@ -341,13 +246,7 @@ class Error(_message.Message):
     message: str
     request_id: str
     json: str
-    def __init__(
-        self,
-        type: _Optional[str] = ...,
-        message: _Optional[str] = ...,
-        request_id: _Optional[str] = ...,
-        json: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ..., request_id: _Optional[str] = ..., json: _Optional[str] = ...) -> None: ...
 
 class StreamLine(_message.Message):
     __slots__ = ("line", "prediction", "error")
@@ -357,12 +256,7 @@ class StreamLine(_message.Message):
     line: int
     prediction: Prediction
     error: Error
-    def __init__(
-        self,
-        line: _Optional[int] = ...,
-        prediction: _Optional[_Union[Prediction, _Mapping]] = ...,
-        error: _Optional[_Union[Error, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, line: _Optional[int] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class StreamDone(_message.Message):
     __slots__ = ("done", "failed", "lineage", "request_id")
@@ -374,13 +268,7 @@ class StreamDone(_message.Message):
     failed: int
     lineage: Lineage
     request_id: str
-    def __init__(
-        self,
-        done: _Optional[int] = ...,
-        failed: _Optional[int] = ...,
-        lineage: _Optional[_Union[Lineage, _Mapping]] = ...,
-        request_id: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, done: _Optional[int] = ..., failed: _Optional[int] = ..., lineage: _Optional[_Union[Lineage, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class StreamAnswer(_message.Message):
     __slots__ = ("line", "done")
@@ -388,9 +276,7 @@ class StreamAnswer(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     line: StreamLine
     done: StreamDone
-    def __init__(
-        self, line: _Optional[_Union[StreamLine, _Mapping]] = ..., done: _Optional[_Union[StreamDone, _Mapping]] = ...
-    ) -> None: ...
+    def __init__(self, line: _Optional[_Union[StreamLine, _Mapping]] = ..., done: _Optional[_Union[StreamDone, _Mapping]] = ...) -> None: ...
 
 class LogRow(_message.Message):
     __slots__ = ("id", "text", "image", "vector", "subject", "tenant", "time", "columns")
@@ -401,7 +287,6 @@ class LogRow(_message.Message):
         key: str
         value: Kept
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Kept, _Mapping]] = ...) -> None: ...
-
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -418,17 +303,7 @@ class LogRow(_message.Message):
     tenant: str
     time: _timestamp_pb2.Timestamp
     columns: _containers.MessageMap[str, Kept]
-    def __init__(
-        self,
-        id: _Optional[str] = ...,
-        text: _Optional[str] = ...,
-        image: _Optional[bytes] = ...,
-        vector: _Optional[_Union[Vector, _Mapping]] = ...,
-        subject: _Optional[str] = ...,
-        tenant: _Optional[str] = ...,
-        time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...,
-        columns: _Optional[_Mapping[str, Kept]] = ...,
-    ) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., image: _Optional[bytes] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., subject: _Optional[str] = ..., tenant: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., columns: _Optional[_Mapping[str, Kept]] = ...) -> None: ...
 
 class LogRequest(_message.Message):
     __slots__ = ("collection", "rows", "fingerprint")
@@ -438,12 +313,7 @@ class LogRequest(_message.Message):
     collection: str
     rows: _containers.RepeatedCompositeFieldContainer[LogRow]
     fingerprint: str
-    def __init__(
-        self,
-        collection: _Optional[str] = ...,
-        rows: _Optional[_Iterable[_Union[LogRow, _Mapping]]] = ...,
-        fingerprint: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, collection: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[LogRow, _Mapping]]] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class LogAnswer(_message.Message):
     __slots__ = ("added", "known", "version", "fingerprint", "request_id", "timings_ms")
@@ -454,7 +324,6 @@ class LogAnswer(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-
     ADDED_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -467,12 +336,4 @@ class LogAnswer(_message.Message):
     fingerprint: str
     request_id: str
     timings_ms: _containers.ScalarMap[str, float]
-    def __init__(
-        self,
-        added: _Optional[int] = ...,
-        known: _Optional[int] = ...,
-        version: _Optional[int] = ...,
-        fingerprint: _Optional[str] = ...,
-        request_id: _Optional[str] = ...,
-        timings_ms: _Optional[_Mapping[str, float]] = ...,
-    ) -> None: ...
+    def __init__(self, added: _Optional[int] = ..., known: _Optional[int] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., request_id: _Optional[str] = ..., timings_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...

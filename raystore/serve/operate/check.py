@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from raystore.data.collection import collection_names
 from raystore.data.tables.table import table_names
@@ -105,7 +104,7 @@ def _app_problems(spec: AppSpec, rooms: Rooms) -> Iterator[str]:
         if name not in table_names(rooms.catalog):
             yield f"tables: there is no table '{name}'"
     for file in (spec.tls.certificate, spec.tls.key) if spec.tls else ():
-        if not Path(file).is_file():
+        if not file.is_file():
             yield f"tls: there is no file '{file}'"
     if spec.grpc is not None and spec.grpc.port == spec.port:
         yield f"grpc.port is {spec.grpc.port}, which HTTP listens on"

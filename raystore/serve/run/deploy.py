@@ -181,10 +181,10 @@ def _start_serve(spec: AppSpec) -> bool:
     _check_inline_limit(binary)
     env = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(_PROXY_READY_S)}
     if binary is not None:
-        _folder = ProxyFolder(binary)
+        _folder = ProxyFolder(binary, spec.tls)
         env |= _folder.env
     options = {
-        "http_options": {"host": spec.host, "port": spec.port},
+        "http_options": {"host": spec.host, "port": spec.port, **_tls(spec, binary)},
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
         "controller_options": {"runtime_env": {"env_vars": env}},
     }
@@ -195,6 +195,13 @@ def _start_serve(spec: AppSpec) -> bool:
         serve.start(**options)
     _started = True
     return True
+
+
+def _tls(spec: AppSpec, binary: str | None) -> dict[str, str]:
+    """The certificate for Serve's own proxy; HAProxy has it in its folder, and its replicas stay behind it."""
+    if spec.tls is None or binary is not None:
+        return {}
+    return {"ssl_certfile": str(spec.tls.certificate), "ssl_keyfile": str(spec.tls.key)}
 
 
 def alone(ray: Any) -> bool:
@@ -217,14 +224,16 @@ def _check_inline_limit(binary: str | None) -> None:
 
 def _url(spec: AppSpec) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(spec.host, spec.host)  # noqa: S104 - asked of, not bound to
-    return f"http://[{host}]:{spec.port}" if ":" in host else f"http://{host}:{spec.port}"
+    scheme = "https" if spec.tls else "http"
+    return f"{scheme}://[{host}]:{spec.port}" if ":" in host else f"{scheme}://{host}:{spec.port}"
 
 
 def _wait_ready(url: str, records: Mapping[str, DeploymentRecord], ready_s: float) -> None:
     """Return when /readyz answers 200 and names these deployments."""
     wanted = {name: record.number for name, record in records.items()}
     deadline = time.monotonic() + ready_s
-    with httpx.Client(timeout=5, trust_env=False) as client:
+    # Its certificate is for the name that callers know, which is not this address.
+    with httpx.Client(timeout=5, trust_env=False, verify=False) as client:  # noqa: S501 - it is asked for no secret
         while time.monotonic() < deadline:
             try:
                 answer = client.get(f"{url}/readyz")

@@ -85,7 +85,7 @@ class Ingress:
         changed = {name: record for name, record in records.items() if self._records.get(name) != record}
         same = {name: live for name, live in orchestrator.live.items() if name in records and name not in changed}
         share = 1 / spec.replicas.most
-        live = self._rooms.live(changed, away=self._away_head, share=share)
+        live = self._rooms.live(changed, away=self._away_head, share=share, metrics=self._metrics)
         orchestrator.update({**same, **live})
         self._tell_what_answers(records)
         self._records, self._spec, self._orchestrator = dict(records), spec, orchestrator

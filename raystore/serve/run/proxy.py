@@ -10,6 +10,7 @@ Knows environment variables and files. Imports no Ray.
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 import sys
@@ -20,9 +21,18 @@ from pathlib import Path
 
 from raystore.errors import AddressInUse
 from raystore.serve.run import haproxy_door
+from raystore.serve.spec.door import Tls
 
+_PORTS = 20_000, 29_000
 # Serve gives an ingress replica 30 s to leave its balancer before it stops; on one machine one second is plenty.
-REPLICA_ENV = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+# The application is asynchronous and keeps what blocks in threads of its own, so it needs none of Serve's. HAProxy's own metrics
+# would cost a log line, which Python reads, for each request; raystore counts requests itself.
+REPLICA_ENV = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+}
 
 
 def haproxy_binary() -> str | None:
@@ -43,7 +53,7 @@ class ProxyFolder:
     Serve's default is a folder every user of the machine can enter, with an admin socket every user can write to.
     """
 
-    def __init__(self, binary: str) -> None:
+    def __init__(self, binary: str, tls: Tls | None = None) -> None:
         base = tempfile.gettempdir()
         # A node id and a socket name are appended, and a socket's path may not be longer than 107 bytes.
         self.path = Path(tempfile.mkdtemp(prefix="rs-", dir=base if len(base) <= 20 else "/tmp"))  # noqa: S108
@@ -53,6 +63,11 @@ class ProxyFolder:
         )
         door.chmod(0o700)
         self._door = door
+        if tls is not None:
+            pair = self.path / haproxy_door.CERTIFICATE
+            pair.touch(mode=0o600)
+            parts = (file.read_text(encoding="ascii") for file in (tls.certificate, tls.key))
+            pair.write_text("\n".join(parts), encoding="ascii")
 
     @property
     def env(self) -> dict[str, str]:
@@ -74,10 +89,16 @@ class ProxyFolder:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, of those that no system gives out by itself: Ray's workers take theirs from those, and would take
+    a port from there in the seconds before it is listened on."""
+    while True:
+        port = random.randrange(*_PORTS)  # noqa: S311 - no secret
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
 
 
 def check_port_free(host: str, port: int) -> None:

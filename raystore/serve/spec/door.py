@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator
@@ -18,8 +19,13 @@ Claim = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 class Tls(Strict):
     """PEM files; the private key is read by the service alone."""
 
-    certificate: str
-    key: str
+    certificate: Path
+    key: Path
+
+    @field_validator("certificate", "key")
+    @classmethod
+    def _is_absolute(cls, value: Path) -> Path:
+        return value.absolute()  # replicas have another working folder
 
 
 class Oidc(Strict):
@@ -40,4 +46,4 @@ class Oidc(Strict):
     def _is_https_or_a_file(cls, value: str) -> str:
         if "://" in value and not value.startswith("https://"):
             raise ValueError("expected an https:// address or a file: who can change the keys on their way can make tokens")
-        return value
+        return value if "://" in value else str(Path(value).absolute())  # replicas have another working folder

@@ -76,6 +76,7 @@ PREDICTIONS = Counter(
 )
 ABSTENTIONS = Counter("abstentions_total", ("deployment", "why"), "Predictions without a label, by why.")
 RULES_FIRED = Counter("rules_fired_total", ("deployment", "rule"), "Rules that fired, those in shadow too.")
+HOOKS_FAILED = Counter("hooks_failed_total", ("deployment", "rule"), "Hooks that raised, or returned what they cannot.")
 REVIEW_OPEN = Gauge("review_open", ("deployment",), "Items of the review queue that wait for a label.", over="max")
 
 SHADOW_PREDICTIONS = Counter("shadow_predictions_total", ("deployment", "head"), "Predictions of a shadow head.")
@@ -128,7 +129,7 @@ CPU_SECONDS = Counter("cpu_seconds_total", ("process",), "Processor time of the 
 
 TABLE: tuple[Metric, ...] = (
     REQUESTS, ERRORS, REQUEST_SECONDS, STAGE_SECONDS, IN_FLIGHT, IN_FLIGHT_LIMIT, QUEUE_DEPTH, QUEUE_LIMIT, BATCH_ITEMS, BATCH_TOKENS,
-    BATCH_SECONDS, PREDICTIONS, ABSTENTIONS, RULES_FIRED, REVIEW_OPEN,
+    BATCH_SECONDS, PREDICTIONS, ABSTENTIONS, RULES_FIRED, HOOKS_FAILED, REVIEW_OPEN,
     SHADOW_PREDICTIONS, SHADOW_DISAGREEMENTS, SHADOW_SECONDS, SHADOW_DROPPED, RECORDING_DROPPED, LOGGED, LOG_DROPPED,
     GOLDEN_COSINE, GOLDEN_TOLERANCE, GOLDEN_CHECKED, DRIFT_PSI, DRIFT_MEAN_SHIFT, DRIFT_AUC, DRIFT_MEASURED,
     DEPLOYMENT_INFO, ENCODER_LOADED, BUILD_INFO, PROCESSES, RESIDENT_MEMORY, CPU_SECONDS,

@@ -1,0 +1,160 @@
+"""The application for those who start Ray and Serve themselves: `serve deploy config.yaml`, and KubeRay's RayService.
+
+Serve calls `build` in a process of the cluster, once for each configuration with other arguments. Whatever `deploy.py` sets when it
+starts Ray and Serve has to stand in the cluster's own configuration, so it is checked here, before anything is recorded.
+Cost: reading the file and the store's records; no encoder is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from raystore.access import is_loopback
+from raystore.errors import InvalidArguments
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.operate.check import refuse_misfits
+from raystore.serve.run.deploy import alone
+from raystore.serve.run.graph import application
+from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.base import Strict
+from raystore.serve.spec.read import load_spec, parse_spec
+from raystore.session import INLINE_CALL_BYTES
+
+HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+
+
+class Arguments(Strict):
+    """`args:` of the application in Serve's configuration."""
+
+    file: str | None = None
+    spec: dict[str, Any] | None = None
+    store: str | None = None  # in place of the file's
+    revision: str | int | None = None  # Serve builds again where an argument changed: another one has a changed file read
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What others set up, as far as the application depends on it.
+
+    `balanced` is whether Serve answers by HAProxy (None: no proxy is up yet), `replicas_balanced` whether replicas would be told so.
+    `inline` is how many bytes of a call Ray keeps out of its object store.
+    """
+
+    host: str
+    port: int
+    certificate: tuple[str | None, str | None]
+    nodes: frozenset[str]
+    balanced: bool | None
+    replicas_balanced: bool
+    inline: int
+
+
+def build(args: dict[str, Any]) -> Any:
+    """The bound application of a deployment file, whose deployments are recorded.
+
+    Args:
+        args: `file`, an absolute path that every node sees, or `spec`, what would stand in it; `store`, where the file names none;
+            `revision`, anything, to have a changed file read again.
+
+    Raises:
+        InvalidArguments: the arguments, the file, or a cluster that is set up otherwise than the file says; names everything.
+        HeadNotFound, CollectionNotFound, PassportMismatch, KeyRequired: as `deploy`.
+    """
+    asked = read_arguments(args)
+    spec = load_spec(asked.file) if asked.file is not None else parse_spec(asked.spec, "build")
+    store = asked.store or spec.store
+    if store is None or not Path(store).is_absolute():
+        problem = "store: expected the absolute path of the store, in the arguments or in the file: nodes share no working folder"
+        raise InvalidArguments(call="build", problems=[problem])
+    import ray
+
+    if not ray.is_initialized():
+        problem = "Serve calls this in a cluster; on a machine of your own run 'raystore serve FILE'"
+        raise InvalidArguments(call="build", problems=[problem])
+    found = _found(ray)
+    problems = list(misfits(spec, found))
+    if problems:
+        raise InvalidArguments(call="build", problems=problems)
+    rooms = Rooms(store)
+    refuse_misfits(spec, rooms)
+    return application(
+        rooms.layout.root,
+        spec,
+        rooms.records(spec),
+        threads=_threads(ray, spec),
+        colocate=spec.colocate if spec.colocate is not None else alone(ray),
+        env={HAPROXY: "1"} if found.replicas_balanced else {},
+    )
+
+
+def read_arguments(args: Mapping[str, Any]) -> Arguments:
+    """The arguments, checked. InvalidArguments names every mistake."""
+    try:
+        asked = Arguments.model_validate(args)
+    except ValidationError as error:
+        known = ", ".join(Arguments.model_fields)
+        where = [".".join(str(part) for part in each["loc"]) for each in error.errors(include_input=False)]
+        problems = [f"args.{name} is not as expected: known are {known}" for name in where]
+        raise InvalidArguments(call="build", problems=problems) from None
+    if (asked.file is None) == (asked.spec is None):
+        raise InvalidArguments(call="build", problems=["args: expected one of file and spec"])
+    if asked.file is not None and not Path(asked.file).is_absolute():
+        raise InvalidArguments(call="build", problems=["args.file: expected an absolute path: nodes share no working folder"])
+    return asked
+
+
+def misfits(spec: AppSpec, found: Cluster) -> Iterator[str]:
+    """What of the cluster's configuration does not go with the file."""
+    if (found.host, found.port) != (spec.host, spec.port):
+        yield (
+            f"Serve answers at {found.host}:{found.port}, and the file says {spec.host}:{spec.port}: "
+            f"write http_options: {{host: {spec.host}, port: {spec.port}}} into Serve's configuration, and start Serve anew"
+        )
+    if is_loopback(spec.host) and len(found.nodes) > 1:
+        yield f"host is {spec.host}, where nodes cannot reach each other's replicas: write host: 0.0.0.0"
+    if found.inline < INLINE_CALL_BYTES:
+        yield (
+            f"this Ray puts what is over {found.inline} bytes of a call into its object store, where request bodies must not be: "
+            f"start its head with --system-config='{{\"max_direct_call_object_size\": {INLINE_CALL_BYTES}}}'"
+        )
+    if found.balanced is not None and found.balanced != found.replicas_balanced:
+        with_it, without = ("Serve's controller", "here") if found.balanced else ("here", "Serve's controller")
+        yield f"{HAPROXY}=1 is set for {with_it} and not for {without}: set it where every node is started, before 'ray start'"
+    wanted = (spec.tls.certificate, spec.tls.key) if spec.tls else (None, None)
+    if spec.tls and found.replicas_balanced:
+        yield "tls: HAProxy speaks no TLS in a cluster: leave tls: out, and let the balancer in front of the cluster end it"
+    elif found.certificate != wanted:
+        yield "tls: the file and http_options (ssl_certfile, ssl_keyfile) of Serve's configuration name different files"
+
+
+def _found(ray: Any) -> Cluster:
+    from ray._private.state import state
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        raise InvalidArguments(call="build", problems=["Serve does not run on this Ray"])
+    http = client.http_config
+    proxies = ray.get(client._controller.get_proxies.remote())
+    kinds = {handle._ray_actor_creation_function_descriptor.class_name for handle in proxies.values()}
+    return Cluster(
+        host=http.host,
+        port=http.port,
+        certificate=(http.ssl_certfile, http.ssl_keyfile),
+        nodes=frozenset(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]),
+        balanced="HAProxyManager" in kinds if kinds else None,
+        replicas_balanced=os.environ.get(HAPROXY) == "1",
+        inline=int(state.get_system_config().get("max_direct_call_object_size", 100 * 2**10)),
+    )
+
+
+def _threads(ray: Any, spec: AppSpec) -> int:
+    """Of encoders inside a replica: the cores that Ray has on the largest node, which a container may have fewer of than the machine."""
+    cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    return max(1, int(cores) // spec.replicas.least)

@@ -1,0 +1,206 @@
+"""The application as several Serve deployments, on a real Ray: encoders and heads of their own, shadows, promotion, kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import raystore
+from raystore.serve.run.deploy import Running, deploy
+from raystore.serve.run.proxy import free_port
+from raystore.serve.spec.app import AppSpec
+from tests.serve.conftest import CARD, Served, make_store
+
+pytestmark = pytest.mark.ray
+
+CANARY = "CANARY-5d20-unwritten"
+TRIAGE = {
+    "head": {"name": "refunds@1", "own": True},
+    "shadow": ["refunds@2"],
+    "log": {"collection": "kept", "required": False},
+    "review": {"table": "reviewed", "sample": 1},
+    "keep": ["product"],
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
+    return make_store(tmp_path_factory.mktemp("graph") / "store", tiny_model)
+
+
+@pytest.fixture(scope="module")
+def running(store: Served, ray_session: object) -> Iterator[Running]:
+    spec = AppSpec.model_validate(
+        {
+            "port": free_port(),
+            "deployments": {"triage": TRIAGE, "plain": {"head": "refunds@2"}},
+            "encoders": {"tiny": {"replicas": 2}},
+        }
+    )
+    running = deploy(store.root, spec, threads=1)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=60) as client:
+        yield client
+
+
+def until(holds: Callable[[], Any], wait_s: float = 30) -> Any:
+    """What it returned when it was true at last."""
+    deadline = time.monotonic() + wait_s
+    while not (found := holds()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def pids_of(deployment: str) -> list[int]:
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if f"ServeReplica:raystore:{deployment}".encode() in cmdline.read_bytes():
+                found.append(int(cmdline.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def predict(client: httpx.Client, text: str, name: str = "triage", **more: Any) -> Any:
+    answer = client.post(f"/v1/predict/{name}", json={"text": text, **more})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_an_encoder_and_a_head_of_their_own_answer_as_those_inside_would(client: httpx.Client, store: Served) -> None:
+    rooms = store.rooms
+    for text in CARD:
+        vector = rooms.encoders.get("tiny").encode([text])
+        for name, head in (("triage", "refunds@1"), ("plain", "refunds@2")):
+            (said,) = predict(client, text, name)["predictions"]
+            expected = rooms.heads.get(head).predict(vector)
+            assert said["label"] == expected.labels[0]
+            assert said["confidence"] == pytest.approx(float(expected.confidence[0]), abs=1e-4)
+    assert len(pids_of("encoder-tiny")) == 2
+    assert len(pids_of("head-triage")) == 1
+    usage = client.post("/v1/embeddings", json={"model": "tiny", "input": "a card"}).json()["usage"]
+    assert usage["prompt_tokens"] == rooms.encoders.get("tiny").load(threads=1).count_tokens(["a card"])
+
+
+def test_what_an_encoder_away_cannot_encode_is_refused_with_its_field(client: httpx.Client) -> None:
+    answer = client.post("/v1/predict/triage", json={"text": "data:image/png;base64," + "A" * 40})
+    assert answer.status_code == 422
+    assert "body.text" in answer.text
+
+
+def test_a_shadow_sees_what_the_live_head_sees_and_its_report_is_had_over_http(client: httpx.Client, store: Served) -> None:
+    ids = [predict(client, text, columns={"product": "card"})["predictions"][0]["id"] for text in CARD * 4]
+
+    def seen() -> Any:
+        reports = client.get("/v1/shadow/triage").json()["reports"]
+        return reports and reports[0]["n_paired"] >= len(ids) and reports[0]
+
+    report = until(seen)
+    assert (report["live"], report["shadow"]) == ("refunds@1", "refunds@2")
+    assert report["metrics"]["agreement"] == report["agreement"]["value"]
+    rows = raystore.open(store.root).sql("SELECT request, head, role, product FROM predictions_triage").to_arrow().to_pylist()
+    assert {(row["head"], row["role"]) for row in rows if row["request"] in ids} == {
+        ("refunds@1", "live"),
+        ("refunds@2", "shadow"),
+    }
+    assert {row["product"] for row in rows if row["request"] in ids} == {"card"}
+
+
+def test_metrics_of_all_processes_are_one(client: httpx.Client) -> None:
+    predict(client, "the card")
+
+    def counted() -> Any:
+        families = {f.name: f for f in text_string_to_metric_families(client.get("/metrics").text)}
+        processes = {s.labels["process"]: s.value for s in families["raystore_processes"].samples}
+        shadows = sum(s.value for s in families["raystore_shadow_predictions"].samples if s.name.endswith("_total"))
+        return {"ingress", "recording"} <= set(processes) and shadows > 0 and processes
+
+    assert until(counted)["ingress"] == 1
+    status = client.get("/v1/status").json()
+    assert [(d["name"], d["head"], d["shadows"]) for d in status["deployments"]] == [
+        ("triage", "refunds@1", ["refunds@2"]),
+        ("plain", "refunds@2", []),
+    ]
+
+
+def test_reviewed_items_are_claimed_and_labelled_over_http_and_read_in_sql(client: httpx.Client, store: Served) -> None:
+    id_ = predict(client, "a card to look at")["predictions"][0]["id"]
+    until(lambda: id_ in [item["id"] for item in client.get("/v1/review/triage?limit=1000").json()["items"]])
+    claimed = client.post("/v1/review/triage/claim", json={"reviewer": "anna", "n": 1000}).json()["items"]
+    assert id_ in [item["id"] for item in claimed]
+    other = client.post("/v1/review/triage/claim", json={"reviewer": "ben", "n": 1000}).json()["items"]
+    assert not {item["id"] for item in claimed} & {item["id"] for item in other}
+    done = client.post("/v1/review/triage", json={"reviewer": "anna", "labels": [{"id": id_, "label": "card"}]})
+    assert (done.status_code, done.json()["added"]) == (200, 1), done.text
+    found = raystore.open(store.root).sql("SELECT label, reviewer FROM reviewed WHERE id = $id", {"id": id_})
+    assert found.to_arrow().to_pylist() == [{"label": "card", "reviewer": "anna"}]
+
+
+def test_a_shadow_is_promoted_and_rolled_back_without_a_failed_request(client: httpx.Client, running: Running) -> None:
+    statuses: list[int] = []
+    heads: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=running.url, timeout=60) as each:
+            while not done.is_set():
+                answer = each.post("/v1/predict/triage", json={"text": "red and blue"})
+                statuses.append(answer.status_code)
+                heads.append(answer.json()["lineage"]["head"] if answer.status_code == 200 else answer.text)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        refused = client.post("/v1/deployments/triage/promote", json={"head": "refunds@2", "if": "n_labelled > 0"})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (409, "GateHeld"), refused.text
+        answer = client.post("/v1/deployments/triage/promote", json={"head": "refunds@2", "if": "agreement >= 0"})
+        assert (answer.status_code, answer.json()["after"]) == (200, "refunds@2"), answer.text
+        assert until(lambda: heads[-1] == "refunds@2")
+        back = client.post("/v1/deployments/triage/rollback", json={})
+        assert (back.status_code, back.json()["after"]) == (200, "refunds@1"), back.text
+        assert until(lambda: heads[-1] == "refunds@1")
+    finally:
+        done.set()
+        asking.join()
+    assert set(statuses) == {200}
+    changes = [head for i, head in enumerate(heads) if i == 0 or head != heads[i - 1]]
+    assert changes == ["refunds@1", "refunds@2", "refunds@1"]
+
+
+def test_a_killed_encoder_replica_and_a_killed_recorder_fail_no_request(client: httpx.Client) -> None:
+    os.kill(pids_of("encoder-tiny")[0], signal.SIGKILL)
+    os.kill(pids_of("recording")[0], signal.SIGKILL)
+    for _ in range(40):
+        predict(client, "the card never arrived")
+    assert until(lambda: len(pids_of("encoder-tiny")) == 2 and len(pids_of("recording")) == 1, 60)
+    id_ = predict(client, "and again")["predictions"][0]["id"]
+
+    def kept() -> bool:
+        return id_ in [item["id"] for item in client.get("/v1/review/triage?limit=1000").json().get("items", [])]
+
+    assert until(kept, 60)
+
+
+def test_content_is_nowhere_on_its_way_to_an_encoder_of_its_own(client: httpx.Client, store: Served) -> None:
+    import ray
+
+    text = f"{CANARY} " * 8_000  # over what Ray keeps out of its object store, sealed or not
+    predict(client, text)
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    for folder in (session, store.root):
+        assert [str(p) for p in folder.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()] == []
