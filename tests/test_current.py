@@ -179,14 +179,14 @@ def test_a_running_service_follows_a_cut_over_at_its_next_request(
 
     def asked() -> tuple[str, str]:
         row = {"id": "t-1", "text": "card never arrived 1"}
-        found = running.search("tickets", item="card", request_id="r")
-        return found["fingerprint"], running.log("tickets", [row], request_id="r")["fingerprint"]
+        found = running.collections.search("tickets", item="card", request_id="r")
+        return found["fingerprint"], running.collections.log("tickets", [row], request_id="r")["fingerprint"]
 
     try:
         assert asked() == (tiny, tiny)
         tickets.use_encoder("short")
         assert asked() == (short, short)
-        assert running.search("tickets", item="card", fingerprint=tiny, request_id="r")["fingerprint"] == tiny
+        assert running.collections.search("tickets", item="card", fingerprint=tiny, request_id="r")["fingerprint"] == tiny
         tickets.roll_back_encoder()
         assert asked() == (tiny, tiny)
     finally:

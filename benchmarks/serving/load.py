@@ -11,8 +11,10 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 
 import numpy as np
 
@@ -126,10 +128,10 @@ async def _closed(
 ) -> Answers:
     found = Answers(wall_s=seconds)
     loop = asyncio.get_running_loop()
-    ended = loop.create_future()
+    ended = asyncio.Event()
     begun = time.perf_counter() + warm_s
     end = begun + seconds
-    turn = start
+    turn, clients = start, connections
     pool: set[_Connection] = set()
 
     def ask(connection: _Connection) -> None:
@@ -138,12 +140,14 @@ async def _closed(
         connection.ask(requests[turn % len(requests)], time.perf_counter())
 
     def done(connection: _Connection, status: int, answer: bytes) -> None:
+        nonlocal clients
         now = time.perf_counter()
         if begun <= now < end:
             _count(found, status, now - connection.since, answer)
         if now >= end:
-            if not ended.done():
-                ended.set_result(None)
+            clients -= 1
+            if clients == 0:  # nothing of this is left to be answered while something else is measured
+                ended.set()
         elif connection.open:
             ask(connection)
         else:
@@ -162,7 +166,8 @@ async def _closed(
         ask(connection)
 
     opening = {loop.create_task(again()) for _ in range(connections)}
-    await asyncio.wait([ended], timeout=warm_s + seconds + _ANSWER_S)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ended.wait(), warm_s + seconds + _ANSWER_S)
     for task in opening:
         task.cancel()
     for connection in pool:
@@ -172,7 +177,13 @@ async def _closed(
 
 
 def arrivals(
-    address: Address, requests: Sequence[bytes], due: Sequence[float], *, most: int = 1_024, start: int = 0, look: Look | None = None
+    address: Address,
+    requests: Sequence[bytes],
+    due: Iterable[float],
+    *,
+    most: int = 1_024,
+    start: int = 0,
+    look: Look | None = None,
 ) -> Answers:
     """What became of requests that come at their times, whether or not those before are answered.
 
@@ -185,20 +196,19 @@ def arrivals(
 
 
 async def _arrivals(
-    address: Address, requests: Sequence[bytes], due: Sequence[float], most: int, start: int, look: Look | None
+    address: Address, requests: Sequence[bytes], due: Iterable[float], most: int, start: int, look: Look | None
 ) -> Answers:
     found = Answers()
     loop = asyncio.get_running_loop()
     idle: list[_Connection] = []
-    pool: set[_Connection] = set()
     opening: set[asyncio.Task[None]] = set()
+    busy: set[_Connection] = set()
 
     def done(connection: _Connection, status: int, answer: bytes) -> None:
         _count(found, status, time.perf_counter() - connection.since, answer, look)
+        busy.discard(connection)
         if connection.open:
             idle.append(connection)
-        else:
-            pool.discard(connection)
 
     async def opened(request: bytes, since: float) -> None:
         try:
@@ -206,18 +216,18 @@ async def _arrivals(
         except OSError:
             _count(found, BROKEN, 0, b"")
             return
-        pool.add(connection)
+        busy.add(connection)
         connection.ask(request, since)
 
     def send(request: bytes, since: float) -> None:
         while idle:
             connection = idle.pop()  # the one used last: those that nobody needs grow old
             if connection.open and time.perf_counter() - connection.used < _IDLE_S:
+                busy.add(connection)
                 connection.ask(request, since)
                 return
             connection.close()
-            pool.discard(connection)
-        if len(pool) + len(opening) >= most:
+        if len(busy) + len(opening) >= most:
             found.unsent += 1
             return
         task = loop.create_task(opened(request, since))
@@ -232,11 +242,11 @@ async def _arrivals(
         elif i % 64 == 0:
             await asyncio.sleep(0)  # late: answers are read all the same
         send(requests[(start + i) % len(requests)], begun + offset)
-    found.wall_s = max(due[-1], time.perf_counter() - begun)
     last = time.perf_counter() + _ANSWER_S
-    while (opening or any(each.busy for each in pool)) and time.perf_counter() < last:
+    while (opening or busy) and time.perf_counter() < last:
         await asyncio.sleep(0.01)
-    for connection in pool:
+    found.wall_s = time.perf_counter() - begun
+    for connection in [*idle, *busy]:
         if connection.busy:
             _count(found, BROKEN, 0, b"")
         connection.close()
@@ -258,8 +268,9 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
     """Times of requests that come independently of each other, `rate` a second on average."""
     rng = np.random.default_rng(seed)
     times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 1.5) + 50))
-    return times[times < seconds].tolist()
+    return [float(each) for each in times[times < seconds]]
 
 
-def evenly(rate: float, seconds: float) -> list[float]:
-    return (np.arange(int(rate * seconds)) / rate).tolist()
+def evenly(rate: float, going: Callable[[float], bool]) -> Iterator[float]:
+    """Times with equal steps between them, as long as `going` says so of the next one."""
+    return takewhile(going, (i / rate for i in count()))

@@ -27,6 +27,7 @@ from raystore.cli import (
     plan,
     serving,
     snapshots,
+    source,
     sql,
     system,
     tables,
@@ -71,6 +72,7 @@ encoders.encoder.add_typer(fine_tune.runs)
 encoders.encoder.command("migrate")(migrate.migrate)
 encoders.encoder.command("bridge")(migrate.bridge)
 encoders.encoder.command("compare")(migrate.compare)
+encoders.encoder.command("pack")(source.pack)
 app.add_typer(encoders.encoder, name="encoder")
 collections.collection.add_typer(pairs.pairs)
 app.add_typer(collections.collection, name="collection")

@@ -27,7 +27,7 @@ from raystore.encoders.passport import Modality
 from raystore.errors import DimensionMismatch, IdConflict, InvalidArguments, InvalidRows, InvalidVectors, ItemsUnusable
 from raystore.layout import FP12
 from raystore.markup import facts_html
-from raystore.vectors import Vectors, as_unit_rows, check_fingerprint
+from raystore.vectors import Matrix, Vectors, as_unit_rows, check_fingerprint
 
 
 class Takes(Protocol):
@@ -144,7 +144,12 @@ class RowLog:
         self._commits = GroupCommit(table.rows)
 
     def log(
-        self, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None, add_columns: bool = False
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        fingerprint: str | None = None,
+        add_columns: bool = False,
+        encoded: Mapping[str, Mapping[str, Matrix]] | None = None,
     ) -> LogResult:
         """What was written; durable when this returns.
 
@@ -155,6 +160,8 @@ class RowLog:
                 bridge's: its column says of each row whether its vector was mapped, and a given one says nothing of that.
             add_columns: add kept columns the collection does not have yet, nullable, typed by their values. Otherwise
                 they are refused: a misspelt 'text' must not become a column that keeps the text.
+            encoded: by fingerprint and id, vectors of contents that the caller has encoded already. Such a row is known again by its
+                content: of one text, two batches make vectors that differ in the last bit.
 
         Raises:
             InvalidRows: some rows cannot be written; all of them are named, and nothing was written.
@@ -178,7 +185,7 @@ class RowLog:
             if not incoming.ids:
                 return LogResult(self._table.version, 0, 0, self._first)
             if not new_columns:
-                return self._write(incoming, fingerprint)
+                return self._write(incoming, fingerprint, encoded or {})
             # Another writer may be adding the same column with another type: the rows are checked again with what is there.
             self._table.rows.add_columns(new_columns)
 
@@ -231,7 +238,7 @@ class RowLog:
             return bridge.target if bridge.direction == "forward" else None
         return None if encoder is None or encoder.fingerprint == fingerprint else encoder.fingerprint
 
-    def _write(self, incoming: Incoming, fingerprint: str | None) -> LogResult:
+    def _write(self, incoming: Incoming, fingerprint: str | None, encoded: Mapping[str, Mapping[str, Matrix]]) -> LogResult:
         contents = [
             np.asarray(vector, np.float32).tobytes() if item is None else item.encode() if isinstance(item, str) else item
             for item, vector in zip(incoming.items, incoming.vectors, strict=True)
@@ -248,7 +255,7 @@ class RowLog:
         fresh = row_table(
             ids=[incoming.ids[i] for i in new],
             payloads=[payloads[i] for i in new],
-            vectors=self._vectors(incoming, new, fingerprint),
+            vectors=self._vectors(incoming, new, fingerprint, encoded),
             subjects=[incoming.subjects[i] for i in new],
             tenants=[incoming.tenants[i] for i in new],
             times=[incoming.times[i] or now for i in new],
@@ -264,7 +271,11 @@ class RowLog:
         return LogResult(outcome.version, outcome.added, len(known) + outcome.known, self._first)
 
     def _vectors(
-        self, incoming: Incoming, rows: Sequence[int], fingerprint: str | None
+        self,
+        incoming: Incoming,
+        rows: Sequence[int],
+        fingerprint: str | None,
+        ready: Mapping[str, Mapping[str, Matrix]],
     ) -> dict[str, pa.FixedSizeListArray]:
         """By fingerprint a vector of each of the rows, null where the encoder does not take the row's content.
 
@@ -286,6 +297,10 @@ class RowLog:
             if encoder is not None:
                 taken = encoder.passport.modalities
                 items = {p: item for p, i in enumerate(rows) if (item := incoming.items[i]) and modality_of(item) in taken}
+                done = ready.get(encoder.fingerprint, {})
+                for place in [place for place in items if incoming.ids[rows[place]] in done]:
+                    vectors[place], has[place] = done[incoming.ids[rows[place]]], True
+                    del items[place]
                 if items:
                     if id(encoder) not in encoded:
                         numbers = [rows[p] for p in items]

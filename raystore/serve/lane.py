@@ -86,12 +86,12 @@ class Lane(Generic[T]):
             return self._changed.wait_for(lambda: not self._waiting and not self._busy, wait_s)
 
     def close(self, wait_s: float = 0.0) -> None:
-        """Take nothing more; work off what waits, for so long at most, and drop the rest. What it is at then goes on in its
-        thread, which keeps no process alive."""
+        """Take nothing more; work off what was put in, for so long at most, and drop what waits then. What it is at then goes on in
+        its thread, which keeps no process alive."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._waiting, wait_s)
+            self._changed.wait_for(lambda: not self._waiting and not self._busy, wait_s)
             left = list(self._waiting)
             self._waiting.clear()
             self._held = 0

@@ -92,5 +92,5 @@ def running(app: Any, host: str = "127.0.0.1", port: int = 0, **options: Any) ->
     try:
         yield f"http://{host}:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True
         thread.join(20)

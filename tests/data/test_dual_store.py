@@ -151,7 +151,7 @@ def test_a_forward_bridge_and_its_encoder_are_loaded_and_run_once(
     assert items == [12, 12, 1, 1]  # by tiny and by short; the rest are golden inputs
     assert held(both, "bridged") == held(both, "short")
     running = Rooms(store.root).orchestrator(parse_spec({}, "test"), threads=1)
-    running.log("both", [{"id": "served", "text": "hello world"}], request_id="r")
+    running.collections.log("both", [{"id": "served", "text": "hello world"}], request_id="r")
     assert None not in held(both, "bridged")
     running.close()
 

@@ -23,6 +23,7 @@ from raystore.store import Store
 from raystore.train.fit import train_head
 from raystore.train.source import ArraySource, Examples
 from raystore.vectors import Vectors
+from tests.serve.conftest import recorded
 
 WORDS = ("card", "money", "blue", "hello", "world", "text", "sentence", "limit")
 TEXTS = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:2]]

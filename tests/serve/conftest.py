@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from raystore.catalog import Catalog, open_root
@@ -79,6 +80,56 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served
 def house(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
     """As `make_house`; tests only add to it."""
     return make_house(tmp_path_factory.mktemp("house"), tiny_model)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A store made by the Python API: collection `items` of 400 given vectors in three groups (`group` says which), a snapshot, heads
+    `topics@1` and `@2` (classes), `price` (a number), `tags` (labels), `near` (neighbours)."""
+
+    root: Path
+    fingerprint: str
+    label: str
+    vectors: npt.NDArray[np.float32]
+    groups: list[str]
+
+    @property
+    def rooms(self) -> Rooms:
+        return Rooms(self.root)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Whole:
+    """Tests only add to it: ids of their own, deployments of their own."""
+    return make_whole(tmp_path_factory.mktemp("whole") / "a store", tiny_model)
+
+
+def make_whole(root: Path, tiny_model: Path) -> Whole:
+    import raystore
+
+    rng = np.random.default_rng(20261120)
+    names = ["card", "login", "money"]
+    which = rng.integers(0, 3, 400)
+    vectors = (rng.normal(size=(3, 32))[which] + rng.normal(size=(400, 32)) * 1.2).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = raystore.open(root)
+    encoder = store.encoders.register("tiny", model=str(tiny_model))
+    items = store.create_collection("items", encoder="tiny", columns={"product": "string", "price": "float64"})
+    groups = [names[g] for g in which.tolist()]
+    facts = zip(vectors, groups, strict=True)
+    rows = [{"id": f"i-{i:03}", "vector": v, "product": g, "price": float(v[0])} for i, (v, g) in enumerate(facts)]
+    items.log(rows, fingerprint=encoder.fingerprint)
+    split = {"train": 0.5, "val": 0.25, "test": 0.25}
+    store.snapshot("topics", "SELECT id, product AS label FROM items", split=split)
+    for l2 in (1, 1_000):
+        store.train_head("topics", snapshot="topics", workers=0, l2=l2)
+    store.snapshot("price", "SELECT id, price AS label FROM items", task="number", split=split)
+    store.train_head("price", snapshot="price", workers=0)
+    several = "SELECT id, list_distinct([product, CASE WHEN price > 0 THEN 'dear' ELSE product END]) AS label FROM items"
+    store.snapshot("tags", several, task="labels", split=split)
+    store.train_head("tags", snapshot="tags", workers=0)
+    store.register_classifier("near", "items", labels="product", k=5)
+    return Whole(root, encoder.fingerprint, encoder.label, vectors, groups)
 
 
 def make_house(folder: Path, tiny_model: Path) -> Served:

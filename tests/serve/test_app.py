@@ -23,7 +23,10 @@ LOOPBACK = "http://127.0.0.1:8000"
 def orchestrator(served: Served) -> Orchestrator:
     rooms = served.rooms
     orchestrator = rooms.orchestrator(AppSpec(), threads=1)
-    records = {"triage": recorded(rooms, "triage", "refunds@2"), "keeping": recorded(rooms, "keeping", "refunds@1", log="kept")}
+    records = {
+        "triage": recorded(rooms, "triage", "refunds@2"),
+        "keeping": recorded(rooms, "keeping", "refunds@1", log="kept"),
+    }
     orchestrator.update(rooms.live(records))
     return orchestrator
 
@@ -61,7 +64,8 @@ def test_predict_answers_with_label_probabilities_and_lineage(client: TestClient
 
 def test_many_texts_are_answered_in_order(client: TestClient) -> None:
     body = client.post(
-        "/v1/predict/triage", json={"items": [{"text": t} for t in ("return the money", "the card is a limit", "red and blue")]}
+        "/v1/predict/triage",
+        json={"items": [{"text": t} for t in ("return the money", "the card is a limit", "red and blue")]},
     ).json()
     assert [p["label"] for p in body["predictions"]] == ["money", "card", "colour"]
 
@@ -229,7 +233,9 @@ def test_a_form_that_a_web_page_could_send_is_not_read(client: TestClient) -> No
 
 
 def test_a_validation_error_names_every_field_and_reason(client: TestClient) -> None:
-    error = client.post("/v1/predict/triage", json={"items": [{"text": 1}, {"text": "ok"}, {"text": ""}], "top": 0, "tpo": 1}).json()["error"]
+    error = client.post(
+        "/v1/predict/triage", json={"items": [{"text": 1}, {"text": "ok"}, {"text": ""}], "top": 0, "tpo": 1}
+    ).json()["error"]
     assert error["problems"] == [
         {"field": "body.top", "reason": "input should be greater than or equal to 1"},
         {"field": "body.items[0].text", "reason": "input should be a valid string"},

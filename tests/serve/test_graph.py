@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import raystore
+from raystore.serve.grpc import raystore_pb2 as pb
+from raystore.serve.grpc.raystore_pb2_grpc import OrchestratorStub
 from raystore.serve.run.deploy import Running, deploy
 from raystore.serve.run.proxy import free_port
 from raystore.serve.spec.app import AppSpec
@@ -22,6 +25,7 @@ from tests.serve.conftest import CARD, Served, make_store
 
 pytestmark = pytest.mark.ray
 
+GRPC_PORT = free_port()
 CANARY = "CANARY-5d20-unwritten"
 TRIAGE = {
     "head": {"name": "refunds@1", "own": True},
@@ -30,6 +34,14 @@ TRIAGE = {
     "review": {"table": "reviewed", "sample": 1},
     "keep": ["product"],
 }
+
+
+BAD = ("sleep", "fail", "fill_memory")
+
+
+def misbehaving(hook: str) -> dict[str, Any]:
+    rule = {"name": hook, "shadow": True, "call": f"tests.serve.bad_hooks:{hook}"}
+    return {"head": "refunds@1", "shadow": ["refunds@2"], "rules": {"after": [rule]}}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +54,10 @@ def running(store: Served, ray_session: object) -> Iterator[Running]:
     spec = AppSpec.model_validate(
         {
             "port": free_port(),
-            "deployments": {"triage": TRIAGE, "plain": {"head": "refunds@2"}},
+            "deployments": {"triage": TRIAGE, "plain": {"head": "refunds@2"}, **{name: misbehaving(name) for name in BAD}},
             "encoders": {"tiny": {"replicas": 2}},
+            "recording": {"memory_mb": 512},
+            "grpc": {"port": GRPC_PORT},
         }
     )
     running = deploy(store.root, spec, threads=1)
@@ -76,6 +90,10 @@ def pids_of(deployment: str) -> list[int]:
     return found
 
 
+def running_replicas() -> tuple[int, int]:
+    return len(pids_of("encoder-tiny")), len(pids_of("recording"))
+
+
 def predict(client: httpx.Client, text: str, name: str = "triage", **more: Any) -> Any:
     answer = client.post(f"/v1/predict/{name}", json={"text": text, **more})
     assert answer.status_code == 200, answer.text
@@ -97,6 +115,15 @@ def test_an_encoder_and_a_head_of_their_own_answer_as_those_inside_would(client:
     assert usage["prompt_tokens"] == rooms.encoders.get("tiny").load(threads=1).count_tokens(["a card"])
 
 
+def test_grpc_answers_as_http_does(client: httpx.Client) -> None:
+    (expected,) = predict(client, "the card", "plain")["predictions"]
+    with grpc.insecure_channel(f"127.0.0.1:{GRPC_PORT}") as channel:
+        answer = OrchestratorStub(channel).Predict(
+            pb.PredictRequest(deployment="plain", items=[pb.PredictItem(text="the card")])
+        )
+    assert answer.predictions[0].by == expected["by"] == "refunds@2"
+
+
 def test_what_an_encoder_away_cannot_encode_is_refused_with_its_field(client: httpx.Client) -> None:
     answer = client.post("/v1/predict/triage", json={"text": "data:image/png;base64," + "A" * 40})
     assert answer.status_code == 422
@@ -113,7 +140,9 @@ def test_a_shadow_sees_what_the_live_head_sees_and_its_report_is_had_over_http(c
     report = until(seen)
     assert (report["live"], report["shadow"]) == ("refunds@1", "refunds@2")
     assert report["metrics"]["agreement"] == report["agreement"]["value"]
-    rows = raystore.open(store.root).sql("SELECT request, head, role, product FROM predictions_triage").to_arrow().to_pylist()
+    rows = (
+        raystore.open(store.root).sql("SELECT request, head, role, product FROM predictions_triage").to_arrow().to_pylist()
+    )
     assert {(row["head"], row["role"]) for row in rows if row["request"] in ids} == {
         ("refunds@1", "live"),
         ("refunds@2", "shadow"),
@@ -135,6 +164,7 @@ def test_metrics_of_all_processes_are_one(client: httpx.Client) -> None:
     assert [(d["name"], d["head"], d["shadows"]) for d in status["deployments"]] == [
         ("triage", "refunds@1", ["refunds@2"]),
         ("plain", "refunds@2", []),
+        *((name, "refunds@1", ["refunds@2"]) for name in BAD),
     ]
 
 
@@ -182,12 +212,33 @@ def test_a_shadow_is_promoted_and_rolled_back_without_a_failed_request(client: h
     assert changes == ["refunds@1", "refunds@2", "refunds@1"]
 
 
+def test_a_shadow_that_sleeps_raises_or_fills_memory_changes_no_answer(client: httpx.Client) -> None:
+    expected = [{**p, "id": None} for text in CARD for p in predict(client, text, "plain")["predictions"]]
+    before = pids_of("orchestrator")
+    for name in BAD:
+        for _ in range(3):
+            said = [{**p, "id": None} for text in CARD for p in predict(client, text, name)["predictions"]]
+            assert [p["probabilities"] for p in said] != []
+            assert {p["by"] for p in said} == {"refunds@1"}
+    assert [{**p, "id": None} for text in CARD for p in predict(client, text, "plain")["predictions"]] == expected
+    assert pids_of("orchestrator") == before
+
+    def paired() -> Any:
+        """The shadows beside the bad rules are asked all the same, though the process may have begun anew."""
+        predict(client, "once more", "fail")
+        reports = client.get("/v1/shadow/fail")
+        return reports.status_code == 200 and reports.json()["reports"]
+
+    assert until(paired, 60)
+
+
 def test_a_killed_encoder_replica_and_a_killed_recorder_fail_no_request(client: httpx.Client) -> None:
     os.kill(pids_of("encoder-tiny")[0], signal.SIGKILL)
     os.kill(pids_of("recording")[0], signal.SIGKILL)
     for _ in range(40):
         predict(client, "the card never arrived")
-    assert until(lambda: len(pids_of("encoder-tiny")) == 2 and len(pids_of("recording")) == 1, 60)
+    until(lambda: running_replicas() == (2, 1), 120)
+    assert running_replicas() == (2, 1)
     id_ = predict(client, "and again")["predictions"][0]["id"]
 
     def kept() -> bool:
@@ -199,8 +250,12 @@ def test_a_killed_encoder_replica_and_a_killed_recorder_fail_no_request(client: 
 def test_content_is_nowhere_on_its_way_to_an_encoder_of_its_own(client: httpx.Client, store: Served) -> None:
     import ray
 
-    text = f"{CANARY} " * 8_000  # over what Ray keeps out of its object store, sealed or not
-    predict(client, text)
+    text = f"{CANARY} " * 4_000
+    items = [
+        {"text": f"{text} {i}"} for i in range(4)
+    ]  # over what a call carries by itself: it goes into Ray's object store, sealed
+    answer = client.post("/v1/predict/triage", json={"items": items})
+    assert answer.status_code == 200, answer.text
     session = Path(ray._private.worker._global_node.get_session_dir_path())
     for folder in (session, store.root):
         assert [str(p) for p in folder.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()] == []

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,18 @@ import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from raystore.access import ApiKeys, Verb
-from raystore.errors import AddressInUse, InvalidArguments
+from raystore.errors import AddressInUse, BodyTooLarge, InvalidArguments
 from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.door.auth import Door
+from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.health import asked_service
+from raystore.serve.grpc.messages import log_rows, parse, predict_request
 from raystore.serve.grpc.raystore_pb2_grpc import OrchestratorStub
 from raystore.serve.grpc.server import make_grpc_server
 from raystore.serve.http.app import make_app
@@ -276,6 +280,56 @@ def test_bytes_that_are_no_message_are_refused(stub: OrchestratorStub, orchestra
         grpc.StatusCode.INVALID_ARGUMENT,
         "1 field of this request is wrong: request: is no raystore.v1.PredictRequest.",
     )
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=5)
+
+
+def kept(value: Any) -> pb.Kept:
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "text"}
+    return pb.Kept(**({kinds[type(value)]: value} if value is not None else {}))
+
+
+@st.composite
+def given_items(draw: st.DrawFn) -> pb.PredictItem:
+    content = draw(
+        st.one_of(
+            st.just({}),
+            st.builds(lambda text: {"text": text}, st.text(max_size=9)),
+            st.builds(lambda image: {"image": image}, st.binary(max_size=9)),
+            st.builds(lambda values: {"vector": pb.Vector(values=values)}, st.lists(st.floats(width=32), max_size=3)),
+        )
+    )
+    known = draw(st.fixed_dictionaries({}, optional={name: st.text(max_size=3) for name in ("id", "subject", "tenant")}))
+    times = st.builds(Timestamp, seconds=st.integers(-(2**63), 2**63 - 1), nanos=st.integers(-(2**31), 2**31 - 1))
+    timed = draw(st.fixed_dictionaries({}, optional={"time": times}))
+    columns = draw(st.dictionaries(st.text(max_size=3), SCALARS.map(kept), max_size=2))
+    return pb.PredictItem(**content, **known, **timed, columns=columns)
+
+
+@given(
+    items=st.lists(given_items(), max_size=3),
+    fingerprint=st.none() | st.just("a" * 64) | st.text(max_size=3),
+    top=st.none() | st.integers(0, 2**32 - 1),
+)
+def test_whatever_a_message_holds_is_read_or_refused(
+    items: list[pb.PredictItem], fingerprint: str | None, top: int | None
+) -> None:
+    sent = pb.PredictRequest(deployment="triage", items=items, fingerprint=fingerprint, top=top)
+    try:
+        options, asked, _ = predict_request(parse(pb.PredictRequest, sent.SerializeToString()), "r", LIMITS)
+    except (InvalidRequestError, BodyTooLarge):
+        return
+    assert [each.vector is None for each in asked] == [each.WhichOneof("content") != "vector" for each in items]
+    assert options.top == (5 if top is None else top)
+
+
+@given(data=st.binary(max_size=200))
+def test_whatever_bytes_come_are_read_or_refused(data: bytes) -> None:
+    with suppress(InvalidRequestError, BodyTooLarge):
+        predict_request(parse(pb.PredictRequest, data), "r", LIMITS)
+    with suppress(InvalidRequestError, BodyTooLarge):
+        log_rows(parse(pb.LogRequest, data), LIMITS)
 
 
 def test_a_message_over_the_limit_is_not_read(stub: OrchestratorStub) -> None:

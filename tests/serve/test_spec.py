@@ -109,7 +109,10 @@ def test_a_deployment_is_recorded_once_and_again_when_it_changes(served: Served)
 def test_an_alias_is_looked_up_when_it_is_deployed_and_the_number_stays(served: Served) -> None:
     rooms = served.rooms
     rooms.heads.set_alias("refunds", "chosen", 1)
-    assert parse_spec({"deployments": {"t": {"head": "refunds@chosen"}}}, "serve").deployments["t"].head.name == "refunds@chosen"
+    assert (
+        parse_spec({"deployments": {"t": {"head": "refunds@chosen"}}}, "serve").deployments["t"].head.name
+        == "refunds@chosen"
+    )
     first = recorded(rooms, "aliased", "refunds@chosen")
     assert (first.number, first.head) == (1, "refunds@1")
     rooms.heads.set_alias("refunds", "chosen", 2)

@@ -16,6 +16,9 @@ def test_an_encoder_is_packed_into_a_folder(cli: Cli, served: Served, tmp_path: 
     assert open_packed(made["folder"]).fingerprint == served.fingerprint
     said = cli(*store, "encoder", "pack", "tiny", tmp_path / "b", "--backend", "openvino").out
     assert said.replace("\n", " ").strip() == f"{served.label} packed into {tmp_path / 'b'} (0.2 MB), runs on openvino"
-    assert cli(*store, "encoder", "pack", "tiny", tmp_path / "b").code == 1
-    assert cli(*store, "encoder", "pack", "nobody", tmp_path / "c").code == 1
+    again = cli(*store, "encoder", "pack", "tiny", tmp_path / "b").err
+    assert again == f"AlreadyExists: folder '{tmp_path / 'b'}' exists already. Name a new or an empty folder.\n"
+    assert cli(*store, "encoder", "pack", "nobody", tmp_path / "c").err.startswith(
+        "EncoderNotFound: no encoder 'nobody' in store"
+    )
     assert not (tmp_path / "c").exists()

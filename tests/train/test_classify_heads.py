@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from raystore.errors import HeadCorrupt, InvalidArguments, InvalidName
-from raystore.serve.spec.records import record_deployment
+from raystore.serve.spec.deployment import DeploymentSpec
+from raystore.serve.spec.records import DeploymentRecord, record_deployment
 from raystore.train.classify.register import LEFT_OUT, open_head, register_classifier
 from raystore.train.export import export_head
 from raystore.train.heads import Head
@@ -119,8 +120,15 @@ def test_a_head_that_was_not_published_or_was_tampered_with_is_refused(desk: Des
 
 def test_a_deployment_of_it_names_the_collection_and_the_labels(desk: Desk) -> None:
     desk.fill()
-    record = record_deployment(desk.catalog, "triage", registered(desk))
+    registered(desk)
+
+    def recorded() -> DeploymentRecord:
+        heads = Heads(desk.catalog)
+        spec = DeploymentSpec.model_validate({"head": "by-rows"})
+        return record_deployment(desk.catalog, "triage", spec, open_head=heads.get, held=lambda _: [])
+
+    record = recorded()
     assert record.snapshot is None
     assert record.voters is not None
     assert record.voters.model_dump() == {"collection": "tickets", "labels": "product"}
-    assert record_deployment(desk.catalog, "triage", Heads(desk.catalog)["by-rows"]) == record
+    assert recorded() == record

@@ -108,7 +108,8 @@ class BatchingEncoder:
         done = threading.Event()
         job = _Job(items, until, done.set)
         self._put(job)
-        done.wait()
+        if not done.wait(job.left):
+            raise job.missed()
         return job.outcome()
 
     async def encode_soon(self, items: Sequence[Item], *, until: float | None = None) -> Vectors:
@@ -130,7 +131,16 @@ class BatchingEncoder:
 
         job = _Job(items, until, tell)
         self._put(job)
-        await waiting
+        if until is None:
+            await waiting
+            return job.outcome()
+        timer = loop.call_at(loop.time() + (job.left or 0), finish)  # the encoder may be busy for longer than that
+        try:
+            await waiting
+        finally:
+            timer.cancel()
+        if not job.done:
+            raise job.missed()
         return job.outcome()
 
     def _whole(self, encoded: Encoded, n: int) -> Vectors:
@@ -173,9 +183,8 @@ class BatchingEncoder:
         while self._waiting:
             job = self._waiting[0]
             if job.until is not None and now > job.until:
-                self._waiting.popleft().fail(
-                    DeadlineMissed(deadline_s=round(now - job.since, 3), stage="before it was encoded")
-                )
+                self._waiting.popleft()
+                job.fail(job.missed())
                 continue
             n, most = items + len(job.items), max(longest, job.tokens)
             if jobs and (n > self._limits.max_items or n * most > self._limits.max_tokens):
@@ -228,6 +237,19 @@ class _Job:
         self._told = told
         self._encoded: Encoded | None = None
         self._error: BaseException | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that its caller still waits; None: for ever."""
+        return None if self.until is None else max(0.0, self.until - time.monotonic())
+
+    @property
+    def done(self) -> bool:
+        return self._encoded is not None or self._error is not None
+
+    def missed(self) -> DeadlineMissed:
+        given = (self.until or self.since) - self.since
+        return DeadlineMissed(deadline_s=max(0.0, round(given, 3)), stage="before it was encoded")
 
     def finish(self, encoded: Encoded) -> None:
         self._encoded = encoded

@@ -29,6 +29,7 @@ class Collections:
         encoder: Callable[[str], BatchingEncoder],
         resolve_encoder: Callable[[str], str],
         where: str,
+        logged: Callable[[str, int], None] = lambda _name, _added: None,
     ) -> None:
         """
         Args:
@@ -37,7 +38,9 @@ class Collections:
             encoder: of a fingerprint, in memory.
             resolve_encoder: the fingerprint of a name, label or fingerprint.
             where: what error sentences call this service.
+            logged: told of a collection and how many rows were added.
         """
+        self._logged = logged
         self._open = open_collection
         self.names = names
         self._encoder = encoder
@@ -70,6 +73,7 @@ class Collections:
         timer = Timer()
         self._encoder_of(name, collection, fingerprint)  # raises where the vectors are of none of its encoders
         result = collection.log(rows, self.encoders_of(collection), fingerprint)
+        self._logged(name, result.added)
         return {
             "added": result.added,
             "known": result.known,

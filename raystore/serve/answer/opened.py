@@ -17,7 +17,7 @@ from raystore.index.search.searcher import IndexSearcher
 from raystore.migrate.bridge import mark_bridged
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.answer.served import Found
-from raystore.vectors import Vectors
+from raystore.vectors import Matrix, Vectors
 
 
 class OpenCollection:
@@ -55,14 +55,18 @@ class OpenCollection:
         return self._table.vectors_of(ids, fingerprint)
 
     def log(
-        self, rows: Sequence[Mapping[str, Any]], encoders: Mapping[str, BatchingEncoder], fingerprint: str | None
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        encoders: Mapping[str, BatchingEncoder],
+        fingerprint: str | None,
+        encoded: Mapping[str, Mapping[str, Matrix]] | None = None,
     ) -> LogResult:
         """See `RowLog.log`; `encoders` are all of the collection's, of which a row with a text gets a vector each."""
         key = tuple(encoders)
         log = self._logs.get(key)
         if log is None:  # two threads may make two; commits are safe either way, only grouped apart
             log = self._logs.setdefault(key, RowLog(self._table, encoders, self._store_key))
-        return log.log(rows, fingerprint=fingerprint)
+        return log.log(rows, fingerprint=fingerprint, encoded=encoded)
 
     def searcher(self, fingerprint: str) -> IndexSearcher:
         """Of the collection's vectors of that encoder, kept."""

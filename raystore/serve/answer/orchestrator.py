@@ -24,7 +24,7 @@ from raystore.errors import DeploymentNotFound, InvalidArguments
 from raystore.serve.answer.asked import Asked
 from raystore.serve.answer.batching import BatchingEncoder, ServedEncoder
 from raystore.serve.answer.collections import Collections
-from raystore.serve.answer.keeping import log_lane, rows_of
+from raystore.serve.answer.keeping import Row, log_lane, rows_of, write
 from raystore.serve.answer.live import Live
 from raystore.serve.answer.predicting import Part, predict_parts
 from raystore.serve.answer.served import Known, ServedCollection, ServedSql
@@ -87,7 +87,7 @@ class Orchestrator:
         self._where = where
         self._live: dict[str, Live] = {}
         self._encoders: dict[str, BatchingEncoder] = {}
-        self._log_lanes: dict[str, Lane[tuple[dict[str, Any], str]]] = {}
+        self._log_lanes: dict[str, Lane[Row]] = {}
         self._loading = threading.Lock()
         self.collections = Collections(
             open_collection=open_collection,
@@ -95,6 +95,7 @@ class Orchestrator:
             encoder=self.encoder,
             resolve_encoder=resolve_encoder,
             where=where,
+            logged=self._logged,
         )
 
     @property
@@ -128,8 +129,9 @@ class Orchestrator:
 
     def drain(self, wait_s: float) -> None:
         """Log what waits to be logged, for so long at most."""
+        until = time.monotonic() + wait_s
         for lane in self._log_lanes.values():
-            lane.close(wait_s)
+            lane.close(max(0.0, until - time.monotonic()))
 
     def encoder(self, fingerprint: str) -> BatchingEncoder:
         found = self._encoders.get(fingerprint)
@@ -278,26 +280,28 @@ class Orchestrator:
         assert record.log is not None
         name = record.log.collection
         collection = self.collections.opened(name)
-        encoders = self.collections.encoders_of(collection)
-        rows = rows_of(part, collection, encoders, self.encoder(record.reads))
+        rows = rows_of(part, collection, self.encoder(record.reads))
         if not rows:
             return []
         if record.log.required:
-            await self._blocking(collection.log, rows, encoders, record.fingerprint)
-            return [row["id"] for row in rows]
+            await self._blocking(self._commit, name, rows)
+            return [each.row["id"] for each in rows]
         lane = self._log_lanes.get(name)
         if lane is None:
             commit = partial(self._commit, name)
             lane = self._log_lanes.setdefault(name, log_lane(name, record.log.queue, commit, self._lost))
-        lane.put(*((row, record.fingerprint) for row in rows))
+        lane.put(*rows)
         return []
 
     def _lost(self, collection: str, reason: str, rows: int) -> None:
         self._metrics.count(table.LOG_DROPPED, collection, reason, by=rows)
 
-    def _commit(self, name: str, rows: Sequence[Mapping[str, Any]], fingerprint: str) -> None:
+    def _commit(self, name: str, rows: Sequence[Row]) -> None:
         collection = self.collections.opened(name)
-        collection.log(rows, self.collections.encoders_of(collection), fingerprint)
+        self._logged(name, write(collection, self.collections.encoders_of(collection), rows))
+
+    def _logged(self, collection: str, added: int) -> None:
+        self._metrics.count(table.LOGGED, collection, by=added)
 
     def embed(
         self, items: Sequence[Item], model: str, *, dimensions: int | None = None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raystore.errors import DeploymentNotFound, InvalidArguments, PassportMismatch
+from raystore.errors import DeploymentNotFound, InvalidArguments, InvalidVectors, ItemsUnusable, PassportMismatch
 from raystore.serve.answer.asked import Asked, share
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.answer.live import Live
@@ -94,7 +94,10 @@ async def predict_parts(
         for to, group in groups.items():
             live, mine = deployments[to], [asked[i] for i in group.places]
             with timer.stage("encode"):
-                vectors = await _vectors(live, mine, encoder(live.record.reads), fingerprint, until)
+                try:
+                    vectors = await _vectors(live, mine, encoder(live.record.reads), fingerprint, until)
+                except (ItemsUnusable, InvalidVectors) as error:
+                    raise _in_request(error, asked, group.places) from None
             parts.append(await _answered(live, group, mine, vectors, who, top, timer))
     except BaseException:
         for each in passed:
@@ -111,7 +114,7 @@ def _routed(
     for place, item in enumerate(asked):
         to: str = name
         fired: tuple[str, ...] = ()
-        for _ in range(_MOST_ROUTES):
+        for _ in range(_MOST_ROUTES + 1):
             live = deployments.get(to)
             if live is None:
                 raise DeploymentNotFound(name=to, where=where, existing=sorted(deployments))
@@ -151,6 +154,19 @@ async def _answered(
                 said = replace(said, review=not said.review)
             items.append(One(place, item, by, head, said))
     return Part(live, items, vectors, head_ms)
+
+
+def _in_request(
+    error: ItemsUnusable | InvalidVectors, asked: Sequence[Asked], places: Sequence[int]
+) -> ItemsUnusable | InvalidVectors:
+    """The error with places among all contents, or all vectors, of the request: a part counts its own alone."""
+    vectors = isinstance(error, InvalidVectors)
+    alike = [place for place, item in enumerate(asked) if (item.item is None) == vectors]
+    mine = [alike.index(place) for place in places if (asked[place].item is None) == vectors]
+    problems = [(mine[place], reason) for place, reason in error.problems]
+    if isinstance(error, InvalidVectors):
+        return InvalidVectors(call=error.call, n_vectors=len(alike), problems=problems)
+    return ItemsUnusable(call=error.call, n_items=len(alike), problems=problems)
 
 
 async def _vectors(

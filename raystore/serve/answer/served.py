@@ -19,7 +19,7 @@ from raystore.index.metric import Metric
 from raystore.index.search.asked import SearchOptions
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.train.source import Task
-from raystore.vectors import Vectors
+from raystore.vectors import Matrix, Vectors
 
 
 class Predicted(Protocol):
@@ -76,7 +76,11 @@ class ServedCollection(Protocol):
     def loaded_as(self) -> Mapping[str, str]: ...  # which of them is loaded for each
     def vectors_of(self, ids: Sequence[str], fingerprint: str) -> Vectors: ...
     def log(
-        self, rows: Sequence[Mapping[str, Any]], encoders: Mapping[str, BatchingEncoder], fingerprint: str | None
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        encoders: Mapping[str, BatchingEncoder],
+        fingerprint: str | None,
+        encoded: Mapping[str, Mapping[str, Matrix]] | None = None,
     ) -> LogResult: ...
     def search(
         self, query: object, *, fingerprint: str, without: Sequence[str], **options: Unpack[SearchOptions]

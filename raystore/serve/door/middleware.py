@@ -31,6 +31,7 @@ _PORT = re.compile(r":\d+$")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Threads that look up keys and tokens that are not known yet. Apart from those that encode, so that neither waits for the other.
 _ASKING = 8
+_STREAM = re.compile(r"/v1/predict/[^/]+/stream")
 _YEAR = "max-age=31536000"
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -157,7 +158,8 @@ class KeyCheck:
 
 
 class BodyLimit:
-    """Reads the body whole, up to the limit, before the routes see it; what is over is answered 413 and not kept.
+    """Reads the body whole, up to the limit, before the routes see it; what is over is answered 413 and not kept. A route that is
+    answered line by line reads its own body, and bounds each line.
 
     Holds with and without a Content-Length: bytes are counted as they come. The rest of a body that is over is read
     and dropped first: a connection that is closed on unread bytes is reset, and then the answer is lost with it.
@@ -168,7 +170,7 @@ class BodyLimit:
         self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or _STREAM.fullmatch(scope["path"]):
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")

@@ -94,7 +94,7 @@ def field_problems(found: Iterable[Mapping[str, Any]], known_fields: frozenset[s
     for error in found:
         kind, where = str(error["type"]), list(error["loc"])
         if kind == "json_invalid":
-            problems.append(("body", "is no JSON"))
+            problems.append((_path(where[:1], known_fields), "is no JSON"))
             continue
         if kind == "extra_forbidden":
             path = _path(where[:-1], known_fields)

@@ -16,7 +16,7 @@ from raystore.errors import RaystoreError
 from raystore.serve.door.middleware import request_id
 from raystore.serve.door.problems import InvalidRequestError, answer, answer_error, answer_invalid, field_problems
 from raystore.serve.http.common import NotReadyError
-from raystore.serve.wire import log, openai, predict, search, sql
+from raystore.serve.wire import log, openai, operate, predict, search, sql
 
 _MODELS = (
     predict.PredictRequest,
@@ -26,9 +26,16 @@ _MODELS = (
     search.SearchRequest,
     openai.EmbeddingsRequest,
     sql.SqlRequest,
+    operate.PromoteRequest,
+    operate.RollbackRequest,
+    operate.ClaimRequest,
+    operate.ReviewRequest,
+    operate.ReviewLabel,
 )
 # Every field name a request may have: what an error's path may show.
-FIELDS = frozenset({"body", "path", "query", "deployment", "collection"}.union(*(m.model_fields for m in _MODELS)))
+FIELDS = frozenset(
+    {"body", "path", "query", "deployment", "collection", "if", "limit"}.union(*(m.model_fields for m in _MODELS))
+)
 
 
 def handle_errors(app: FastAPI) -> None:

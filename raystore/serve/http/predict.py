@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import ValidationError
 from pydantic_core import to_json
-from starlette.types import Scope
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from raystore.encoders.images import BadImage, ImageLimits, check_image
-from raystore.errors import BodyTooLarge, RaystoreError
+from raystore.errors import BodyTooLarge, ItemsUnusable, RaystoreError
 from raystore.serve.answer.asked import Asked, item_ids
 from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.answer.timer import Timer
@@ -98,8 +100,8 @@ def add_predict_routes(router: APIRouter, provider: Provider, limits: Limits) ->
         if content_type(request) != NDJSON:
             raise InvalidRequestError([("body", f"expected {NDJSON} as content-type")])
         found.deployment(deployment)  # a wrong name is an answer of its own, not a line
-        reader = _Stream(found, deployment, options, limits, who(request.scope), id_)
-        return StreamingResponse(reader.answers(_lines(request.stream(), limits)), media_type=NDJSON)
+        reader = _Stream(found, deployment, options, limits, request.scope, id_)
+        return _Lines(reader.answers(_lines(request.stream(), limits)), media_type=NDJSON)
 
 
 def content_type(request: Request) -> str:
@@ -156,46 +158,78 @@ def _image(body: bytes, id_: str, limits: Limits) -> Asked:
     return Asked(id=id_, item=body)
 
 
-async def _lines(chunks: AsyncIterator[bytes], limits: Limits) -> AsyncIterator[list[bytes | None]]:
-    """The lines of a body as they come, together those that came together; None is a line that is too long."""
-    rest, too_long = b"", False
+class _Lines(Response):
+    """An answer that goes out while its request comes in. Starlette's own would read the request too, to see its sender leave."""
+
+    def __init__(self, lines: AsyncIterator[bytes], media_type: str) -> None:
+        super().__init__(media_type=media_type)
+        del self.headers["content-length"]
+        self._lines = lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI calls it
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with suppress(ClientDisconnect):
+            async for line in self._lines:
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _lines(chunks: AsyncIterator[bytes], limits: Limits) -> AsyncIterator[list[bytes | int]]:
+    """The lines of a body as they come, together those that came together; of one that is too long its bytes alone."""
+    parts: list[bytes] = []  # of the line that has not ended
+    size = 0
+
+    def ended() -> bytes | int:
+        nonlocal size
+        line = b"".join(parts) if size <= limits.max_body_bytes else size
+        parts.clear()
+        size = 0
+        return line
+
     async for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        lines: list[bytes | None] = [*whole]
-        if too_long and lines:  # the end of a line of which only its length is known
-            lines[0], too_long = None, False
-        if len(rest) > limits.max_body_bytes:
-            rest, too_long = b"", True
+        lines: list[bytes | int] = []
+        *ends, rest = chunk.split(b"\n")
+        for part in ends:
+            parts.append(part)
+            size += len(part)
+            lines.append(ended())
+        size += len(rest)
+        if size <= limits.max_body_bytes:
+            parts.append(rest)
+        else:
+            parts.clear()
         for start in range(0, len(lines), _LINES):
             yield lines[start : start + _LINES]
-    if too_long or rest.strip():
-        yield [None if too_long else rest]
+    if size:
+        yield [ended()]
 
 
 class _Stream:
     """One stream's lines, answered in order."""
 
     def __init__(
-        self, found: Orchestrator, deployment: str, options: PredictOptions, limits: Limits, who: str, id_: str
+        self, found: Orchestrator, deployment: str, options: PredictOptions, limits: Limits, scope: Scope, id_: str
     ) -> None:
         self._found = found
         self._deployment = deployment
         self._options = options
         self._limits = limits
-        self._who = who
+        self._who = who(scope)
+        self._state = scope["state"]
         self._id = id_
         self._line = 0
         self._failed = 0
 
-    async def answers(self, lines: AsyncIterator[list[bytes | None]]) -> AsyncIterator[bytes]:
+    async def answers(self, lines: AsyncIterator[list[bytes | int]]) -> AsyncIterator[bytes]:
         lineage: Any = None
         async for together in lines:
             numbered = [(self._line + i, line) for i, line in enumerate(together)]
             self._line += len(together)
+            self._state["items"] = self._line
             good: list[tuple[int, Asked]] = []
             said: dict[int, dict[str, Any]] = {}
             for number, line in numbered:
-                if line is not None and not line.strip():
+                if isinstance(line, bytes) and not line.strip():
                     continue
                 try:
                     good.append((number, self._asked(number, line)))
@@ -210,9 +244,9 @@ class _Stream:
         done = {"done": self._line, "failed": self._failed, "lineage": lineage, "request_id": self._id}
         yield to_json(done) + b"\n"
 
-    def _asked(self, number: int, line: bytes | None) -> Asked:
-        if line is None or len(line) > self._limits.max_body_bytes:
-            raise BodyTooLarge(what="a line", found=len(line or b""), limit=self._limits.max_body_bytes)
+    def _asked(self, number: int, line: bytes | int) -> Asked:
+        if isinstance(line, int):
+            raise BodyTooLarge(what="the line", found=line, limit=self._limits.max_body_bytes)
         try:
             item = PredictItem.model_validate_json(line)
         except ValidationError as error:
@@ -250,6 +284,8 @@ class _Stream:
         return lines, answer["lineage"]
 
     def _error(self, error: InvalidRequestError | RaystoreError) -> dict[str, Any]:
+        if isinstance(error, ItemsUnusable):  # the one item of a line
+            error = InvalidRequestError([("line.text", reason) for _, reason in error.problems])
         if isinstance(error, InvalidRequestError):
             return error_body(answer_invalid(error.problems, self._id))
         return error_body(answer_error(error, self._id))

@@ -4,8 +4,8 @@ They are a collection without encoders, `predictions_<deployment>`: SQL reads th
 reaches them, and a row is written once, by the id `<item>:<head>`. A row holds what a head said and the columns that the
 deployment keeps, never content.
 
-Cost: an append is one commit, whatever it holds: 50 rows take some 12 ms beside 100,000 (docs/shadows.md). Knows no head, no
-report and no HTTP.
+Cost: an append is one commit, and a look-up of its ids: beside 100,000 rows 50 take some 30 ms and 2,000 some 75, beside 1,000,000
+some 55 and 190 (medians, on 2 cores that had other work). Knows no head, no report and no HTTP.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def check(spec: AppSpec, rooms: Rooms) -> Check:
         task = rooms.heads.get(wanted.head.name).task
         problems += [f"deployments.{name}.rules: {each}" for each in rule_problems(wanted.rules, known, name, task=task)]
         problems += [f"deployments.{name}.{each}" for each in _own_problems(name, wanted, records[name], rooms)]
-    problems += _app_problems(spec, rooms)
+    problems += [*_twins(records), *_app_problems(spec, rooms)]
     return Check(spec, records, tuple(problems))
 
 
@@ -89,6 +89,15 @@ def _own_problems(name: str, wanted: DeploymentSpec, record: DeploymentRecord, r
         yield "rules: a rule sends to review, and there is no review queue: name its table in review:"
     if wanted.review is not None and wanted.review.table in collection_names(rooms.layout):
         yield f"review: '{wanted.review.table}' is a collection: name a table of its own"
+
+
+def _twins(records: dict[str, DeploymentRecord]) -> Iterator[str]:
+    """Deployments whose predictions would land in one collection."""
+    keeping = [name for name, record in records.items() if record.keeps_predictions]
+    for name in keeping:
+        twin = name.replace("-", "_")
+        if twin != name and twin in keeping:
+            yield f"deployments.{name}: its predictions and those of '{twin}' would be one collection: rename one of them"
 
 
 def _app_problems(spec: AppSpec, rooms: Rooms) -> Iterator[str]:

@@ -13,8 +13,8 @@ from raystore.serve.answer.loading import Rooms
 from raystore.serve.kept.predictions import Predictions, predictions_name
 from raystore.serve.review.labels import Label, Labelled
 from raystore.serve.review.queue import Order, ReviewItem, ReviewQueue
-from raystore.serve.shadow.labels import live_labels
-from raystore.serve.shadow.report import ShadowReport, shadow_reports
+from raystore.serve.shadow.ask import report_deployment
+from raystore.serve.shadow.report import ShadowReport
 from raystore.serve.spec.records import DeploymentRecord, deployment_records
 
 
@@ -44,12 +44,10 @@ class Operations:
         Raises:
             DeploymentNotFound, TableNotFound, ColumnNotFound, InvalidArguments.
         """
-        record = self._record(deployment)
+        self._record(deployment)
         if predictions_name(deployment) not in names(self._rooms.layout.collections):
             return []
-        rows = Predictions.open_or_create(self._rooms.catalog, deployment, record.keep).read(since, until)
-        truth = None if labels is None else live_labels(self._rooms.catalog, labels, sql)
-        return shadow_reports(deployment, rows, live=record.head if _saw(rows, record.head) else None, labels=truth)
+        return report_deployment(self._rooms.catalog, deployment, since=since, until=until, labels=labels, sql=sql)
 
     def queue(self, deployment: str) -> ReviewQueue:
         """The review queue. InvalidArguments where the deployment has none."""
@@ -83,7 +81,3 @@ class Operations:
         if deployment not in records:
             raise DeploymentNotFound(name=deployment, where="this store", existing=sorted(records))
         return records[deployment]
-
-
-def _saw(rows: pa.Table, head: str) -> bool:
-    return head in set(rows.column("head").to_pylist())

@@ -92,7 +92,7 @@ def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promote
     """Let what answered before answer again: the newest earlier record with another live head, or the one of number `to`.
 
     Raises:
-        DeploymentNotFound: names the deployments there are. InvalidArguments: there is no such record.
+        DeploymentNotFound: names the deployments there are. InvalidArguments: there is no such record. HeadNotFound: its head is gone.
     """
     present = _record(rooms, deployment)
     history = deployment_history(rooms.catalog, deployment)
@@ -104,6 +104,8 @@ def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promote
         numbers = ", ".join(f"{each.number} ({each.head})" for each in history)
         wanted = f"record {to}" if to is not None else "an earlier record with another head"
         raise InvalidArguments(call=f"rollback '{deployment}'", problems=[f"there is no {wanted}; there are: {numbers}"])
+    for each in chosen.heads:
+        rooms.heads.get(each.head)
     name, _, number = chosen.head.rpartition("@")
     alias = _alias_of(present.asked, name)
     why = f"rolled back from {present.head} to {chosen.head}, record {chosen.number}"

@@ -19,8 +19,10 @@ from raystore.serve.recording.drifting import Drifting
 from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
 from raystore.serve.recording.shadow import Shadow
+from raystore.serve.review.queue import ReviewQueue
 from raystore.serve.rules.engine import Rules
 from raystore.serve.spec.records import DeploymentRecord, ShadowRef
+from raystore.serve.spec.rules import RulesSpec
 from raystore.serve.spec.watch import Watch
 from raystore.serve.watch import table
 from raystore.serve.watch.metrics import Metrics
@@ -64,7 +66,7 @@ class Recorder:
     def drain(self, wait_s: float) -> bool:
         """Whether everything that was taken was written down within that time."""
         until = time.monotonic() + wait_s
-        return all([each.drain(until) for each in self._deployments.values()])
+        return all([each.drain(until) for each in self._deployments.values()])  # noqa: C419 - of all, whatever one says
 
     def close(self) -> None:
         for deployment in self._deployments.values():
@@ -83,6 +85,8 @@ class _Deployment:
         )  # fmt: skip
         self._shadows: dict[str, Lane[Seen]] = {}
         self._rules: Lane[Seen] | None = None
+        self._looked_at: RulesSpec | None = None
+        self._review: ReviewQueue | None = None
         self._drifting = Drifting(rooms, watch, metrics)
         self.update(record)
 
@@ -94,9 +98,12 @@ class _Deployment:
         for head, shadow in wanted.items():
             if head not in self._shadows:
                 self._shadows[head] = self._lane(f"shadow-{head}", self._asks(shadow))
-        if self._rules is not None:
-            self._rules.close()
-        self._rules = self._lane(f"rules-{record.name}", self._looks(Rules(record.rules))) if record.rules.shadow else None
+        if record.rules != self._looked_at:  # their quotas count on otherwise
+            if self._rules is not None:
+                self._rules.close()
+            looks = self._looks(Rules(record.rules)) if record.rules.shadow else None
+            self._rules = self._lane(f"rules-{record.name}", looks) if looks else None
+            self._looked_at = record.rules
         self._drifting.expect(record)
 
     def _lane(self, name: str, work: Callable[[list[Seen]], None]) -> Lane[Seen]:
@@ -166,7 +173,20 @@ class _Deployment:
             kept = self._kept.get(keep)
             if kept is None:
                 kept = self._kept[keep] = Predictions.open_or_create(self._rooms.catalog, self.record.name, keep)
-            kept.append([row for each, row in batch if each == keep])
+            rows = [row for each, row in batch if each == keep]
+            queue = self._queue(kept)
+            kept.append(queue.admit(rows) if queue is not None else rows)
+            if queue is not None:
+                self._metrics.set(table.REVIEW_OPEN, queue.counts().open, self.record.name)
+
+    def _queue(self, kept: Predictions) -> ReviewQueue | None:
+        """The review queue as far as its bound goes; who claims what is held by who serves it (`operate.Operations`)."""
+        policy = self.record.review
+        if policy is None:
+            return None
+        if self._review is None or (self._review.table, self._review.most) != (policy.table, policy.most):
+            self._review = ReviewQueue(self._rooms.catalog, self.record.name, kept, policy.table, most=policy.most)
+        return self._review
 
     def _dropped(self, reason: str, n: int) -> None:
         self._metrics.count(table.SHADOW_DROPPED, self.record.name, reason, by=n)

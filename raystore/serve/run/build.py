@@ -21,12 +21,17 @@ from raystore.serve.answer.loading import Rooms
 from raystore.serve.operate.check import refuse_misfits
 from raystore.serve.run.deploy import alone
 from raystore.serve.run.graph import application
+from raystore.serve.run.haproxy_door import CERTIFICATE, certificate_of
+from raystore.serve.run.proxy import REPLICA_ENV
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.base import Strict
 from raystore.serve.spec.read import load_spec, parse_spec
 from raystore.session import INLINE_CALL_BYTES
 
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+_DRAIN = (
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"  # several nodes hear of a leaving replica later than one: Serve's own
+)
 
 
 class Arguments(Strict):
@@ -42,17 +47,21 @@ class Arguments(Strict):
 class Cluster:
     """What others set up, as far as the application depends on it.
 
-    `balanced` is whether Serve answers by HAProxy (None: no proxy is up yet), `replicas_balanced` whether replicas would be told so.
-    `inline` is how many bytes of a call Ray keeps out of its object store.
+    `certificate` and its key are those of Serve's own proxy. `inline` is how many bytes of a call Ray keeps out of its object store.
+    `balanced` is whether Serve answers by HAProxy (None: no proxy is up yet), `replicas_balanced` whether replicas would be told so,
+    `narrowed` whether something else is started in HAProxy's place, which has to be haproxy_door.py, and `paired` whether that finds
+    certificate and key.
     """
 
     host: str
     port: int
     certificate: tuple[str | None, str | None]
     nodes: frozenset[str]
+    inline: int
     balanced: bool | None
     replicas_balanced: bool
-    inline: int
+    narrowed: bool
+    paired: bool
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -70,7 +79,9 @@ def build(args: dict[str, Any]) -> Any:
     spec = load_spec(asked.file) if asked.file is not None else parse_spec(asked.spec, "build")
     store = asked.store or spec.store
     if store is None or not Path(store).is_absolute():
-        problem = "store: expected the absolute path of the store, in the arguments or in the file: nodes share no working folder"
+        problem = (
+            "store: expected the absolute path of the store, in the arguments or in the file: nodes share no working folder"
+        )
         raise InvalidArguments(call="build", problems=[problem])
     import ray
 
@@ -89,7 +100,7 @@ def build(args: dict[str, Any]) -> Any:
         rooms.records(spec),
         threads=_threads(ray, spec),
         colocate=spec.colocate if spec.colocate is not None else alone(ray),
-        env={HAPROXY: "1"} if found.replicas_balanced else {},
+        env={name: value for name, value in REPLICA_ENV.items() if name != _DRAIN} if found.replicas_balanced else {},
     )
 
 
@@ -105,7 +116,9 @@ def read_arguments(args: Mapping[str, Any]) -> Arguments:
     if (asked.file is None) == (asked.spec is None):
         raise InvalidArguments(call="build", problems=["args: expected one of file and spec"])
     if asked.file is not None and not Path(asked.file).is_absolute():
-        raise InvalidArguments(call="build", problems=["args.file: expected an absolute path: nodes share no working folder"])
+        raise InvalidArguments(
+            call="build", problems=["args.file: expected an absolute path: nodes share no working folder"]
+        )
     return asked
 
 
@@ -126,10 +139,23 @@ def misfits(spec: AppSpec, found: Cluster) -> Iterator[str]:
     if found.balanced is not None and found.balanced != found.replicas_balanced:
         with_it, without = ("Serve's controller", "here") if found.balanced else ("here", "Serve's controller")
         yield f"{HAPROXY}=1 is set for {with_it} and not for {without}: set it where every node is started, before 'ray start'"
-    wanted = (spec.tls.certificate, spec.tls.key) if spec.tls else (None, None)
-    if spec.tls and found.replicas_balanced:
-        yield "tls: HAProxy speaks no TLS in a cluster: leave tls: out, and let the balancer in front of the cluster end it"
-    elif found.certificate != wanted:
+    if found.replicas_balanced and not found.narrowed:
+        yield (
+            "HAProxy would show its statistics to every network: set RAY_SERVE_HAPROXY_BINARY_PATH where every node is started, to a "
+            "script as in cluster/Dockerfile"
+        )
+    yield from _tls_misfits(spec, found)
+
+
+def _tls_misfits(spec: AppSpec, found: Cluster) -> Iterator[str]:
+    if found.replicas_balanced:
+        if spec.tls and not found.paired:
+            yield f"tls: HAProxy finds no {CERTIFICATE}, certificate and key in one file, in the folder of its configuration"
+        elif found.paired and not spec.tls:
+            yield f"HAProxy finds {CERTIFICATE} and answers by TLS alone, and the file has no tls:"
+        return
+    wanted = (str(spec.tls.certificate), str(spec.tls.key)) if spec.tls else (None, None)
+    if found.certificate != wanted:
         yield "tls: the file and http_options (ssl_certfile, ssl_keyfile) of Serve's configuration name different files"
 
 
@@ -148,13 +174,15 @@ def _found(ray: Any) -> Cluster:
         port=http.port,
         certificate=(http.ssl_certfile, http.ssl_keyfile),
         nodes=frozenset(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]),
+        inline=int(state.get_system_config().get("max_direct_call_object_size", 100 * 2**10)),
         balanced="HAProxyManager" in kinds if kinds else None,
         replicas_balanced=os.environ.get(HAPROXY) == "1",
-        inline=int(state.get_system_config().get("max_direct_call_object_size", 100 * 2**10)),
+        narrowed=bool(os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")),
+        paired=certificate_of(Path(os.environ.get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "/")).parent) is not None,
     )
 
 
 def _threads(ray: Any, spec: AppSpec) -> int:
-    """Of encoders inside a replica: the cores that Ray has on the largest node, which a container may have fewer of than the machine."""
+    """Of encoders inside a replica: by the cores that Ray has on the largest node; a container has fewer than its machine."""
     cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     return max(1, int(cores) // spec.replicas.least)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from raystore.catalog import Catalog
@@ -21,7 +22,8 @@ Records = dict[str, DeploymentRecord]
 class Follower:
     """Tells `changed` of the newest records of the deployments that are served, whenever one is newer."""
 
-    def __init__(self, catalog: Catalog, changed: Callable[[Records], None]) -> None:
+    def __init__(self, catalog: Catalog, changed: Callable[[Records], None], look_s: float = _LOOK_S) -> None:
+        self._look_s = look_s
         self._catalog = catalog
         self._changed = changed
         self._records: Records = {}
@@ -46,7 +48,7 @@ class Follower:
 
     def _run(self) -> None:
         while True:
-            threading.Event().wait(_LOOK_S)
+            time.sleep(self._look_s)
             try:
                 with self._lock:
                     newest = self._newest(self._records)

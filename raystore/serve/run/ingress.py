@@ -15,6 +15,8 @@ from raystore.serve.answer.batching import BatchingEncoder, ServedEncoder
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.answer.served import ServedHead
+from raystore.serve.door.auth import Door
+from raystore.serve.grpc.server import make_grpc_server
 from raystore.serve.http.app import make_app
 from raystore.serve.lane import Lane
 from raystore.serve.operate.operator import Operator
@@ -27,6 +29,7 @@ from raystore.serve.run.watching import Watching
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.watch import table
+from raystore.serve.watch.finished import Teller, tell_metrics
 from raystore.serve.watch.metrics import Metrics
 from raystore.session import no_core_files
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 _BATCH = 512  # items of one message to the recording process
 _PAUSE_S = 0.25
 _TELL_S = 10.0
+_GRPC_GRACE_S = 10.0
 
 
 class Ingress:
@@ -63,6 +67,9 @@ class Ingress:
         self._orchestrator: Orchestrator | None = None
         self._outbox: Lane[Seen] | None = None
         self._app: ASGIApp | None = None
+        self._door: Door | None = None
+        self._tellers: list[Teller] = []
+        self._grpc: Any = None
         self._watching = Watching(self._rooms.layout, self._metrics, recording)
         self._follower = Follower(self._rooms.catalog, self._change)
 
@@ -72,6 +79,19 @@ class Ingress:
         records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
         self._wanted = spec
         await asyncio.to_thread(self._follower.follow, records)  # requests are answered meanwhile
+        await self._listen_for_grpc(spec)
+
+    async def _listen_for_grpc(self, spec: AppSpec) -> None:
+        """Replicas of a node share the port, so a new server starts before the one of the earlier spec ends."""
+        before, self._grpc = self._grpc, None
+        if spec.grpc is not None and self._door is not None:
+            tellers = [tell_metrics(self._metrics), *self._tellers]
+            threads = self._rooms.executor
+            server = make_grpc_server(lambda: self._orchestrator, spec, self._door, threads=threads, tellers=tellers)
+            await server.start()
+            self._grpc = server
+        if before is not None:
+            await before.stop(_GRPC_GRACE_S)
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
         """Serve these as the wanted spec says. One call at a time: the follower's."""
@@ -89,9 +109,11 @@ class Ingress:
         orchestrator.update({**same, **live})
         self._tell_what_answers(records)
         self._records, self._spec, self._orchestrator = dict(records), spec, orchestrator
-        door = self._rooms.door(spec)
+        self._door = door = self._rooms.door(spec)
         door.warm()
-        tellers = self._watching.watch(spec.watch, lambda: self._encoders(orchestrator), lambda: self._lanes(orchestrator))
+        self._tellers = tellers = self._watching.watch(
+            spec.watch, lambda: self._encoders(orchestrator), lambda: self._lanes(orchestrator)
+        )
         operator = Operator(self._rooms, self._watching.series, self._operate if self._recording is not None else None)
         self._app = make_app(lambda: self._orchestrator, spec, door, self._metrics, tellers, operator)
 

@@ -107,7 +107,10 @@ class AppSpec(Strict):
         return value
 
     def serves(self, collection: str) -> bool:
-        return self.collections == "all" or collection in self.collections
+        """Kept predictions are served where they are named; "all" are the collections of embeddings."""
+        if self.collections == "all":
+            return not collection.startswith("predictions_")
+        return collection in self.collections
 
     def serves_table(self, table: str) -> bool:
         return self.tables == "all" or table in self.tables

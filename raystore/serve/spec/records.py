@@ -189,8 +189,8 @@ def resolve_deployment(
         )
     _check_log(name, spec, live, through, held)
     canary = None
-    if spec.canary is not None:
-        found = head_ref(others[spec.canary.head])
+    found = head_ref(others[spec.canary.head]) if spec.canary is not None else live
+    if spec.canary is not None and found.head != live.head:  # else it was promoted, and the file names it by an alias
         if found.fingerprint != live.fingerprint:
             raise PassportMismatch(
                 asker=f"the canary of deployment '{name}', head '{found.head}',",
@@ -207,12 +207,18 @@ def resolve_deployment(
         own=Placed(**{field: getattr(spec.head, field) for field in Placed.model_fields}) if spec.head.own else None,
         log=spec.log,
         through=None if through is None else ThroughRef(fingerprint=through.fingerprint, **through.said),
-        shadow=tuple(ShadowRef(**head_ref(others[each.head]).model_dump(), sample=each.sample) for each in spec.shadow),
+        shadow=_shadows(spec, live, others),
         canary=canary,
         rules=spec.rules,
         review=spec.review,
         keep=tuple(spec.keep),
     )
+
+
+def _shadows(spec: DeploymentSpec, live: HeadRef, others: Mapping[str, HeadLike]) -> tuple[ShadowRef, ...]:
+    """The shadows, but for the one that answers: it was promoted since the file was written, whose alias means it now."""
+    found = [ShadowRef(**head_ref(others[each.head]).model_dump(), sample=each.sample) for each in spec.shadow]
+    return tuple({each.head: each for each in found if each.head != live.head}.values())
 
 
 def _check_log(

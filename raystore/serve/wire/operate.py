@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from raystore.serve.review.labels import Disagreement
 from raystore.serve.review.queue import ReviewItem
+from raystore.serve.spec.base import HeadName
 from raystore.serve.wire.common import EXAMPLE_REQUEST_ID, with_example
 
 Order = Literal["oldest", "least_confident"]
@@ -40,7 +41,7 @@ class PromoteRequest(BaseModel):
         {"head": "refunds@3", "if": "agreement > .97 and accuracy_gain.low > 0", "labels": "outcomes.outcome"}
     )
 
-    head: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    head: HeadName
     gate: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = Field(
         default=None, alias="if", description="A condition on the shadow's report; 409 where it does not hold."
     )

@@ -78,6 +78,9 @@ class PredictRequest(PredictOptions):
             raise ValueError("expected the fields of one item, or items, not both")
         if self.items is None and (self.text is None) == (self.vector is None):
             raise ValueError("expected exactly one of text, vector and items")
+        ids = [item.id for item in self.items or () if item.id is not None]
+        if len(set(ids)) < len(ids):
+            raise ValueError("expected each id once")
         if self.fingerprint is None and any(item.vector is not None for item in self.asked):
             raise ValueError("expected fingerprint with vector, so that it is clear which encoder made it")
         return self
@@ -161,7 +164,9 @@ class LabelsPrediction(_Said):
     """Of a head that gives any number of labels."""
 
     labels: list[str]
-    confidence: float = Field(description="How sure it is of each label, given or not, on average.")
+    confidence: float | None = Field(
+        description="How sure it is of each label, given or not, on average; null where a rule gave the label."
+    )
     probabilities: Probabilities
 
 

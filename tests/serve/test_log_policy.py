@@ -1,0 +1,177 @@
+"""What a deployment's predictions leave in its log's collection: when, how often, and what of them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raystore.data.collection import CollectionTable
+from raystore.serve.answer.served import ServedCollection
+from raystore.serve.watch import table
+from tests.serve.conftest import Served
+from tests.serve.serving import CANARY, Serving
+
+TEXT = "the card never arrived"
+
+
+@pytest.fixture(scope="module")
+def serving(served: Served) -> Serving:
+    return Serving(served.rooms)
+
+
+@pytest.fixture
+def kept(serving: Serving, served: Served, request: pytest.FixtureRequest) -> CollectionTable:
+    """An empty collection with a column."""
+    name = f"log_{request.node.name[:50]}".lower()
+    return CollectionTable.create(serving.rooms.layout, name, {served.fingerprint: 32}, {"product": "string"})
+
+
+def rows_of(kept: CollectionTable) -> list[dict[str, Any]]:
+    columns = ["id", "subject", "tenant", "time", "product"]
+    return sorted(kept.rows.dataset().to_table(columns=columns).to_pylist(), key=lambda row: row["id"])
+
+
+def test_a_required_row_is_durable_before_the_answer_with_the_columns_that_the_collection_has(
+    serving: Serving, served: Served, kept: CollectionTable
+) -> None:
+    service = serving.serve({"l-all": {"head": "refunds@2", "log": kept.name}})
+    item = {
+        "id": "a", "text": f"{TEXT} {CANARY}", "subject": "c-9", "tenant": "acme", "time": "2026-11-01T12:00:00Z",
+        "columns": {"product": "visa", "colour": "not a column of the collection"},
+    }  # fmt: skip
+    body = service.ask("l-all", item)
+    assert body["logged"] == ["a"]
+    [row] = rows_of(kept)
+    assert row["time"].isoformat() == "2026-11-01T12:00:00+00:00"
+    assert {name: row[name] for name in ("id", "subject", "tenant", "product")} == {
+        "id": "a", "subject": "c-9", "tenant": "acme", "product": "visa",
+    }  # fmt: skip
+    expected = served.rooms.encoders.get("tiny").encode([item["text"]])
+    np.testing.assert_allclose(kept.vectors_of(["a"], served.fingerprint), expected, atol=1e-5)
+    assert "log" in body["timings_ms"]
+    assert service.count(table.LOGGED, kept.name) == 1
+    files = [path for path in served.root.rglob("*") if path.is_file()]
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()], "no content in any file of the store"
+
+
+def test_a_request_that_is_sent_again_adds_nothing_though_it_shares_its_batch_with_others(
+    serving: Serving, kept: CollectionTable
+) -> None:
+    service = serving.serve({"l-again": {"head": "refunds@2", "log": kept.name}})
+    headers = {"x-request-id": "req-7"}
+    first = service.ask("l-again", {"text": TEXT}, headers=headers)
+    assert first["logged"] == ["req-7"]
+    assert service.ask("l-again", {"text": TEXT}, headers=headers)["logged"] == ["req-7"]
+    # The same item among longer ones: its vector differs in the last bits, and it is the same item.
+    long = [{"text": "money return the card is a limit and the world of blue sentences " * 4} for _ in range(5)]
+    service.ask("l-again", {"items": [{"id": "req-7", "text": TEXT}, *long]})
+    assert len(rows_of(kept)) == 6
+    assert service.count(table.LOGGED, kept.name) == 6
+    status, kind, message = service.refused("l-again", {"text": f"return the money {CANARY}"}, headers=headers)
+    assert (status, kind) == (409, "IdConflict")
+    assert CANARY not in message
+    assert len(rows_of(kept)) == 6
+
+
+def test_a_vector_is_logged_as_it_came(serving: Serving, served: Served, kept: CollectionTable) -> None:
+    service = serving.serve({"l-vector": {"head": "refunds@2", "log": kept.name}})
+    vector = served.rooms.encoders.get("tiny").encode([TEXT])[0]
+    sent = {"id": "v", "vector": vector.tolist(), "fingerprint": served.fingerprint}
+    for _ in range(2):
+        assert service.ask("l-vector", sent)["logged"] == ["v"]
+    np.testing.assert_allclose(kept.vectors_of(["v"], served.fingerprint)[0], vector, atol=1e-6)
+
+
+def test_a_collection_of_several_encoders_gets_a_vector_of_each(house: Served) -> None:
+    serving = Serving(house.rooms)
+    service = serving.serve({"l-every": {"head": "refunds@2", "log": "everything"}})
+    service.ask("l-every", {"id": "l-every-1", "text": TEXT})
+    every = CollectionTable.open(house.rooms.layout, "everything")
+    clip = house.rooms.encoders.get("clip")
+    np.testing.assert_allclose(every.vectors_of(["l-every-1"], clip.fingerprint), clip.encode([TEXT]), atol=1e-5)
+    tiny = house.rooms.encoders.get("tiny")
+    np.testing.assert_allclose(every.vectors_of(["l-every-1"], tiny.fingerprint), tiny.encode([TEXT]), atol=1e-5)
+
+
+def test_a_log_that_is_not_required_is_written_behind_the_answer_and_on_leaving(
+    serving: Serving, kept: CollectionTable
+) -> None:
+    log = {"collection": kept.name, "required": False}
+    service = serving.serve({"l-behind": {"head": "refunds@2", "log": log}})
+    for i in range(20):
+        assert service.ask("l-behind", {"id": f"b-{i:02}", "text": TEXT, "subject": f"c-{i}"})["logged"] is None
+    service.orchestrator.drain(60)
+    assert [row["subject"] for row in rows_of(kept)] == [f"c-{i}" for i in range(20)]
+    assert service.count(table.LOGGED, kept.name) == 20
+    service.ask("l-behind", {"id": "late", "text": TEXT})
+    assert service.count(table.LOG_DROPPED, kept.name, "closed") == 1
+
+
+def test_one_row_that_cannot_be_written_takes_no_other_with_it(serving: Serving, kept: CollectionTable) -> None:
+    log = {"collection": kept.name, "required": False}
+    service = serving.serve({"l-one": {"head": "refunds@2", "log": log}})
+    items = [
+        {"id": "good", "text": TEXT},
+        {"id": "bad", "text": TEXT, "columns": {"product": 7}},
+        {"id": "fine", "text": TEXT},
+    ]
+    service.ask("l-one", {"items": items})
+    service.orchestrator.drain(60)
+    assert [row["id"] for row in rows_of(kept)] == ["fine", "good"]
+    assert service.count(table.LOG_DROPPED, kept.name, "InvalidRows") == 1
+
+
+def test_what_the_queue_has_no_room_for_is_dropped_and_counted(
+    serving: Serving, served: Served, kept: CollectionTable
+) -> None:
+    log = {"collection": kept.name, "required": False, "queue": 2}
+    service = serving.serve({"l-full": {"head": "refunds@2", "log": log}})
+    opened = serving.rooms.opened(kept.name)
+    stuck = _Stuck(opened)
+    service.orchestrator.collections._opened[kept.name] = stuck
+    service.ask("l-full", {"id": "f-0", "text": TEXT})
+    assert stuck.begun.wait(60)
+    service.ask("l-full", {"items": [{"id": f"f-{i}", "text": TEXT} for i in range(1, 6)]})
+    assert service.count(table.LOG_DROPPED, kept.name, "full") == 3
+    stuck.go.set()
+    service.orchestrator.drain(60)
+    assert [row["id"] for row in rows_of(kept)] == ["f-0", "f-1", "f-2"]
+
+
+class _Stuck:
+    """A collection whose log waits until it is let go; everything else is the real one's."""
+
+    def __init__(self, inner: ServedCollection) -> None:
+        self._inner = inner
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def log(self, *arguments: Any) -> Any:
+        self.begun.set()
+        assert self.go.wait(60)
+        return self._inner.log(*arguments)
+
+
+def test_a_sample_keeps_its_share_and_always_the_same_ids(serving: Serving, served: Served, kept: CollectionTable) -> None:
+    service = serving.serve({"l-share": {"head": "refunds@2", "log": {"collection": kept.name, "sample": 0.25}}})
+    vector = served.rooms.encoders.get("tiny").encode([TEXT])[0].tolist()
+    items = [{"id": f"s-{i}", "vector": vector} for i in range(250)]
+    body = service.ask("l-share", {"items": items, "fingerprint": served.fingerprint})
+    # 62.5 expected, with a standard deviation of 6.8
+    assert 35 <= len(body["logged"]) <= 90
+    again = service.ask("l-share", {"items": items, "fingerprint": served.fingerprint})
+    assert again["logged"] == body["logged"] == sorted((row["id"] for row in rows_of(kept)), key=lambda id_: int(id_[2:]))
+
+
+def test_requests_of_many_threads_are_all_logged(serving: Serving, kept: CollectionTable) -> None:
+    service = serving.serve({"l-many": {"head": "refunds@2", "log": kept.name}})
+    with service.client, ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(service.ask, "l-many", {"id": f"m-{i}", "text": f"{TEXT} {i}"}) for i in range(40)]
+        assert [f.result(120)["logged"] for f in asked] == [[f"m-{i}"] for i in range(40)]
+    assert len(rows_of(kept)) == 40

@@ -1,0 +1,414 @@
+"""What becomes of what was seen: predictions kept, shadows asked beside them, drift measured; never in the way of an answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raystore.encoders.items import Item
+from raystore.errors import CollectionNotFound, SealBroken
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.kept.predictions import Predictions
+from raystore.serve.recording.recorder import Recorder
+from raystore.serve.recording.seal import Seal
+from raystore.serve.recording.seen import Seen
+from raystore.serve.rules.said import Said
+from raystore.serve.run.follow import Follower
+from raystore.serve.shadow.report import shadow_reports
+from raystore.serve.spec.records import DeploymentRecord
+from raystore.serve.spec.watch import Watch
+from raystore.serve.watch import table
+from raystore.serve.watch.merging import series_of
+from raystore.serve.watch.metrics import Metrics
+from raystore.serve.watch.table import Metric
+from tests.serve.conftest import Served, Whole, recorded
+from tests.serve.serving import CANARY, Service, Serving
+
+TEXT = "the card never arrived"
+
+# Of the hooks below, which run in the recorder's threads.
+GO = threading.Event()
+SEEN: list[object] = []
+
+
+def sleeps(facts: Any, said: Said) -> Said | None:
+    assert GO.wait(60)
+    SEEN.append(facts["text"])
+    return None
+
+
+def fails(facts: Any, said: Said) -> Said | None:
+    raise ValueError(CANARY)
+
+
+class Recorded:
+    """A recorder over a store, and services whose requests it is told of."""
+
+    def __init__(self, rooms: Rooms, watch: Watch | None = None) -> None:
+        self.rooms = rooms
+        self.metrics = Metrics("recording")
+        self.recorder = Recorder(rooms, watch or Watch(), self.metrics)
+        self.seen: list[Seen] = []
+        self._serving = Serving(rooms)
+
+    def serve(self, name: str, **deployment: Any) -> Service:
+        service = self._serving.serve({name: deployment}, tell=self._told)
+        self.update(service)
+        return service
+
+    def update(self, service: Service) -> None:
+        self.recorder.update({name: live.record for name, live in service.orchestrator.live.items()})
+
+    def _told(self, seen: Seen) -> None:
+        self.seen.append(seen)
+        self.recorder.take([seen])
+
+    def kept(self, name: str) -> list[dict[str, Any]]:
+        """What was written down, in the order of items and heads."""
+        assert self.recorder.drain(120)
+        rows = Predictions.open(self.rooms.catalog, name).read().to_pylist()
+        return sorted(rows, key=lambda row: row["id"])
+
+    def count(self, metric: Metric, *labels: str) -> float:
+        found = series_of(self.metrics.snapshot()).get(metric.name, {}).get(labels, 0.0)
+        assert not isinstance(found, list)
+        return found
+
+
+@pytest.fixture(scope="module")
+def rooms(served: Served) -> Rooms:
+    return served.rooms
+
+
+@pytest.fixture
+def recorded_(rooms: Rooms) -> Iterator[Recorded]:
+    GO.clear()
+    SEEN.clear()
+    recorded = Recorded(rooms)
+    yield recorded
+    GO.set()
+    recorded.recorder.close()
+
+
+# --- the seal --------------------------------------------------------------------------------------------------------
+
+
+ITEMS = st.lists(st.text(max_size=50) | st.binary(max_size=50), max_size=6)
+
+
+@given(items=ITEMS)
+def test_sealed_items_come_back_as_they_were(items: list[Item]) -> None:
+    seal = Seal(b"k" * 32)
+    assert seal.open(seal.seal(items)) == items
+    assert Seal(b"k" * 32).open(seal.seal(items)) == items, "every process of the store has its key"
+
+
+@settings(max_examples=50)
+@given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_message_that_was_changed_anywhere_does_not_open(place: int, bit: int) -> None:
+    seal = Seal(b"k" * 32)
+    message = bytearray(seal.seal(["a text", b"an image"]))
+    message[place % len(message)] ^= 1 << bit
+    with pytest.raises(SealBroken) as broken:
+        seal.open(bytes(message))
+    assert str(broken.value) == (
+        "sealed content does not open with this store's key: it is another store's, or was changed on its way."
+    )
+
+
+def test_a_sealed_message_shows_nothing_and_is_never_the_same_twice() -> None:
+    seal = Seal(b"k" * 32)
+    one, two = seal.seal([CANARY]), seal.seal([CANARY])
+    assert CANARY.encode() not in one
+    assert one != two
+    for other in (b"", b"short", Seal(b"o" * 32).seal([CANARY])):
+        with pytest.raises(SealBroken):
+            seal.open(other)
+
+
+# --- predictions and shadows -----------------------------------------------------------------------------------------
+
+
+def test_what_was_answered_and_what_a_shadow_says_stand_side_by_side(recorded_: Recorded) -> None:
+    service = recorded_.serve("r-pairs", head="refunds@2", shadow=["refunds@1"], keep=["product"])
+    texts = [TEXT, "return the money", "red and blue"]
+    for i, text in enumerate(texts):
+        item = {"id": f"x-{i}", "text": text, "subject": f"c-{i}", "columns": {"product": "visa", "other": CANARY}}
+        service.ask("r-pairs", item, headers={"x-request-id": f"req-{i}"})
+    rows = recorded_.kept("r-pairs")
+    assert [(row["id"], row["role"], row["head"], row["request_id"]) for row in rows] == [
+        (f"x-{i}:refunds@{n}", role, f"refunds@{n}", f"req-{i}") for i in range(3) for n, role in ((1, "shadow"), (2, "live"))
+    ]
+    assert {row["product"] for row in rows} == {"visa"}
+    assert [row["subject"] for row in rows] == ["c-0", "c-0", "c-1", "c-1", "c-2", "c-2"]
+    assert [row["label"] for row in rows if row["role"] == "live"] == ["card", "money", "colour"]
+    alone = recorded_.rooms.head("refunds@1").predict(recorded_.rooms.encoders.get("tiny").encode(texts))
+    assert [row["label"] for row in rows if row["role"] == "shadow"] == list(alone.labels)
+    assert CANARY not in str(rows)
+    differ = sum(a != b for a, b in zip(alone.labels, ["card", "money", "colour"], strict=True))
+    assert recorded_.count(table.SHADOW_PREDICTIONS, "r-pairs", "refunds@1") == 3
+    assert recorded_.count(table.SHADOW_DISAGREEMENTS, "r-pairs", "refunds@1") == differ >= 1
+    [report] = shadow_reports("r-pairs", Predictions.open(recorded_.rooms.catalog, "r-pairs").read(), live="refunds@2")
+    assert (report.shadow, report.n_paired, report.coverage) == ("refunds@1", 3, 1)
+
+
+def test_a_request_that_is_told_twice_is_kept_once(recorded_: Recorded) -> None:
+    service = recorded_.serve("r-twice", head="refunds@2", shadow=["refunds@1"])
+    for _ in range(2):
+        service.ask("r-twice", {"id": "x", "text": TEXT})
+    assert [row["head"] for row in recorded_.kept("r-twice")] == ["refunds@1", "refunds@2"]
+
+
+def test_a_ruled_answer_keeps_the_heads_own_words_beside_it(recorded_: Recorded) -> None:
+    rules = {"after": [{"name": "always", "label": "money"}, {"name": "look", "review": True}]}
+    service = recorded_.serve("r-ruled", head="refunds@2", rules=rules, review="reviewed")
+    service.ask("r-ruled", {"id": "x", "text": TEXT})
+    [row] = recorded_.kept("r-ruled")
+    assert (row["label"], row["answered"], row["rules"], row["review"]) == ("card", "money", "always,look", True)
+    assert recorded_.count(table.REVIEW_OPEN, "r-ruled") == 1
+
+
+def test_the_review_queue_takes_no_more_than_its_bound(recorded_: Recorded) -> None:
+    review = {"table": "reviewed", "sample": 1, "most": 2}
+    service = recorded_.serve("r-bound", head="refunds@2", review=review)
+    service.ask("r-bound", {"items": [{"id": f"x-{i}", "text": TEXT} for i in range(5)]})
+    assert [row["review"] for row in recorded_.kept("r-bound")] == [True, True, False, False, False]
+    assert recorded_.count(table.REVIEW_OPEN, "r-bound") == 2
+
+
+def test_a_shadow_sees_its_share_of_requests_and_always_the_same_ones(recorded_: Recorded, served: Served) -> None:
+    service = recorded_.serve("r-share", head="refunds@2", shadow=[{"head": "refunds@1", "sample": 0.3}])
+    vector = served.rooms.encoders.get("tiny").encode([TEXT])[0].tolist()
+    for i in range(200):
+        sent = {"vector": vector, "fingerprint": served.fingerprint}
+        service.ask("r-share", sent, headers={"x-request-id": f"q-{i}"})
+    shown = [row["request_id"] for row in recorded_.kept("r-share") if row["role"] == "shadow"]
+    assert 35 <= len(shown) <= 87, "60 expected, with a standard deviation of 6.5"
+    for i in range(200):
+        sent = {"id": f"again-{i}", "vector": vector, "fingerprint": served.fingerprint}
+        service.ask("r-share", sent, headers={"x-request-id": f"q-{i}"})
+    again = [row for row in recorded_.kept("r-share") if row["role"] == "shadow" and row["request"].startswith("again")]
+    assert sorted(row["request_id"] for row in again) == sorted(shown)
+
+
+def test_a_shadow_with_an_encoder_of_its_own_reads_sealed_content(house: Served, caplog: pytest.LogCaptureFixture) -> None:
+    rooms = house.rooms
+    clip = rooms.encoders.get("clip")
+    _train_on_clip(rooms)
+    recorded = Recorded(rooms)
+    service = recorded.serve("r-clip", head="refunds@2", shadow=["by-clip@1"])
+    service.ask("r-clip", {"id": "x", "text": f"{TEXT} {CANARY}"})
+    assert [row["head"] for row in recorded.kept("r-clip")] == ["by-clip@1", "refunds@2"]
+    [seen] = recorded.seen
+    assert seen.content is not None
+    assert CANARY not in str(seen)
+    assert CANARY.encode() not in seen.content
+    # a ready vector has no content: this shadow is not asked, and that is counted
+    vector = rooms.encoders.get("tiny").encode([TEXT])[0].tolist()
+    service.ask("r-clip", {"id": "y", "vector": vector, "fingerprint": house.fingerprint})
+    assert [row["id"] for row in recorded.kept("r-clip") if row["request"] == "y"] == ["y:refunds@2"]
+    assert recorded.count(table.SHADOW_DROPPED, "r-clip", "no content") == 1
+    # content that was changed on its way
+    broken = bytes([seen.content[0] ^ 1]) + seen.content[1:]
+    with caplog.at_level(logging.WARNING):
+        recorded.recorder.take([_with_content(seen, broken)])
+        recorded.kept("r-clip")
+    assert recorded.count(table.SHADOW_DROPPED, "r-clip", "SealBroken") == 1
+    assert "sealed content does not open with this store's key" in caplog.text
+    assert CANARY not in caplog.text
+    assert clip.fingerprint != house.fingerprint
+    recorded.recorder.close()
+
+
+def _with_content(seen: Seen, content: bytes) -> Seen:
+    from dataclasses import replace
+
+    return replace(seen, content=content)
+
+
+def _train_on_clip(rooms: Rooms) -> None:
+    import numpy as np
+
+    from raystore.train.fit import train_head
+    from raystore.train.source import ArraySource, Examples
+    from tests.serve.conftest import CARD, MONEY
+
+    clip = rooms.encoders.get("clip")
+    vectors = np.asarray(clip.encode([*CARD, *MONEY]))
+    examples = Examples(vectors, np.repeat(np.arange(2), 5).astype(np.int64), np.ones(10, np.float32))
+    train_head(
+        rooms.layout, name="by-clip", kind="linear", classes=["card", "money"],
+        source=ArraySource({"train": examples, "val": examples, "test": examples}),
+        fingerprint=clip.fingerprint, encoder_label=clip.label, snapshot={"name": "by-clip", "number": 1, "hash": "ef" * 32},
+    )  # fmt: skip
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_shadow_rule_that_sleeps_is_late_alone(recorded_: Recorded) -> None:
+    rules = {"after": [{"name": "slow", "call": "tests.serve.test_recorder:sleeps", "shadow": True}]}
+    service = recorded_.serve("r-slow", head="refunds@2", rules=rules, shadow=["refunds@1"])
+    for i in range(5):
+        assert service.ask("r-slow", {"id": f"x-{i}", "text": TEXT})["predictions"][0]["rules"] == []
+    until = time.monotonic() + 60
+    while len(_rows(recorded_.rooms, "r-slow")) < 10 and time.monotonic() < until:  # live and shadow, written meanwhile
+        time.sleep(0.01)
+    assert len(_rows(recorded_.rooms, "r-slow")) == 10
+    assert SEEN == []
+    assert not recorded_.recorder.drain(0)
+    GO.set()
+    assert recorded_.recorder.drain(60)
+    assert SEEN == [None] * 5, "what a rule in shadow sees has no text"
+
+
+def _rows(rooms: Rooms, name: str) -> list[Any]:
+    try:
+        return Predictions.open(rooms.catalog, name).read().to_pylist()
+    except CollectionNotFound:
+        return []
+
+
+def test_rules_in_shadow_are_counted_and_one_that_raises_harms_nothing(
+    recorded_: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = {
+        "before": [{"name": "would-block", "when": "subject = 'c-0'", "refuse": "no", "shadow": True}],
+        "after": [
+            {"name": "broken", "call": "tests.serve.test_recorder:fails", "shadow": True},
+            {"name": "would-abstain", "least": {"*": 1.0}, "shadow": True},
+        ],
+    }
+    service = recorded_.serve("r-rules", head="refunds@2", rules=rules)
+    with caplog.at_level(logging.WARNING):
+        for i in range(4):
+            body = service.ask("r-rules", {"id": f"x-{i}", "text": TEXT, "subject": f"c-{i % 2}"})
+            assert (body["predictions"][0]["abstained"], body["predictions"][0]["rules"]) == (False, [])
+        assert recorded_.recorder.drain(60)
+    assert recorded_.count(table.RULES_FIRED, "r-rules", "would-block") == 2
+    assert recorded_.count(table.RULES_FIRED, "r-rules", "would-abstain") == 4
+    assert recorded_.count(table.RULES_FIRED, "r-rules", "broken") == 0
+    assert CANARY not in caplog.text
+
+
+def test_a_shadow_whose_file_is_damaged_is_counted_and_the_others_go_on(recorded_: Recorded) -> None:
+    from raystore.train.fit import train_head  # a head of its own, which is damaged then
+
+    rooms = recorded_.rooms
+    good = rooms.head("refunds@1")
+    _copy_head(rooms, "hurt", train_head)
+    service = recorded_.serve("r-hurt", head="refunds@2", shadow=["hurt@1", "refunds@1"])
+    [arrays] = rooms.layout.heads("hurt").rglob("head.safetensors")
+    arrays.chmod(0o644)
+    arrays.write_bytes(b"\x00" * arrays.stat().st_size)
+    recorded_.recorder._rooms._heads.pop("hurt@1", None)
+    for i in range(3):
+        service.ask("r-hurt", {"id": f"x-{i}", "text": TEXT})
+    assert {row["head"] for row in recorded_.kept("r-hurt")} == {good.label, "refunds@2"}
+    assert recorded_.count(table.SHADOW_DROPPED, "r-hurt", "HeadCorrupt") == 3
+
+
+def _copy_head(rooms: Rooms, name: str, train_head: Callable[..., Any]) -> None:
+    import numpy as np
+
+    from raystore.train.source import ArraySource, Examples
+    from tests.serve.conftest import CARD, MONEY
+
+    tiny = rooms.encoders.get("tiny")
+    vectors = np.asarray(tiny.encode([*CARD, *MONEY]))
+    examples = Examples(vectors, np.repeat(np.arange(2), 5).astype(np.int64), np.ones(10, np.float32))
+    train_head(
+        rooms.layout, name=name, kind="linear", classes=["card", "money"],
+        source=ArraySource({"train": examples, "val": examples, "test": examples}),
+        fingerprint=tiny.fingerprint, encoder_label=tiny.label, snapshot={"name": name, "number": 1, "hash": "ef" * 32},
+    )  # fmt: skip
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+def test_shadows_come_and_go_while_requests_do(recorded_: Recorded) -> None:
+    first = recorded_.serve("r-change", head="refunds@2", keep=["product"])
+    first.ask("r-change", {"id": "a", "text": TEXT})
+    second = recorded_.serve("r-change", head="refunds@2", keep=["product"], shadow=["refunds@1"])
+    second.ask("r-change", {"id": "b", "text": TEXT})
+    assert recorded_.recorder.drain(60)
+    third = recorded_.serve("r-change", head="refunds@1", keep=["product"])
+    third.ask("r-change", {"id": "c", "text": TEXT})
+    assert [(row["id"], row["number"]) for row in recorded_.kept("r-change")] == [
+        ("a:refunds@2", 1), ("b:refunds@1", 2), ("b:refunds@2", 2), ("c:refunds@1", 3),
+    ]  # fmt: skip
+    recorded_.recorder.update({})
+    recorded_.recorder.take(recorded_.seen[-1:])
+    assert recorded_.recorder.drain(60), "what nobody records any more is passed over"
+
+
+def test_a_deployment_that_keeps_nothing_is_told_of_nowhere(recorded_: Recorded) -> None:
+    service = recorded_.serve("r-nothing", head="refunds@2")
+    service.ask("r-nothing", {"text": TEXT})
+    assert recorded_.seen == []
+    assert _rows(recorded_.rooms, "r-nothing") == []
+
+
+# --- drift -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_drift_is_measured_against_the_rows_that_the_head_was_not_fitted_on(whole: Whole) -> None:
+    recorded = Recorded(whole.rooms, Watch(drift_every_s=1, drift_window=200))
+    service = recorded.serve("r-drift", head="topics@1", keep=["product"])
+    strange = whole.vectors[:100].copy()
+    strange[:, 0] += 3
+    until = time.monotonic() + 120
+    found: Sequence[Any] = ()
+    while not found and time.monotonic() < until:
+        items = [{"vector": vector.tolist()} for vector in strange]
+        service.ask("r-drift", {"items": items, "fingerprint": whole.fingerprint})
+        time.sleep(0.2)
+        series = series_of(recorded.metrics.snapshot())
+        found = [labels for labels in series.get(table.DRIFT_PSI.name, {}) if labels[0] == "r-drift"]
+    assert {of for _, of in found} == {"labels", "scores", "embedding"}
+    assert recorded.count(table.DRIFT_PSI, "r-drift", "embedding") > 0.25
+    assert recorded.count(table.DRIFT_AUC, "r-drift") > 0.9
+    assert recorded.count(table.DRIFT_MEASURED, "r-drift") > 0
+    recorded.serve("r-drift", head="price@1", keep=["product"])
+    assert table.DRIFT_PSI.name not in series_of(recorded.metrics.snapshot()), "another head has another reference"
+    recorded.recorder.close()
+
+
+# --- following -------------------------------------------------------------------------------------------------------
+
+
+def test_a_newer_record_is_taken_up_and_one_that_cannot_be_is_tried_again(
+    rooms: Rooms, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = recorded(rooms, "r-follow", "refunds@1")
+    told: list[DeploymentRecord] = []
+    broken = threading.Event()
+    newer = threading.Event()
+
+    def changed(records: dict[str, DeploymentRecord]) -> None:
+        if records["r-follow"].number == 2 and not broken.is_set():
+            broken.set()
+            raise CollectionNotFound(name="gone", where="this store", existing=[])
+        told.append(records["r-follow"])
+        if records["r-follow"].number == 2:
+            newer.set()
+
+    follower = Follower(rooms.catalog, changed, look_s=0.01)
+    with caplog.at_level(logging.ERROR):
+        follower.follow({"r-follow": first})
+        assert [record.head for record in told] == ["refunds@1"]
+        recorded(rooms, "r-follow", "refunds@2")
+        assert newer.wait(60)
+    assert [record.head for record in told] == ["refunds@1", "refunds@2"]
+    assert "the newest deployments are not taken up: no collection 'gone' in this store." in caplog.text
+    follower.follow({"r-follow": first})
+    assert told[-1].head == "refunds@2", "a configuration that is older than the store is not gone back to"
