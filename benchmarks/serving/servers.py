@@ -30,6 +30,7 @@ from raystore.serve.run.proxy import free_port
 
 _READY_S = 240.0
 _END_S = 60.0
+_MAKING = ("__init__", "initialize_and_get_metadata")  # what Ray puts behind a process's name meanwhile
 
 
 @dataclass
@@ -53,9 +54,11 @@ class Server:
     def processes(self) -> list[psutil.Process]:
         return _family(self.process.pid)
 
-    def replicas(self, named: str = "") -> list[psutil.Process]:
-        """raystore's replicas of the deployments whose name begins so."""
-        return [each for each in self.processes() if f"ServeReplica:raystore:{named}" in _title(each)]
+    def replicas(self, named: str = "", *, ready: bool = False) -> list[psutil.Process]:
+        """raystore's replicas of the deployments whose name begins so; with `ready` without those that are being made."""
+        titles = [(each, _title(each)) for each in self.processes()]
+        mine = [(each, title) for each, title in titles if f"ServeReplica:raystore:{named}" in title]
+        return [each for each, title in mine if not (ready and title.endswith(_MAKING))]
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:

@@ -80,14 +80,19 @@ def until(holds: Callable[[], Any], wait_s: float = 30) -> Any:
 
 
 def pids_of(deployment: str) -> list[int]:
+    """The replicas of this Ray: other services may run on the machine."""
+    import ray
+
+    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
     found = []
-    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if f"ServeReplica:raystore:{deployment}".encode() in cmdline.read_bytes():
-                found.append(int(cmdline.parent.name))
+            mine = f"PPid:\t{raylet}\n" in (process / "status").read_text()
+            if mine and f"ServeReplica:raystore:{deployment}".encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
         except OSError:
             continue
-    return found
+    return sorted(found)
 
 
 def running_replicas() -> tuple[int, int]:

@@ -48,6 +48,7 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Verb | None], ...] = (
     _route("GET", "/v1/review/{deployment}", Verb.LABEL),
     _route("POST", "/v1/review/{deployment}", Verb.LABEL),
     _route("POST", "/v1/review/{deployment}/claim", Verb.LABEL),
+    _route("POST", "/v1/review/{deployment}/release", Verb.LABEL),
     _route("GET", "/metrics", None),
 )
 

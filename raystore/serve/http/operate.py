@@ -9,7 +9,8 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response
 
-from raystore.serve.door.middleware import request_id
+from raystore.serve.door.middleware import principal_of, request_id
+from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.http.common import Name, Provider, ready
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.watch.merging import CONTENT_TYPE, Series, exposition
@@ -89,14 +90,29 @@ def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator
 
     @router.post("/review/{deployment}/claim", response_model=wire.ReviewAnswer, summary="Items for one reviewer alone")
     async def claim(deployment: Name, body: wire.ClaimRequest, request: Request) -> Any:
-        items = await operator.ask("claim", deployment, body.reviewer, body.n, body.minutes, body.order)
+        items = await operator.ask("claim", deployment, _reviewer(request, body.reviewer), body.n, body.minutes, body.order)
         return {"items": items, "request_id": request_id(request.scope)}
 
     @router.post("/review/{deployment}", response_model=wire.LabelledAnswer, summary="Labels that a person gives")
     async def label(deployment: Name, body: wire.ReviewRequest, request: Request) -> Any:
         labels = [(each.id, each.label) for each in body.labels]
-        done = await operator.ask("label", deployment, body.reviewer, labels, body.allow_new)
+        done = await operator.ask("label", deployment, _reviewer(request, body.reviewer), labels, body.allow_new)
         return {**done.model_dump(mode="json"), "request_id": request_id(request.scope)}
+
+    @router.post("/review/{deployment}/release", response_model=wire.ReleasedAnswer, summary="Give claimed items back")
+    async def release(deployment: Name, body: wire.ReleaseRequest, request: Request) -> Any:
+        released = await operator.ask("release", deployment, _reviewer(request, body.reviewer))
+        return {"released": released, "request_id": request_id(request.scope)}
+
+
+def _reviewer(request: Request, named: str | None) -> str:
+    """The name of the key or of the token's holder; where nobody is asked for one, who the request names."""
+    principal = principal_of(request.scope)
+    if principal.kind != "local":
+        if named not in (None, principal.name):
+            raise InvalidRequestError([("body.reviewer", "is another than the key's: leave it out")])
+        return principal.name
+    return named or principal.name
 
 
 def add_metrics_route(app: FastAPI, series: Callable[[], Awaitable[Series]]) -> None:

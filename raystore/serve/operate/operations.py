@@ -71,6 +71,9 @@ class Operations:
     def claim(self, deployment: str, reviewer: str, n: int, minutes: float, order: Order = "oldest") -> list[ReviewItem]:
         return self.queue(deployment).claim(reviewer, n, minutes, order)
 
+    def release(self, deployment: str, reviewer: str) -> int:
+        return self.queue(deployment).release(reviewer)
+
     def label(
         self, deployment: str, reviewer: str, labels: Sequence[tuple[str, Label]], allow_new: bool = False
     ) -> Labelled:

@@ -16,6 +16,8 @@ Order = Literal["oldest", "least_confident"]
 Labels = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
 Reviewer = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
+REVIEWER = Field(default=None, description="Who reviews, where no key is asked for; else it is the name of the key.")
+
 
 class DeploymentFacts(BaseModel):
     """What answers under a name."""
@@ -97,9 +99,9 @@ class ReviewAnswer(BaseModel):
 
 
 class ClaimRequest(BaseModel):
-    model_config = with_example({"reviewer": "anna", "n": 10, "minutes": 15})
+    model_config = with_example({"n": 10, "minutes": 15})
 
-    reviewer: Reviewer
+    reviewer: Reviewer | None = REVIEWER
     n: int = Field(default=10, ge=1, le=1000)
     minutes: float = Field(default=15, gt=0, le=1440)
     order: Order = "oldest"
@@ -111,11 +113,22 @@ class ReviewLabel(BaseModel):
 
 
 class ReviewRequest(BaseModel):
-    model_config = with_example({"reviewer": "anna", "labels": [{"id": EXAMPLE_REQUEST_ID, "label": "lost_card"}]})
+    model_config = with_example({"labels": [{"id": EXAMPLE_REQUEST_ID, "label": "lost_card"}]})
 
-    reviewer: Reviewer
+    reviewer: Reviewer | None = REVIEWER
     labels: list[ReviewLabel] = Field(min_length=1, max_length=1000)
     allow_new: bool = Field(default=False, description="Take labels that the head does not know.")
+
+
+class ReleaseRequest(BaseModel):
+    model_config = with_example({})
+
+    reviewer: Reviewer | None = REVIEWER
+
+
+class ReleasedAnswer(BaseModel):
+    released: int = Field(description="Items that others may have now.")
+    request_id: str
 
 
 class LabelledAnswer(BaseModel):

@@ -1,0 +1,214 @@
+"""Promotion and roll-back: a new record each, and what the gate says before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import raystore
+from raystore.errors import DeploymentNotFound, GateHeld, HeadNotFound, InvalidArguments, PassportMismatch
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.kept.predictions import Predictions
+from raystore.serve.operate.operations import Operations
+from raystore.serve.operate.promote import promote, rollback
+from raystore.serve.spec.records import DeploymentRecord, deployment_history, deployment_records
+from tests.serve.conftest import Served, recorded
+from tests.serve.kept_rows import said
+
+
+@pytest.fixture(scope="module")
+def rooms(served: Served) -> Rooms:
+    return served.rooms
+
+
+def present(rooms: Rooms, name: str) -> DeploymentRecord:
+    return deployment_records(rooms.catalog)[name]
+
+
+def heads(record: DeploymentRecord) -> tuple[str, list[str], str | None]:
+    return record.head, [each.head for each in record.shadow], record.canary.head if record.canary else None
+
+
+def seen(rooms: Rooms, name: str, live: str, shadow: str, answers: list[tuple[str, str]]) -> None:
+    """Kept predictions of a live head and its shadow."""
+    kept = Predictions.open_or_create(rooms.catalog, name)
+    kept.append(said(live, [a for a, _ in answers]))
+    kept.append(said(shadow, [b for _, b in answers], role="shadow"))
+
+
+def test_a_shadow_is_promoted_and_what_answered_becomes_its_shadow(rooms: Rooms) -> None:
+    rules = {"after": [{"name": "unsure", "least": {"*": 0.1}}]}
+    more: dict[str, Any] = {
+        "shadow": [{"head": "refunds@2", "sample": 0.5}], "log": {"collection": "tickets", "sample": 0.5}, "rules": rules,
+        "review": "reviewed", "keep": ["product"],
+    }  # fmt: skip
+    before = recorded(rooms, "o-plain", "refunds@1", **more)
+    done = promote(rooms, "refunds@2", deployment="o-plain")
+    assert done.model_dump() == {
+        "deployment": "o-plain", "number": 2, "before": "refunds@1", "after": "refunds@2",
+        "why": "promoted refunds@2 over refunds@1", "alias": None, "file_names": "refunds@1", "verdict": None,
+    }  # fmt: skip
+    record = present(rooms, "o-plain")
+    assert heads(record) == ("refunds@2", ["refunds@1"], None)
+    assert (record.log, record.rules, record.review, record.keep) == (before.log, before.rules, before.review, before.keep)
+    assert (record.number, record.asked, record.why) == (2, "refunds@2", done.why)
+
+
+def test_the_alias_that_the_file_names_moves_with_the_promotion_and_its_deploy_changes_nothing(rooms: Rooms) -> None:
+    rooms.heads.set_alias("refunds", "olive", 1)
+    file = {"shadow": ["refunds@2"], "log": "tickets"}
+    recorded(rooms, "o-alias", "refunds@olive", **file)
+    done = promote(rooms, "refunds@2", deployment="o-alias")
+    assert (done.alias, done.file_names) == ("refunds@olive", None)
+    assert rooms.heads.get("refunds@olive").number == 2
+    again = recorded(rooms, "o-alias", "refunds@olive", **file)
+    assert heads(again) == ("refunds@2", [], None), "the file's shadow answers now, so it is none of its own"
+    back = rollback(rooms, "o-alias")
+    assert (back.before, back.after, back.alias) == ("refunds@2", "refunds@1", "refunds@olive")
+    assert rooms.heads.get("refunds@olive").number == 1
+
+
+def test_a_canary_is_promoted_and_is_none_any_more(rooms: Rooms) -> None:
+    recorded(rooms, "o-canary", "refunds@1", canary={"head": "refunds@2", "percent": 5})
+    assert promote(rooms, "refunds@2", deployment="o-canary").after == "refunds@2"
+    assert heads(present(rooms, "o-canary")) == ("refunds@2", ["refunds@1"], None)
+
+
+def test_a_shadow_passes_a_gate_that_holds(rooms: Rooms) -> None:
+    recorded(rooms, "o-passes", "refunds@1", shadow=["refunds@2"])
+    seen(rooms, "o-passes", "refunds@1", "refunds@2", [("card", "card")] * 40)
+    gate = "agreement > .97 and n_paired >= 40"
+    done = promote(rooms, "refunds@2", gate=gate, deployment="o-passes", reports=Operations(rooms).reports)
+    assert done.why == "promoted refunds@2 over refunds@1: agreement > 0.97 and n_paired >= 40"
+    assert done.verdict is not None
+    assert done.verdict.passed
+    assert present(rooms, "o-passes").why == done.why
+
+
+def test_a_gate_that_does_not_hold_says_by_how_much_and_nothing_is_changed(rooms: Rooms) -> None:
+    recorded(rooms, "o-held", "refunds@1", shadow=["refunds@2"])
+    seen(rooms, "o-held", "refunds@1", "refunds@2", [("card", "card")] * 30 + [("card", "money")] * 10)
+    reports = Operations(rooms).reports
+    with pytest.raises(GateHeld) as held:
+        promote(rooms, "refunds@2", gate="agreement > .97", deployment="o-held", reports=reports)
+    assert str(held.value) == (
+        "head 'refunds@2' is not promoted: agreement > 0.97 does not hold (agreement > 0.97 with agreement = 0.75). "
+        "Nothing was changed."
+    )
+    with pytest.raises(GateHeld) as untold:
+        promote(rooms, "refunds@2", gate="accuracy_gain.low > 0", deployment="o-held", reports=reports)
+    assert str(untold.value) == (
+        "head 'refunds@2' is not promoted: accuracy_gain.low > 0 does not hold (accuracy_gain.low has no value: "
+        "no pair has a label). Nothing was changed."
+    )
+    assert [each.number for each in deployment_history(rooms.catalog, "o-held")] == [1]
+
+
+def test_a_gate_before_anything_was_seen_does_not_hold(rooms: Rooms) -> None:
+    recorded(rooms, "o-unseen", "refunds@1", shadow=["refunds@2"])
+    with pytest.raises(GateHeld) as held:
+        promote(rooms, "refunds@2", gate="agreement > .5", deployment="o-unseen", reports=Operations(rooms).reports)
+    assert str(held.value) == (
+        "head 'refunds@2' is not promoted: agreement > 0.5 does not hold (no request was seen by both it and the live head). "
+        "Nothing was changed."
+    )
+    with pytest.raises(InvalidArguments, match="is no figure of a shadow report"):
+        promote(rooms, "refunds@2", gate="agreemnet > .5", deployment="o-unseen", reports=Operations(rooms).reports)
+    assert present(rooms, "o-unseen").head == "refunds@1"
+
+
+def test_what_is_no_shadow_is_not_promoted(rooms: Rooms) -> None:
+    recorded(rooms, "o-none", "refunds@1", shadow=["refunds@2"])
+    with pytest.raises(HeadNotFound) as missing:
+        promote(rooms, "refunds@1", deployment="o-none")
+    assert str(missing.value) == (
+        "no head 'refunds@1' in the shadows and canaries of deployment 'o-none'. It has: 'refunds@2'."
+    )
+    with pytest.raises(HeadNotFound):
+        promote(rooms, "refunds@77", deployment="o-none")
+    with pytest.raises(DeploymentNotFound) as nobody:
+        promote(rooms, "refunds@2", deployment="o-nobody")
+    assert "no deployment 'o-nobody' in store" in str(nobody.value)
+
+
+def test_a_shadow_of_several_deployments_is_promoted_where_one_is_named(served: Served, tmp_path: Any, tiny_model: Any) -> None:
+    from tests.serve.conftest import make_store
+
+    rooms = make_store(tmp_path / "a store", tiny_model).rooms
+    for name in ("one", "two"):
+        recorded(rooms, name, "refunds@1", shadow=["refunds@2"])
+    with pytest.raises(InvalidArguments) as several:
+        promote(rooms, "refunds@2")
+    assert str(several.value) == (
+        "promote 'refunds@2': refunds@2 is a shadow of several deployments: one, two; name one with deployment=."
+    )
+    promote(rooms, "refunds@2", deployment="two")
+    assert (present(rooms, "one").head, present(rooms, "two").head) == ("refunds@1", "refunds@2")
+    assert promote(rooms, "refunds@2").deployment == "one", "it is a shadow of one alone now"
+    with pytest.raises(HeadNotFound) as missing:
+        promote(rooms, "refunds@2")
+    assert str(missing.value) == (
+        "no head 'refunds@2' in the shadows and canaries of the deployments. It has: 'refunds@1'."
+    )
+
+
+def test_a_shadow_of_another_encoder_is_not_promoted_over_a_log_that_does_not_keep_its_vectors(house: Served) -> None:
+    rooms = house.rooms
+    recorded(rooms, "o-log", "refunds@1", shadow=["colours@1"], log="kept")
+    with pytest.raises(PassportMismatch) as misfit:
+        promote(rooms, "colours@1", deployment="o-log")
+    assert "the log of deployment 'o-log', which holds what head 'colours@1' encodes," in str(misfit.value)
+    assert present(rooms, "o-log").number == 1
+
+
+def test_rolling_back_brings_the_head_before_and_rolling_back_again_the_one_after(rooms: Rooms) -> None:
+    recorded(rooms, "o-back", "refunds@1", shadow=["refunds@2"], keep=["product"])
+    promote(rooms, "refunds@2", deployment="o-back")
+    back = rollback(rooms, "o-back")
+    assert (back.number, back.before, back.after, back.why) == (
+        3, "refunds@2", "refunds@1", "rolled back from refunds@2 to refunds@1, record 1",
+    )  # fmt: skip
+    assert heads(present(rooms, "o-back")) == ("refunds@1", ["refunds@2"], None)
+    forth = rollback(rooms, "o-back")
+    assert (forth.number, forth.after) == (4, "refunds@2")
+    first = rollback(rooms, "o-back", to=1)
+    assert (first.number, first.after) == (5, "refunds@1")
+    history = deployment_history(rooms.catalog, "o-back")
+    assert [each.head for each in history] == ["refunds@1", "refunds@2", "refunds@1", "refunds@2", "refunds@1"]
+    assert history[0].why is None
+
+
+def test_there_must_be_a_record_to_return_to(rooms: Rooms) -> None:
+    recorded(rooms, "o-first", "refunds@1")
+    for to, wanted in ((None, "an earlier record with another head"), (7, "record 7")):
+        with pytest.raises(InvalidArguments) as nothing:
+            rollback(rooms, "o-first", to=to)
+        assert str(nothing.value) == f"rollback 'o-first': there is no {wanted}; there are: 1 (refunds@1)."
+    with pytest.raises(DeploymentNotFound):
+        rollback(rooms, "o-nobody")
+
+
+def test_the_store_has_its_deployments_with_their_history_reports_and_promotions(served: Served) -> None:
+    rooms = served.rooms
+    recorded(rooms, "o-store", "refunds@1", shadow=["refunds@2"])
+    seen(rooms, "o-store", "refunds@1", "refunds@2", [("card", "card")] * 9 + [("card", "money")])
+    store = raystore.open(served.root, create=False)
+    assert "o-store" in list(store.deployments)
+    assert store.deployments["o-store"].head == "refunds@1"
+    [report] = store.deployments.reports("o-store")
+    assert (report.n_paired, report.agreement.value if report.agreement else None) == (10, 0.9)
+    labels = store.sql("SELECT 'r9' AS id, 'money' AS label").to_arrow()
+    [labelled] = store.deployments.reports("o-store", labels=labels)
+    assert labelled.n_labelled == 1
+    done = store.deployments.promote("refunds@2", deployment="o-store", gate="agreement >= .9")
+    assert done.number == 2
+    assert [each.why for each in store.deployments.history("o-store")] == [
+        None, "promoted refunds@2 over refunds@1: agreement >= 0.9",
+    ]  # fmt: skip
+    assert store.deployments.rollback("o-store").after == "refunds@1"
+    with pytest.raises(DeploymentNotFound) as missing:
+        store.deployments.get("o-nobody")
+    assert f"no deployment 'o-nobody' in store '{served.root}'." in str(missing.value)
+    with pytest.raises(InvalidArguments, match="it has no review queue"):
+        store.deployments.review("o-store")
