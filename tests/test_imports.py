@@ -22,8 +22,10 @@ ORDER = [
 # The demo draws through the command line's output, and the command line starts the demo; both are outermost.
 ALLOWED = {("demo", "cli")}
 KNOW_RAY = {
-    "session.py", "data/pool.py", "data/snapshots/to_ray.py", "data/query/to_ray.py", "index/build/run.py", "index/live/actors.py",
-    "train/fit.py", "train/sweep.py", "train/ray_train.py", "fine_tune/fit.py", "fine_tune/sweep.py", "serve/run/deploy.py", "serve/run/graph.py", "serve/run/build.py", "serve/run/away.py", "serve/run/process.py", "doctor.py",
+    "session.py", "data/pool.py", "data/snapshots/to_ray.py", "data/query/to_ray.py", "index/build/run.py",
+    "index/live/actors.py", "train/fit.py", "train/sweep.py", "train/ray_train.py", "fine_tune/fit.py",
+    "fine_tune/sweep.py", "serve/run/deploy.py", "serve/run/graph.py", "serve/run/build.py", "serve/run/away.py",
+    "serve/run/process.py", "doctor.py",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import psutil
 from serving.load import Answers, arrivals, closed, poisson
 from serving.servers import Raystore, raystore
 from serving.store import Kept, questions
-from serving.turns import middle, show, side_by_side
+from serving.turns import answered, middle, show, side_by_side
 
 import raystore as library
 
@@ -83,7 +83,7 @@ def overhead(kept: Kept, *, rounds: int = 7, seconds: float = 4.0) -> dict[str, 
         def ask(name: str, turn: int) -> Answers:
             if name == "encoder":
                 return bare(turn * 997)
-            return closed(server.address, ways[name], connections=1, seconds=seconds, start=turn * 997)
+            return answered(name, closed(server.address, ways[name], connections=1, seconds=seconds, start=turn * 997))
 
         for name in ("encoder", *ways):
             ask(name, 0)  # rules compiled, log opened, code warm
@@ -124,7 +124,7 @@ def shadow(kept: Kept, *, rounds: int = 6, seconds: float = 20.0) -> dict[str, A
             due = poisson(peak / 2, seconds, seed=turn)
             found = arrivals(server.address, ways["off" if name == "off again" else name], due, start=turn * 997)
             _settle(server)
-            return found
+            return found if name == "candidate" else answered(name, found)
 
         found = side_by_side(["off", "on", "off again", "candidate"], ask, rounds)
         seen = {name: _metric(server, "raystore_shadow_predictions_total", name) for name in ("on", "candidate")}
@@ -152,6 +152,7 @@ def shadow(kept: Kept, *, rounds: int = 6, seconds: float = 20.0) -> dict[str, A
         **kinds,
         "ms": {name: {f"p{q}": middle([a.ms(q) for a in each]) for q in (50, 99)} for name, each in found.items()},
         "peak_per_s": round(peak, 1),
+        "failed_under_candidate": sum(each.failed for each in found["candidate"]),
         "shadow_predictions": seen,
         "dropped": lost,
         "rounds": rounds,

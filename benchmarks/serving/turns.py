@@ -27,7 +27,7 @@ def answered(name: str, answers: Answers) -> Answers:
 
 
 def one_by_one(
-    starts: Mapping[str, Callable[[], AbstractContextManager[Server]]],
+    starts: Starts,
     ask: Callable[[str, Server], dict[str, Answers]],
     rounds: int,
 ) -> dict[str, dict[str, list[Answers]]]:
@@ -50,7 +50,7 @@ def side_by_side(names: Sequence[str], ask: Callable[[str, int], Answers], round
     found: dict[str, list[Answers]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in turned(names, turn):
-            found[name].append(answered(name, ask(name, turn)))
+            found[name].append(ask(name, turn))
     return found
 
 

@@ -15,8 +15,8 @@ from raystore.collection import Collection
 from raystore.encoders.bridged import read_bridge
 from raystore.errors import InvalidArguments, InvalidRows, PassportMismatch, SqlRefused
 from raystore.migrate.bridge import Bridged
-from raystore.serve.http.app import make_app
 from raystore.serve.answer.loading import Rooms
+from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import deployment_records
 from raystore.store import Store

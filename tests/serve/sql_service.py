@@ -20,9 +20,9 @@ from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable
 from raystore.data.columns import vector_array, vector_field
 from raystore.data.tables.table import register_table
-from raystore.serve.http.app import make_app
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.answer.orchestrator import Orchestrator
+from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.read import parse_spec
 

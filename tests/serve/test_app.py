@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from raystore.serve.wire import common, log, openai, predict, search, sql
-from raystore.serve.http.app import make_app
 from raystore.serve.answer.orchestrator import Orchestrator
+from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
-from tests.serve.conftest import recorded, Served
+from raystore.serve.wire import common, log, openai, predict, search, sql
+from tests.serve.conftest import Served, recorded
 
 CANARY = "CANARY-7f3a-uncanny"
 LOOPBACK = "http://127.0.0.1:8000"

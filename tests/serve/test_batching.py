@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +11,7 @@ import pytest
 
 from raystore.encoders.items import Encoded, Item
 from raystore.encoders.passport import Passport, TextPart
-from raystore.errors import ItemsUnusable
+from raystore.errors import DeadlineMissed, ItemsUnusable
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.spec.app import Batch
 from raystore.vectors import mark
@@ -128,3 +130,18 @@ def test_each_item_without_a_vector_says_why() -> None:
         encoder.encode([b"bad"])
     assert (raised.value.n_items, list(raised.value.problems)) == (1, [(0, "is cut off")])
     assert encoder.encode([]).shape == (0, 1)
+
+
+def test_a_caller_whose_time_is_up_does_not_wait_for_a_busy_encoder_and_its_items_are_not_encoded(
+    crowd: Crowd, inner: Lengths
+) -> None:
+    busy = crowd._encoder
+    with pytest.raises(DeadlineMissed) as missed:
+        busy.encode(["late"], until=time.monotonic() + 0.01)
+    assert str(missed.value).endswith(" s, and they ran out before it was encoded. Nothing was answered.")
+    with pytest.raises(DeadlineMissed):
+        asyncio.run(busy.encode_soon(["later"], until=time.monotonic() + 0.01))
+    assert crowd.ask([]) == []
+    assert busy.encode(["yy"], until=time.monotonic() + 60).tolist() == [[2]]
+    assert asyncio.run(busy.encode_soon(["zzz"], until=time.monotonic() + 60)).tolist() == [[3]]
+    assert inner.batches == [1, 1, 1]

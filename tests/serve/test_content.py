@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raystore.errors import BodyTooLarge
-from raystore.serve.wire.content import is_image, read_items, read_rows
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.spec.app import Limits
+from raystore.serve.wire.content import is_image, read_items, read_rows
 from tests.pictures import data_url, gif, png
 
 LIMITS = Limits(max_items=6, max_chars=20, max_image_bytes=5_000, max_image_pixels=10_000, max_image_frames=3)

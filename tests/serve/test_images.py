@@ -12,7 +12,7 @@ from raystore.data.collection import CollectionTable
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec
 from tests.pictures import PICTURES, data_url
-from tests.serve.conftest import recorded, Served
+from tests.serve.conftest import Served, recorded
 
 RED, BLUE = PICTURES[0], PICTURES[3]
 

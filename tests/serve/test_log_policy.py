@@ -39,7 +39,7 @@ def test_a_required_row_is_durable_before_the_answer_with_the_columns_that_the_c
     serving: Serving, served: Served, kept: CollectionTable
 ) -> None:
     service = serving.serve({"l-all": {"head": "refunds@2", "log": kept.name}})
-    item = {
+    item: dict[str, Any] = {
         "id": "a", "text": f"{TEXT} {CANARY}", "subject": "c-9", "tenant": "acme", "time": "2026-11-01T12:00:00Z",
         "columns": {"product": "visa", "colour": "not a column of the collection"},
     }  # fmt: skip

@@ -11,7 +11,7 @@ from raystore.lineage import trace
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec
 from raystore.train.classify.register import Classifiers, register_classifier
-from tests.serve.conftest import recorded, CARD, COLOUR, MONEY, Served
+from tests.serve.conftest import CARD, COLOUR, MONEY, Served, recorded
 
 
 def test_a_deployment_of_neighbours_learns_from_rows_that_are_logged_forgets_erased_ones_and_names_where_it_asks(

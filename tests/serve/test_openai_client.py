@@ -11,8 +11,8 @@ import openai
 import pytest
 import uvicorn
 
-from raystore.serve.http.app import make_app
 from raystore.serve.door.auth import Door
+from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
 from tests.pictures import data_url, gif, png
 from tests.serve.conftest import Served

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -35,7 +36,7 @@ def recorder(rooms: Rooms) -> Iterator[Recorder]:
 
 @pytest.fixture(scope="module")
 def service(rooms: Rooms, recorder: Recorder) -> Service:
-    deployments = {
+    deployments: dict[str, dict[str, Any]] = {
         "h-shadowed": {"head": "refunds@1", "shadow": ["refunds@2"], "log": "kept"},
         "h-looked": {
             "head": "refunds@2", "review": {"table": "h_reviewed", "sample": 1}, "keep": ["product"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_heads_of_every_task_answer_in_their_own_shape(whole_serving: Serving, w
     shapes = {"w-classes": Prediction, "w-number": NumberPrediction, "w-labels": LabelsPrediction}
     for name, shape in shapes.items():
         body = checked(service.ask(name, asked))
-        assert type(PredictAnswer.model_validate(body).predictions[0]) is shape
+        assert isinstance(PredictAnswer.model_validate(body).predictions[0], shape)
         assert body["lineage"]["snapshot"]["number"] == 1
     assert service.ask("w-classes", asked)["predictions"][0]["label"] == whole.groups[0]
     value = service.ask("w-number", asked)["predictions"][0]["value"]
@@ -280,7 +281,7 @@ def test_routes_that_never_end_are_refused_and_four_in_a_row_are_not(serving: Se
         "predict 'p-a': more than 4 rules route one item on, from p-a to p-b at last.",
     )
     names = ["p-1", "p-2", "p-3", "p-4", "p-5"]
-    row = serving.serve({**{a: to(b) for a, b in zip(names, names[1:], strict=False)}, "p-5": {"head": "refunds@1"}})
+    row = serving.serve({**{a: to(b) for a, b in pairwise(names)}, "p-5": {"head": "refunds@1"}})
     body = row.ask("p-1", {"text": TEXT})
     assert body["predictions"][0]["rules"] == ["to-p-2", "to-p-3", "to-p-4", "to-p-5"]
     assert body["others"][0]["deployment"] == "p-5"
@@ -311,7 +312,7 @@ def test_a_quota_counts_nothing_of_a_request_that_is_refused(serving: Serving) -
 
 def answered_by(service: Service, name: str, items: list[dict[str, Any]], fingerprint: str) -> dict[str, str]:
     body: dict[str, Any] = {"predictions": []}
-    by = {}
+    by: dict[str, str] = {}
     for start in range(0, len(items), 250):
         body = checked(service.ask(name, {"items": items[start : start + 250], "fingerprint": fingerprint}))
         by |= {p["id"]: p["by"] for p in body["predictions"]}

@@ -100,7 +100,7 @@ def test_a_gate_that_does_not_hold_says_by_how_much_and_nothing_is_changed(rooms
         promote(rooms, "refunds@2", gate="accuracy_gain.low > 0", deployment="o-held", reports=reports)
     assert str(untold.value) == (
         "head 'refunds@2' is not promoted: accuracy_gain.low > 0 does not hold (accuracy_gain.low has no value: "
-        "no pair has a label). Nothing was changed."
+        "no pair has a label yet). Nothing was changed."
     )
     assert [each.number for each in deployment_history(rooms.catalog, "o-held")] == [1]
 
@@ -132,7 +132,9 @@ def test_what_is_no_shadow_is_not_promoted(rooms: Rooms) -> None:
     assert "no deployment 'o-nobody' in store" in str(nobody.value)
 
 
-def test_a_shadow_of_several_deployments_is_promoted_where_one_is_named(served: Served, tmp_path: Any, tiny_model: Any) -> None:
+def test_a_shadow_of_several_deployments_is_promoted_where_one_is_named(
+    served: Served, tmp_path: Any, tiny_model: Any
+) -> None:
     from tests.serve.conftest import make_store
 
     rooms = make_store(tmp_path / "a store", tiny_model).rooms

@@ -144,7 +144,9 @@ def test_what_was_answered_and_what_a_shadow_says_stand_side_by_side(recorded_: 
         service.ask("r-pairs", item, headers={"x-request-id": f"req-{i}"})
     rows = recorded_.kept("r-pairs")
     assert [(row["id"], row["role"], row["head"], row["request_id"]) for row in rows] == [
-        (f"x-{i}:refunds@{n}", role, f"refunds@{n}", f"req-{i}") for i in range(3) for n, role in ((1, "shadow"), (2, "live"))
+        (f"x-{i}:refunds@{n}", role, f"refunds@{n}", f"req-{i}")
+        for i in range(3)
+        for n, role in ((1, "shadow"), (2, "live"))
     ]
     assert {row["product"] for row in rows} == {"visa"}
     assert [row["subject"] for row in rows] == ["c-0", "c-0", "c-1", "c-1", "c-2", "c-2"]
@@ -271,9 +273,10 @@ def test_a_shadow_rule_that_sleeps_is_late_alone(recorded_: Recorded) -> None:
 
 def _rows(rooms: Rooms, name: str) -> list[Any]:
     try:
-        return Predictions.open(rooms.catalog, name).read().to_pylist()
+        rows: list[Any] = Predictions.open(rooms.catalog, name).read().to_pylist()
     except CollectionNotFound:
         return []
+    return rows
 
 
 def test_rules_in_shadow_are_counted_and_one_that_raises_harms_nothing(
@@ -295,6 +298,8 @@ def test_rules_in_shadow_are_counted_and_one_that_raises_harms_nothing(
     assert recorded_.count(table.RULES_FIRED, "r-rules", "would-block") == 2
     assert recorded_.count(table.RULES_FIRED, "r-rules", "would-abstain") == 4
     assert recorded_.count(table.RULES_FIRED, "r-rules", "broken") == 0
+    assert recorded_.count(table.HOOKS_FAILED, "r-rules", "broken") == 4
+    assert "the hook of rule 'broken' of deployment r-rules raised ValueError at its line " in caplog.text
     assert CANARY not in caplog.text
 
 

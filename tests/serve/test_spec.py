@@ -8,7 +8,7 @@ from raystore.errors import InvalidArguments, PassportMismatch
 from raystore.serve.spec.deployment import LogSpec
 from raystore.serve.spec.read import load_spec, parse_spec
 from raystore.serve.spec.records import deployment_records
-from tests.serve.conftest import recorded, Served
+from tests.serve.conftest import Served, recorded
 
 
 def problems(value: object) -> list[str]:

@@ -20,10 +20,10 @@ from raystore.access import ApiKeys, Verb
 from raystore.catalog import Catalog
 from raystore.data.sandbox.process import SandboxLimits, SqlSandbox
 from raystore.layout import Layout
-from raystore.serve import sql_wire
-from raystore.serve.http.app import make_app
 from raystore.serve.answer.loading import Rooms
+from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec
+from raystore.serve.wire import sql as sql_wire
 from tests.serve.sql_service import CANARY, LIMITS, SqlService, make_sql_store, serving
 
 pytestmark = pytest.mark.model  # a service and its processes: seconds, not milliseconds

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystore.access import LOCAL, Rates
 from raystore.serve.door.auth import Door
 from raystore.serve.door.rates import Buckets
 from raystore.serve.http.app import make_app
@@ -158,7 +158,7 @@ EXPECTED = [
 @given(cuts=st.lists(st.integers(0, len(MIXED)), max_size=12))
 def test_wherever_the_body_is_cut_into_chunks_the_answer_is_the_same(service: Service, cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(MIXED)]
-    chunks = [MIXED[a:b] for a, b in zip(places, places[1:], strict=False)]
+    chunks = [MIXED[a:b] for a, b in pairwise(places)]
     assert said(lines_of(service, chunks)) == EXPECTED
 
 

@@ -1,4 +1,5 @@
-"""What predictions leave in a collection: the embedding and kept columns of an item, never its content.
+"""What predictions leave in a collection: the embedding and kept columns of an item; its content only where the collection's owner
+chose to keep that (`keep_source`).
 
 Required: durable before the answer. Else behind a bounded queue, which one thread empties in groups; what does not fit is
 dropped and counted. A row's id is the item's, so a request that is repeated under its id leaves one row. The content goes along

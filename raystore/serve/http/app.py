@@ -61,13 +61,13 @@ def make_app(
     handle_errors(app)
     _add_status_routes(app, provider)
     security = [Security(HTTPBearer(auto_error=False, description="An API key of the store."))] if door.demands_key else []
-    router = APIRouter()
+    router = APIRouter(prefix="/v1")  # here, so that a route knows its whole path, which metrics name it by
     add_predict_routes(router, provider, spec.limits)
     add_routes(router, provider, spec.limits, Threads())
     if operator is not None:
         add_operate_routes(router, provider, operator, History())
         add_metrics_route(app, operator.series)
-    app.include_router(router, prefix="/v1", dependencies=security)
+    app.include_router(router, dependencies=security)
     _describe_read_bodies(app, PredictRequest, PredictItem, StreamLine)
     # Added from the inside out.
     app.add_middleware(BodyLimit, max_bytes=spec.limits.max_body_bytes)

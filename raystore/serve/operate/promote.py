@@ -69,6 +69,7 @@ def promote(
     before = record.head
     why = f"promoted {label} over {before}" + (f": {verdict.gate}" if verdict else "")
     alias = _alias_of(record.asked, found.name)
+    named = _named_by_file(deployment_history(rooms.catalog, record.name))
     spec = _promoted(record, label)
     new = rooms.resolved(record.name, spec)
     published = publish_record(
@@ -83,7 +84,7 @@ def promote(
         after=label,
         why=why,
         alias=f"{found.name}@{alias}" if alias else None,
-        file_names=None if alias else record.asked,
+        file_names=None if alias else named,
         verdict=verdict,
     )
 
@@ -120,8 +121,13 @@ def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promote
         after=chosen.head,
         why=why,
         alias=f"{name}@{alias}" if alias else None,
-        file_names=None if alias else present.asked,
+        file_names=None if alias else _named_by_file(history),
     )
+
+
+def _named_by_file(history: Sequence[DeploymentRecord]) -> str:
+    """How the deployment's file names its head: what was last recorded by anything but a promotion or a roll-back."""
+    return next((each.asked for each in reversed(history) if each.why is None), history[-1].asked)
 
 
 def _record(rooms: Rooms, name: str) -> DeploymentRecord:

@@ -101,7 +101,7 @@ class _Deployment:
         if record.rules != self._looked_at:  # their quotas count on otherwise
             if self._rules is not None:
                 self._rules.close()
-            looks = self._looks(Rules(record.rules)) if record.rules.shadow else None
+            looks = self._looks(Rules(record.rules, failed=self._hook_failed)) if record.rules.shadow else None
             self._rules = self._lane(f"rules-{record.name}", looks) if looks else None
             self._looked_at = record.rules
         self._drifting.expect(record)
@@ -187,6 +187,10 @@ class _Deployment:
         if self._review is None or (self._review.table, self._review.most) != (policy.table, policy.most):
             self._review = ReviewQueue(self._rooms.catalog, self.record.name, kept, policy.table, most=policy.most)
         return self._review
+
+    def _hook_failed(self, rule: str, found: str) -> None:
+        log.warning("the hook of rule '%s' of deployment %s %s", rule, self.record.name, found)
+        self._metrics.count(table.HOOKS_FAILED, self.record.name, rule)
 
     def _dropped(self, reason: str, n: int) -> None:
         self._metrics.count(table.SHADOW_DROPPED, self.record.name, reason, by=n)

@@ -74,13 +74,19 @@ class RecordingReplica:
         self._merger = Merger()
         self._operations = Operations(self._rooms)
         self._recorder: Recorder | None = None
+        self._watch = Watch()
         self._follower = Follower(self._rooms.catalog, self._change)
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
         records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
-        if self._recorder is None:
-            self._recorder = Recorder(self._rooms, Watch(**config["watch"]), self._metrics)
-            limit_memory(self._memory_mb)
+        watch = Watch(**config["watch"])
+        if self._recorder is None or watch != self._watch:
+            before, self._recorder = self._recorder, Recorder(self._rooms, watch, self._metrics)
+            if before is None:
+                limit_memory(self._memory_mb)
+            else:
+                before.close()
+        self._watch = watch
         self._follower.follow(records)
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:

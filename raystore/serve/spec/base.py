@@ -26,7 +26,7 @@ def _is_head(value: str) -> str:
 HeadName = Annotated[str, AfterValidator(_is_head)]
 
 
-def short_for(field: str) -> BeforeValidator:
+def short_for(field: str, model: type[Strict]) -> BeforeValidator:
     """A string may stand for the whole mapping: `log: tickets` is `log: {collection: tickets}`."""
 
     def expand(value: Any) -> Any:
@@ -36,7 +36,7 @@ def short_for(field: str) -> BeforeValidator:
             raise ValueError(f"expected a text, or a mapping with {field}")
         return value
 
-    return BeforeValidator(expand)
+    return BeforeValidator(expand, json_schema_input_type=str | model)
 
 
 class Scaling(Strict):
@@ -68,7 +68,7 @@ def _in_order(value: Scaling) -> Scaling:
     return value
 
 
-Replicas = Annotated[Scaling, BeforeValidator(_one_number), AfterValidator(_in_order)]
+Replicas = Annotated[Scaling, BeforeValidator(_one_number, json_schema_input_type=int | Scaling), AfterValidator(_in_order)]
 
 
 class Placed(Strict):

@@ -56,13 +56,13 @@ class DeploymentSpec(Strict):
     An alias is looked up when the deployment is recorded; what answers is that version until it is deployed again or promoted.
     """
 
-    head: Annotated[HeadSpec, short_for("name")]
+    head: Annotated[HeadSpec, short_for("name", HeadSpec)]
     through: str | None = None  # a bridge, by which a newer encoder reads the items and the head is asked all the same
-    log: Annotated[LogSpec, short_for("collection")] | None = None
-    shadow: list[Annotated[ShadowSpec, short_for("head")]] = Field(default_factory=list, max_length=16)
+    log: Annotated[LogSpec, short_for("collection", LogSpec)] | None = None
+    shadow: list[Annotated[ShadowSpec, short_for("head", ShadowSpec)]] = Field(default_factory=list, max_length=16)
     canary: CanarySpec | None = None
     rules: RulesSpec = RulesSpec()
-    review: Annotated[ReviewSpec, short_for("table")] | None = None
+    review: Annotated[ReviewSpec, short_for("table", ReviewSpec)] | None = None
     keep: list[str] = Field(
         default_factory=list,
         max_length=100,

@@ -1,0 +1,145 @@
+"""`raystore serve check`: what a file would run, and everything that does not fit, before anything is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raystore.errors import InvalidArguments, PassportMismatch
+from raystore.serve.answer.loading import Rooms
+from raystore.serve.operate.check import check, refuse_misfits
+from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.records import deployment_records
+from tests.serve.conftest import Served
+
+
+@pytest.fixture(scope="module")
+def rooms(house: Served) -> Rooms:
+    return house.rooms
+
+
+def problems(rooms: Rooms, **spec: Any) -> list[str]:
+    found = check(AppSpec.model_validate(spec), rooms)
+    assert found.fits == (not found.problems)
+    return list(found.problems)
+
+
+def test_a_file_that_fits_is_drawn_and_nothing_is_recorded(rooms: Rooms, house: Served) -> None:
+    spec = {
+        "port": 8123,
+        "replicas": {"min": 1, "max": 4},
+        "encoders": {"photos": {"gpu": 0.5, "cpus": 2, "replicas": 2}},
+        "grpc": {"port": 9123},
+        "deployments": {
+            "c-triage": {
+                "head": "refunds@2",
+                "log": {"collection": "tickets", "sample": 0.5},
+                "shadow": [{"head": "refunds@1", "sample": 0.25}, "colours@1"],
+                "rules": {
+                    "before": [{"name": "old", "when": "product = 'old'", "route": "c-photos"}],
+                    "after": [{"name": "unsure", "least": {"*": 0.5}}, {"name": "look", "review": True}],
+                },
+                "review": "reviewed",
+                "keep": ["product"],
+            },
+            "c-photos": {
+                "head": {"name": "colours", "own": True, "gpu": 0.25},
+                "log": {"collection": "everything", "required": False},
+            },
+        },
+    }
+    found = check(AppSpec.model_validate(spec), rooms)
+    assert found.problems == ()
+    tiny, photos = (rooms.encoders.get(name).label for name in ("tiny", "photos"))
+    assert found.graph() == (
+        "http://127.0.0.1:8123 ─▶ orchestrator × 1 to 4\n"
+        "grpc://127.0.0.1:9123 ─┘\n"
+        "├─ c-triage\n"
+        "│  ├─ rules before: old\n"
+        f"│  ├─ encoder {tiny} (in the orchestrator)\n"
+        "│  ├─ head refunds@2\n"
+        "│  ├─ rules after: unsure, look\n"
+        "│  ├─ log ─▶ collection tickets, before the answer, 50% of them\n"
+        "│  ├─ shadow refunds@1, 25% of requests\n"
+        f"│  ├─ shadow colours@1, 100% of requests, encodes with {photos}\n"
+        "│  └─ review ─▶ table reviewed\n"
+        "└─ c-photos\n"
+        f"   ├─ encoder {photos} (a deployment of its own × 2, 2 cores, 0.5 GPU)\n"
+        "   ├─ head colours@1 (a deployment of its own × 1, 1 cores, 0.25 GPU)\n"
+        "   └─ log ─▶ collection everything, behind the answer"
+    )
+    assert not {"c-triage", "c-photos"} & set(deployment_records(rooms.catalog))
+    refuse_misfits(AppSpec.model_validate(spec), rooms)
+
+
+def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
+    deployments = {
+        "c-head": {"head": "nothing@1"},
+        "c-log": {"head": "refunds@2", "log": "strange"},
+        "c-canary": {"head": "refunds@2", "canary": {"head": "colours@1", "percent": 5}},
+        "c-rules": {
+            "head": "refunds@2",
+            "rules": {
+                "before": [
+                    {"name": "there", "route": "c-rulse"},
+                    {"name": "late", "when": "confidence < 1", "refuse": "no"},
+                ],
+                "after": [{"name": "look", "review": True}, {"name": "call", "call": "nowhere.at_all:hook"}],
+            },
+        },
+        "c-keep": {"head": "refunds@2", "keep": ["label"], "review": "tickets"},
+    }
+    found = problems(
+        rooms, deployments=deployments, encoders={"nobody": {}}, collections=["tickets", "gone"], tables=["lost"],
+        tls={"certificate": "/nowhere/a.pem", "key": "/nowhere/b.pem"}, grpc={"port": 8000}, host="0.0.0.0",
+    )  # fmt: skip
+    starts = [
+        "deployments.c-head: no head 'nothing@1'",
+        "deployments.c-log: the log of deployment 'c-log', which holds what head 'refunds@2' encodes, expects ",
+        "deployments.c-canary: the canary of deployment 'c-canary', head 'colours@1', expects the live head's ",
+        "deployments.c-rules.rules: rule 'late': ",
+        "deployments.c-rules.rules: rule 'call': it calls 'nowhere.at_all:hook', which cannot be imported: ModuleNotFoundError",
+        "deployments.c-rules.rules: rule 'there': it routes to 'c-rulse', which is no deployment: did you mean 'c-rules'?",
+        "deployments.c-rules.rules: a rule sends to review, and there is no review queue: name its table in review:",
+        "deployments.c-keep.keep: 'label' is a column that predictions have (label)",
+        "deployments.c-keep.review: 'tickets' is a collection: name a table of its own",
+        "encoders.nobody: no encoder 'nobody'",
+        "collections: there is no collection 'gone'",
+        "tables: there is no table 'lost'",
+        "tls: there is no file '/nowhere/a.pem'",
+        "tls: there is no file '/nowhere/b.pem'",
+        "grpc.port is 8000, which HTTP listens on",
+        "host: ",
+    ]
+    assert len(found) == len(starts), "\n".join(found)
+    for problem, start in zip(found, starts, strict=True):
+        assert problem.startswith(start), problem
+
+
+def test_a_circle_of_routes_is_found_before_it_runs(rooms: Rooms) -> None:
+    def to(name: str) -> dict[str, Any]:
+        return {"head": "refunds@2", "rules": {"before": [{"name": f"to-{name}", "route": name}]}}
+
+    assert problems(rooms, deployments={"c-a": to("c-b"), "c-b": to("c-c"), "c-c": to("c-a")}) == [
+        "deployments.c-a.rules: rule 'to-c-b': it routes in a circle: c-a -> c-b -> c-c -> c-a",
+        "deployments.c-b.rules: rule 'to-c-c': it routes in a circle: c-b -> c-c -> c-a -> c-b",
+        "deployments.c-c.rules: rule 'to-c-a': it routes in a circle: c-c -> c-a -> c-b -> c-c",
+    ]
+
+
+def test_a_shadow_that_predicts_something_else_cannot_be_compared(whole: Any) -> None:
+    found = problems(whole.rooms, deployments={"c-tasks": {"head": "topics@1", "shadow": ["price@1"]}})
+    assert found == ["deployments.c-tasks.shadow: heads that predict different things (classes, number) cannot be compared"]
+
+
+def test_what_does_not_fit_is_not_deployed(rooms: Rooms) -> None:
+    with pytest.raises(PassportMismatch):
+        refuse_misfits(AppSpec.model_validate({"deployments": {"c-log": {"head": "refunds@2", "log": "strange"}}}), rooms)
+    both = {"deployments": {"c-two": {"head": "refunds@2", "keep": ["label"]}}, "grpc": {"port": 8000}}
+    with pytest.raises(InvalidArguments) as refused:
+        refuse_misfits(AppSpec.model_validate(both), rooms)
+    assert str(refused.value) == (
+        "deploy: deployments.c-two.keep: 'label' is a column that predictions have (label); "
+        "grpc.port is 8000, which HTTP listens on."
+    )
