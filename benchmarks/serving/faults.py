@@ -66,16 +66,16 @@ def rolling(kept: Kept, *, rounds: int = 3) -> dict[str, Any]:
     spec = own(replicas=2)
     spec["deployments"] = {"intent": {"head": "intent@1", "shadow": ["intent@2"]}}
     with raystore(kept, spec) as server:
-        done: list[str] = []
+        done = _Done()
 
         def change() -> None:
             for turn in range(1, rounds + 1):
                 time.sleep(PAUSE_S)
                 server.send("/v1/deployments/intent/promote", {"head": "intent@2"})
-                done.append("promoted intent@2")
+                done.say("promoted intent@2")
                 time.sleep(PAUSE_S)
                 server.send("/v1/deployments/intent/rollback", {})
-                done.append("rolled back")
+                done.say("rolled back")
                 time.sleep(PAUSE_S)
                 before = {each.pid for each in server.replicas("encoder-minilm")}
                 spec["encoders"]["minilm"]["batch"] = {
@@ -83,20 +83,20 @@ def rolling(kept: Kept, *, rounds: int = 3) -> dict[str, Any]:
                 }  # replicas made with something else are others
                 server.deploy(spec)
                 after = {each.pid for each in server.replicas("encoder-minilm")}
-                done.append(f"{len(before - after)} of {len(before)} encoder replicas replaced")
+                done.say(f"{len(before - after)} of {len(before)} encoder replicas replaced")
             time.sleep(PAUSE_S)
 
-        found = _under_load(server, change)
+        found = _under_load(server, change, done)
     return _changes("heads and encoder replicas changed", found, done)
 
 
 def kill(kept: Kept, *, seconds: float = 120.0) -> dict[str, Any]:
     """Failed requests at 50 a second while one of two encoder replicas is killed every ten seconds: the one that is longer there.
 
-    Where the other one is not up again after ten seconds, a kill waits for it, and says how long.
+    Where the other one is not up again after ten seconds, a kill waits for it.
     """
     with raystore(kept, own(replicas=2)) as server:
-        done: list[str] = []
+        done = _Done()
 
         def change() -> None:
             for _ in range(int(seconds / KILL_EVERY_S)):
@@ -107,32 +107,48 @@ def kill(kept: Kept, *, seconds: float = 120.0) -> dict[str, Any]:
                 ):
                     time.sleep(0.2)
                 min(ready, key=lambda each: each.create_time()).kill()
-                done.append(f"one of {len(ready)} killed after {time.monotonic() - begun:.1f} s")
+                done.say(f"one of {len(ready)} killed")
             time.sleep(PAUSE_S)
 
-        found = _under_load(server, change)
+        found = _under_load(server, change, done)
     return _changes("an encoder replica killed", found, done)
 
 
-def _under_load(server: Raystore, change: Callable[[], None]) -> Answers:
+class _Done:
+    """What was done, and when, in seconds since `begin`."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._begun = 0.0
+
+    def begin(self) -> None:
+        self._begun = time.monotonic()
+
+    def say(self, what: str) -> None:
+        self.lines.append(f"{time.monotonic() - self._begun:.1f} s: {what}")
+
+
+def _under_load(server: Raystore, change: Callable[[], None], done: _Done) -> Answers:
     """What became of requests while `change` ran."""
     requests = server.requests(questions())
     closed(server.address, requests, connections=8, seconds=3.0)
     with ThreadPoolExecutor(1) as thread:
+        done.begin()
         changing = thread.submit(change)
         found = arrivals(server.address, requests, evenly(RATE, lambda _: not changing.done()), look=_head)
         changing.result()
     return found
 
 
-def _changes(what: str, found: Answers, done: list[str]) -> dict[str, Any]:
+def _changes(what: str, found: Answers, done: _Done) -> dict[str, Any]:
     figures = {
         "requests": sum(found.statuses.values()),
         "failed": found.failed,
         "unsent": found.unsent,
         "statuses": {str(status) if status != BROKEN else "broken": n for status, n in sorted(found.statuses.items())},
         "heads": dict(found.words),
-        "done": done,
+        "done": done.lines,
+        "failed_at_s": {str(second): n for second, n in sorted(found.failed_at.items())},
         "p50_ms": round(found.ms(50), 1),
         "p99_ms": round(found.ms(99), 1),
         "worst_ms": round(found.ms(100), 1),

@@ -42,6 +42,7 @@ class Answers:
     wall_s: float = 0.0
     unsent: int = 0  # due when every connection was taken
     retry_after: int = 0  # refusals that say when to come again
+    failed_at: Counter[int] = field(default_factory=Counter)  # of `arrivals`: failures by the second they came in
 
     @property
     def good(self) -> int:
@@ -205,7 +206,10 @@ async def _arrivals(
     busy: set[_Connection] = set()
 
     def done(connection: _Connection, status: int, answer: bytes) -> None:
-        _count(found, status, time.perf_counter() - connection.since, answer, look)
+        now = time.perf_counter()
+        _count(found, status, now - connection.since, answer, look)
+        if status != 200:
+            found.failed_at[int(now - begun)] += 1
         busy.discard(connection)
         if connection.open:
             idle.append(connection)

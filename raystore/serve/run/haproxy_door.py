@@ -1,8 +1,9 @@
 """What Ray Serve starts in place of the HAProxy binary: narrows its configuration, then becomes HAProxy.
 
 Serve's template lets two more listeners stand open to every network, statistics and metrics; they are moved to
-sockets in HAProxy's own folder. Requests are marked as short. Where the folder holds a certificate, the front takes TLS alone. And the process asks the kernel to
-end with its parent, so that a Ray that was killed leaves no proxy holding the port. Runs on the standard library alone, in some 20 ms.
+sockets in HAProxy's own folder. Requests are marked as short. Where the folder holds a certificate, the front takes TLS
+alone. And the process asks the kernel to end with its parent, so that a Ray that was killed leaves no proxy holding the
+port. Runs on the standard library alone, in some 20 ms.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ replica finds within a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raystore.encoders.registry import Encoders
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _BATCH = 512  # items of one message to the recording process
 _PAUSE_S = 0.25
 _TELL_S = 10.0
-_GRPC_GRACE_S = 10.0
+_GRACE_S = 5.0
 
 
 class Ingress:
@@ -91,7 +91,7 @@ class Ingress:
             await server.start()
             self._grpc = server
         if before is not None:
-            await before.stop(_GRPC_GRACE_S)
+            await before.stop(_GRACE_S)
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
         """Serve these as the wanted spec says. One call at a time: the follower's."""
@@ -177,8 +177,17 @@ class Ingress:
         for name, record in records.items():
             self._metrics.set(table.DEPLOYMENT_INFO, 1, name, str(record.number), record.head, record.encoder)
 
+    async def _end(self) -> None:
+        """Before the process ends: answers under way are given, what waits to be logged or told goes out."""
+        if self._grpc is not None:
+            await self._grpc.stop(_GRACE_S)
+        if self._orchestrator is not None:
+            await asyncio.to_thread(self._orchestrator.drain, _GRACE_S)
+        if self._outbox is not None:
+            await asyncio.to_thread(self._outbox.close, _GRACE_S)
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return Front(lambda: self._app)
+        return Front(lambda: self._app, self._end)
 
 
 def _served(spec: AppSpec) -> tuple[object, ...]:
@@ -189,20 +198,22 @@ def _served(spec: AppSpec) -> tuple[object, ...]:
 class Front:
     """The application of the moment. Serve asks for one before it configures the replica, and never again."""
 
-    def __init__(self, present: Callable[[], ASGIApp | None]) -> None:
+    def __init__(self, present: Callable[[], ASGIApp | None], end: Callable[[], Awaitable[None]]) -> None:
         self._present = present
+        self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await self._live(receive, send)
             return
         app = self._present()
         assert app is not None  # a replica is configured before it is sent requests
         await app(scope, receive, send)
 
-
-async def _live(receive: Receive, send: Send) -> None:
-    kind = ""
-    while kind != "lifespan.shutdown":
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
+    async def _live(self, receive: Receive, send: Send) -> None:
+        kind = ""
+        while kind != "lifespan.shutdown":
+            kind = (await receive())["type"]
+            if kind == "lifespan.shutdown":
+                await self._end()
+            await send({"type": f"{kind}.complete"})

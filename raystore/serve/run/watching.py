@@ -1,4 +1,4 @@
-"""What a replica does beside answering: its metrics go to where they are merged, its encoders are tried, requests are logged and traced."""
+"""What a replica does beside answering: its metrics are merged with the others', its encoders tried, its requests logged and traced."""
 
 from __future__ import annotations
 
