@@ -78,9 +78,8 @@ def rolling(kept: Kept, *, rounds: int = 3) -> dict[str, Any]:
                 done.say("rolled back")
                 time.sleep(PAUSE_S)
                 before = {each.pid for each in server.replicas("encoder-minilm")}
-                spec["encoders"]["minilm"]["batch"] = {
-                    "wait_ms": float(turn)
-                }  # replicas made with something else are others
+                # Replicas that are made with something else are others.
+                spec["encoders"]["minilm"]["batch"] = {"wait_ms": float(turn)}
                 server.deploy(spec)
                 after = {each.pid for each in server.replicas("encoder-minilm")}
                 done.say(f"{len(before - after)} of {len(before)} encoder replicas replaced")

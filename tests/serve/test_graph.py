@@ -26,6 +26,7 @@ from tests.serve.conftest import CARD, Served, make_store
 pytestmark = pytest.mark.ray
 
 GRPC_PORT = free_port()
+ASKED: list[str] = []  # items of deployment triage
 CANARY = "CANARY-5d20-unwritten"
 TRIAGE = {
     "head": {"name": "refunds@1", "own": True},
@@ -63,6 +64,10 @@ def running(store: Served, ray_session: object) -> Iterator[Running]:
     running = deploy(store.root, spec, threads=1)
     yield running
     running.stop()
+    # The log is not required, so rows may have waited; they are written before a replica ends.
+    kept = set(raystore.open(store.root).collection("kept").to_arrow(columns=["id"])["id"].to_pylist())
+    assert ASKED
+    assert set(ASKED) <= kept
 
 
 @pytest.fixture
@@ -102,7 +107,10 @@ def running_replicas() -> tuple[int, int]:
 def predict(client: httpx.Client, text: str, name: str = "triage", **more: Any) -> Any:
     answer = client.post(f"/v1/predict/{name}", json={"text": text, **more})
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    said = answer.json()
+    if name == "triage":
+        ASKED.extend(each["id"] for each in said["predictions"])
+    return said
 
 
 def test_an_encoder_and_a_head_of_their_own_answer_as_those_inside_would(client: httpx.Client, store: Served) -> None:
