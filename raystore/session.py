@@ -131,7 +131,9 @@ def _started_ray(num_cpus: int | None, num_gpus: int | None) -> Any:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=temp,
             _node_ip_address="127.0.0.1",
-            _system_config={"max_direct_call_object_size": INLINE_CALL_BYTES},
+            # By default workers run at niceness 15: any other program of the machine would take the cores from a service, and half of
+            # a core's time from a job.
+            _system_config={"max_direct_call_object_size": INLINE_CALL_BYTES, "worker_niceness": 0},
         )
         # The raylet's remarks on actors that end come over another way than log_to_driver=False closes, and on
         # standard output, where they would stand in the middle of --json.

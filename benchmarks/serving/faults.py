@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import resource
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from serving.load import BROKEN, Answers, arrivals, closed, evenly
+from serving.load import BROKEN, UNANSWERED, Answers, arrivals, closed, evenly
 from serving.predict import COLOCATED, own
 from serving.servers import Raystore, memory_mb, raystore
 from serving.store import Kept, questions
@@ -21,6 +22,7 @@ MEMORY = 1.3
 ALLOWED = {200, 429, 503}
 RATE = 50.0  # requests a second while something changes
 PEAK_CLIENTS = 32
+CONNECTIONS = 4_096
 KILL_EVERY_S = 10.0
 AGAIN_S = 60.0
 PAUSE_S = 5.0
@@ -29,19 +31,19 @@ _HEAD = re.compile(rb'"lineage":\{[^}]*?"head":"([^"]+)"')
 
 def overload(kept: Kept, *, seconds: float = 60.0) -> dict[str, Any]:
     """Statuses, good answers and memory under ten times the peak, requests coming evenly whether or not others are answered."""
-    texts = questions()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # a socket for each request that waits
     with raystore(kept, COLOCATED) as server:
-        requests = server.requests(texts)
+        requests = server.requests(questions())
         closed(server.address, requests, connections=PEAK_CLIENTS, seconds=max(5.0, seconds / 6))
         peak = closed(server.address, requests, connections=PEAK_CLIENTS, seconds=max(5.0, seconds / 6)).rate
         replicas = server.replicas()
         held = memory_mb(replicas)
         with _Highest(lambda: memory_mb(replicas)) as highest:
-            found = arrivals(server.address, requests, evenly(TIMES * peak, lambda t: t < seconds), most=4_096)
+            found = arrivals(server.address, requests, evenly(TIMES * peak, lambda t: t < seconds), most=CONNECTIONS)
         after = closed(server.address, requests, connections=PEAK_CLIENTS, seconds=max(5.0, seconds / 6)).rate
-    statuses = {str(status) if status != BROKEN else "broken": n for status, n in sorted(found.statuses.items())}
     figures = {
-        "statuses": statuses,
+        "statuses": _statuses(found),
         "only_allowed": set(found.statuses) <= ALLOWED,
         "retry_after": found.retry_after,
         "unsent": found.unsent,
@@ -49,7 +51,7 @@ def overload(kept: Kept, *, seconds: float = 60.0) -> dict[str, Any]:
         "memory_over_before": round(highest.value / held, 3),
         "peak_after_over_before": round(after / peak, 3),
         "peak_per_s": round(peak, 1),
-        "asked_per_s": round(sum(found.statuses.values()) / found.wall_s, 1),
+        "asked_per_s": round((sum(found.statuses.values()) + found.unsent) / found.wall_s, 1),
         "p50_ms": round(found.ms(50), 1),
         "p99_ms": round(found.ms(99), 1),
         "memory_mb": [round(held), round(highest.value)],
@@ -144,7 +146,7 @@ def _changes(what: str, found: Answers, done: _Done) -> dict[str, Any]:
         "requests": sum(found.statuses.values()),
         "failed": found.failed,
         "unsent": found.unsent,
-        "statuses": {str(status) if status != BROKEN else "broken": n for status, n in sorted(found.statuses.items())},
+        "statuses": _statuses(found),
         "heads": dict(found.words),
         "done": done.lines,
         "failed_at_s": {str(second): n for second, n in sorted(found.failed_at.items())},
@@ -157,6 +159,11 @@ def _changes(what: str, found: Answers, done: _Done) -> dict[str, Any]:
     }
     show(f"{what}, {RATE:g} requests a second", [(name, str(value)) for name, value in figures.items()])
     return {"what": f"failed requests while: {what}, at {RATE:g} a second", **figures}
+
+
+def _statuses(found: Answers) -> dict[str, int]:
+    names = {BROKEN: "broken", UNANSWERED: "unanswered"}
+    return {names.get(status, str(status)): n for status, n in sorted(found.statuses.items())}
 
 
 def _head(answer: bytes) -> str | None:

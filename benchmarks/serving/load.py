@@ -18,7 +18,7 @@ from itertools import count, takewhile
 
 import numpy as np
 
-BROKEN = 0  # in place of a status: the connection ended before the answer did, or no answer came
+BROKEN, UNANSWERED = 0, 1  # in place of a status: the connection ended before the answer did; no answer came
 _IDLE_S = 1.0  # a connection that was idle longer is not used again: its server may just be closing it
 _ANSWER_S = 40.0  # how long answers are waited for after the last request
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -39,7 +39,8 @@ class Answers:
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     words: Counter[str] = field(default_factory=Counter)
-    wall_s: float = 0.0
+    wall_s: float = 0.0  # how long requests were sent
+    late: int = 0  # good answers that came after that
     unsent: int = 0  # due when every connection was taken
     retry_after: int = 0  # refusals that say when to come again
     failed_at: Counter[int] = field(default_factory=Counter)  # of `arrivals`: failures by the second they came in
@@ -54,8 +55,8 @@ class Answers:
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
-        return self.good / self.wall_s
+        """Good answers a second, while requests were sent."""
+        return (self.good - self.late) / self.wall_s
 
     def ms(self, percent: float) -> float:
         return float(np.percentile(self.seconds, percent)) * 1e3 if self.seconds else float("nan")
@@ -210,6 +211,8 @@ async def _arrivals(
         _count(found, status, now - connection.since, answer, look)
         if status != 200:
             found.failed_at[int(now - begun)] += 1
+        elif found.wall_s:
+            found.late += 1
         busy.discard(connection)
         if connection.open:
             idle.append(connection)
@@ -246,13 +249,13 @@ async def _arrivals(
         elif i % 64 == 0:
             await asyncio.sleep(0)  # late: answers are read all the same
         send(requests[(start + i) % len(requests)], begun + offset)
+    found.wall_s = time.perf_counter() - begun
     last = time.perf_counter() + _ANSWER_S
     while (opening or busy) and time.perf_counter() < last:
         await asyncio.sleep(0.01)
-    found.wall_s = time.perf_counter() - begun
     for connection in [*idle, *busy]:
         if connection.busy:
-            _count(found, BROKEN, 0, b"")
+            _count(found, UNANSWERED, 0, b"")
         connection.close()
     await asyncio.sleep(0)
     return found

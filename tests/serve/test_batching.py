@@ -145,3 +145,12 @@ def test_a_caller_whose_time_is_up_does_not_wait_for_a_busy_encoder_and_its_item
     assert busy.encode(["yy"], until=time.monotonic() + 60).tolist() == [[2]]
     assert asyncio.run(busy.encode_soon(["zzz"], until=time.monotonic() + 60)).tolist() == [[3]]
     assert inner.batches == [1, 1, 1]
+
+
+def test_an_encoder_that_was_closed_still_encodes_what_comes_late(inner: Lengths) -> None:
+    inner.go.set()
+    encoder = BatchingEncoder(inner)
+    assert encoder.encode(["y"]).tolist() == [[1]]
+    encoder.close()
+    for _ in range(3):
+        assert encoder.encode(["zz"]).tolist() == [[2]]

@@ -45,6 +45,18 @@ def misbehaving(hook: str) -> dict[str, Any]:
     return {"head": "refunds@1", "shadow": ["refunds@2"], "rules": {"after": [rule]}}
 
 
+APP = {
+    "deployments": {"triage": TRIAGE, "plain": {"head": "refunds@2"}, **{name: misbehaving(name) for name in BAD}},
+    "encoders": {"tiny": {"replicas": 2}},
+    "recording": {"memory_mb": 512},
+    "grpc": {"port": GRPC_PORT},
+}
+
+
+def spec_of(running: Running, **changes: Any) -> AppSpec:
+    return AppSpec.model_validate({**APP, "port": int(running.url.rsplit(":", 1)[1]), **changes})
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
     return make_store(tmp_path_factory.mktemp("graph") / "store", tiny_model)
@@ -52,16 +64,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
 
 @pytest.fixture(scope="module")
 def running(store: Served, ray_session: object) -> Iterator[Running]:
-    spec = AppSpec.model_validate(
-        {
-            "port": free_port(),
-            "deployments": {"triage": TRIAGE, "plain": {"head": "refunds@2"}, **{name: misbehaving(name) for name in BAD}},
-            "encoders": {"tiny": {"replicas": 2}},
-            "recording": {"memory_mb": 512},
-            "grpc": {"port": GRPC_PORT},
-        }
-    )
-    running = deploy(store.root, spec, threads=1)
+    running = deploy(store.root, AppSpec.model_validate({**APP, "port": free_port()}), threads=1)
     yield running
     running.stop()
     # The log is not required, so rows may have waited; they are written before a replica ends.
@@ -258,6 +261,29 @@ def test_a_killed_encoder_replica_and_a_killed_recorder_fail_no_request(client: 
         return id_ in [item["id"] for item in client.get("/v1/review/triage?limit=1000").json().get("items", [])]
 
     assert until(kept, 60)
+
+
+def test_the_batch_and_the_encoders_replicas_change_in_place_without_a_failed_request(
+    client: httpx.Client, running: Running, store: Served
+) -> None:
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=running.url, timeout=60) as each:
+            while not done.is_set():
+                statuses.append(each.post("/v1/predict/plain", json={"text": "red and blue"}).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        deploy(store.root, spec_of(running, batch={"wait_ms": 1}, encoders={"tiny": {"replicas": 1}}), threads=1)
+        assert until(lambda: running_replicas() == (1, 1), 120)
+    finally:
+        done.set()
+        asking.join()
+    assert set(statuses) == {200}
+    assert set(client.get("/readyz").json()["deployments"]) == {"triage", "plain", *BAD}
 
 
 def test_content_is_nowhere_on_its_way_to_an_encoder_of_its_own(client: httpx.Client, store: Served) -> None:

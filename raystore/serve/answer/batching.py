@@ -80,14 +80,14 @@ class BatchingEncoder:
         self._last = 0.0
         self._closing = False
         self._turns = turns
-        self._threads: list[threading.Thread] = []
+        self._running = 0  # threads
 
     def __len__(self) -> int:
         """Requests that wait."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """Let the threads end; what waits is still encoded."""
+        """Let the threads end; what waits, and what still comes, is encoded all the same."""
         with self._arrived:
             self._closing = True
             self._arrived.notify_all()
@@ -153,10 +153,9 @@ class BatchingEncoder:
     def _put(self, job: _Job) -> None:
         with self._arrived:
             self._waiting.append(job)
-            while len(self._threads) < self._turns:
-                thread = threading.Thread(target=self._run, name=f"raystore-encode-{self.label}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            while self._running < self._turns:
+                self._running += 1
+                threading.Thread(target=self._run, name=f"raystore-encode-{self.label}", daemon=True).start()
             self._arrived.notify()
 
     def _run(self) -> None:
@@ -164,6 +163,7 @@ class BatchingEncoder:
             with self._arrived:
                 self._arrived.wait_for(lambda: self._waiting or self._closing)
                 if not self._waiting:
+                    self._running -= 1
                     return
                 if time.monotonic() - self._last > _LULL_S:
                     self._expected = 1

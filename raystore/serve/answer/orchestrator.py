@@ -86,6 +86,7 @@ class Orchestrator:
         self._batch = batch
         self._where = where
         self._live: dict[str, Live] = {}
+        self._loaded: dict[str, ServedEncoder] = {}
         self._encoders: dict[str, BatchingEncoder] = {}
         self._log_lanes: dict[str, Lane[Row]] = {}
         self._loading = threading.Lock()
@@ -120,12 +121,14 @@ class Orchestrator:
 
     def adopt(self, other: Orchestrator) -> None:
         """Take over the encoders another orchestrator of this store has in memory, and the rows that wait there."""
-        self._encoders.update(other._encoders)
+        self._loaded.update(other._loaded)
         self._log_lanes.update(other._log_lanes)
 
     def close(self) -> None:
         """Let go of what does not end by itself. Requests under way are still answered."""
         self._sandbox.close()
+        for encoder in self.encoders:
+            encoder.close()
 
     def drain(self, wait_s: float) -> None:
         """Log what waits to be logged, for so long at most."""
@@ -140,7 +143,8 @@ class Orchestrator:
                 found = self._encoders.get(fingerprint)
                 if found is None:
                     limits, turns = self._batch(fingerprint)
-                    loaded = self._load_encoder(fingerprint)
+                    loaded = self._loaded.get(fingerprint) or self._load_encoder(fingerprint)
+                    self._loaded[fingerprint] = loaded
                     found = BatchingEncoder(loaded, limits, turns=turns, seen=partial(self._batched, loaded.label))
                     self._encoders[fingerprint] = found
         return found

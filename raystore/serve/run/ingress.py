@@ -96,6 +96,7 @@ class Ingress:
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
         """Serve these as the wanted spec says. One call at a time: the follower's."""
         spec, orchestrator = self._wanted, self._orchestrator
+        answering = orchestrator.live if orchestrator is not None else {}
         if orchestrator is None or _served(spec) != _served(self._spec):
             fresh = self._made(spec)
             if orchestrator is not None:
@@ -103,10 +104,11 @@ class Ingress:
                 orchestrator.close()
             orchestrator = fresh
         changed = {name: record for name, record in records.items() if self._records.get(name) != record}
-        same = {name: live for name, live in orchestrator.live.items() if name in records and name not in changed}
+        same = {name: live for name, live in answering.items() if name in records and name not in changed}
         share = 1 / spec.replicas.most
         live = self._rooms.live(changed, away=self._away_head, share=share, metrics=self._metrics)
-        orchestrator.update({**same, **live})
+        present = {**same, **live}
+        orchestrator.update({name: present[name] for name in records})
         self._tell_what_answers(records)
         self._records, self._spec, self._orchestrator = dict(records), spec, orchestrator
         self._door = door = self._rooms.door(spec)
