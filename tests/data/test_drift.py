@@ -94,7 +94,7 @@ def test_the_classifier_is_a_logistic_regression() -> None:
     """The many that are fitted together give scikit-learn's area, with its folds."""
     rows = np.concatenate([cloud(150, 1), cloud(120, 2, shift=0.5)])
     truth = np.arange(270) < 150
-    found = drifting._classifier_areas(rows, truth[None], np.random.default_rng(5))[0]
+    found = drifting.classifier_areas(rows, truth[None], np.random.default_rng(5))[0]
     folds = np.random.default_rng(5).permutation(270) % 5
     above = pairs = 0.0
     for fold in range(5):

@@ -95,14 +95,14 @@ class Ingress:
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
         """Serve these as the wanted spec says. One call at a time: the follower's."""
-        spec, orchestrator = self._wanted, self._orchestrator
-        answering = orchestrator.live if orchestrator is not None else {}
-        if orchestrator is None or _served(spec) != _served(self._spec):
-            fresh = self._made(spec)
-            if orchestrator is not None:
-                fresh.adopt(orchestrator)
-                orchestrator.close()
-            orchestrator = fresh
+        spec, before = self._wanted, self._orchestrator
+        answering = before.live if before is not None else {}
+        if before is None or _served(spec) != _served(self._spec):
+            orchestrator = self._made(spec)
+            if before is not None:
+                orchestrator.adopt(before)
+        else:
+            orchestrator = before
         changed = {name: record for name, record in records.items() if self._records.get(name) != record}
         same = {name: live for name, live in answering.items() if name in records and name not in changed}
         share = 1 / spec.replicas.most
@@ -118,6 +118,8 @@ class Ingress:
         )
         operator = Operator(self._rooms, self._watching.series, self._operate if self._recording is not None else None)
         self._app = make_app(lambda: self._orchestrator, spec, door, self._metrics, tellers, operator)
+        if before is not None and before is not orchestrator:
+            before.close()
 
     def _encoders(self, orchestrator: Orchestrator) -> list[BatchingEncoder]:
         """Those that stand in this process."""
