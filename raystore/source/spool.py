@@ -63,7 +63,7 @@ class Spool:
         self.folder = Path(folder).expanduser().absolute()
         self.max_bytes = max_bytes
         self._segment_bytes = segment_bytes
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._pid = os.getpid()
         self._sizes: dict[int, int] = {}
         self._last = self._pending = self._refused = self._refused_bytes = 0
@@ -164,17 +164,15 @@ class Spool:
 
     def restore(self) -> int:
         """Put the refused rows back behind the others, to be sent again; how many. A crash meanwhile may leave them in both places."""
-        records = [record for line in self._lines(self.folder / _REFUSED) if (record := from_line(line)) is not None]
-        with self._guard:
+        with self._guard:  # over all of it: what the sender sets aside meanwhile must not be unlinked with the rest
+            records = [record for line in self._lines(self.folder / _REFUSED) if (record := from_line(line)) is not None]
             room, self._refused_bytes = self._refused_bytes, 0  # they are only moved
-        try:
-            if records:
-                self.append(records)
-        except BaseException:
-            with self._guard:
+            try:
+                if records:
+                    self.append(records)
+            except BaseException:
                 self._refused_bytes = room
-            raise
-        with self._guard:
+                raise
             (self.folder / _REFUSED).unlink(missing_ok=True)
             self._refused = 0
         return len(records)

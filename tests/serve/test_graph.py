@@ -27,6 +27,7 @@ pytestmark = pytest.mark.ray
 
 GRPC_PORT = free_port()
 ASKED: list[str] = []  # items of deployment triage
+LAST: list[str] = []  # asked just before the service ended
 CANARY = "CANARY-5d20-unwritten"
 TRIAGE = {
     "head": {"name": "refunds@1", "own": True},
@@ -66,11 +67,16 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
 def running(store: Served, ray_session: object) -> Iterator[Running]:
     running = deploy(store.root, AppSpec.model_validate({**APP, "port": free_port()}), threads=1)
     yield running
+    with httpx.Client(base_url=running.url, timeout=60) as client:
+        LAST.append(predict(client, "the last one")["predictions"][0]["id"])
     running.stop()
     # The log is not required, so rows may have waited; they are written before a replica ends.
     kept = set(raystore.open(store.root).collection("kept").to_arrow(columns=["id"])["id"].to_pylist())
     assert ASKED
     assert set(ASKED) <= kept
+    # So are predictions, but for those that were on their way when the recording process was killed.
+    told = raystore.open(store.root).sql("SELECT request FROM predictions_triage WHERE role = 'live'").to_arrow()
+    assert LAST[0] in told["request"].to_pylist()
 
 
 @pytest.fixture

@@ -181,6 +181,19 @@ def test_rolling_back_brings_the_head_before_and_rolling_back_again_the_one_afte
     assert history[0].why is None
 
 
+def test_a_roll_back_brings_heads_back_and_leaves_rules_log_and_review_as_they_are_now(rooms: Rooms) -> None:
+    recorded(rooms, "o-rules", "refunds@1", shadow=["refunds@2"])
+    promote(rooms, "refunds@2", deployment="o-rules")
+    block = {"before": [{"name": "blocked", "when": "subject = 'c-9'", "refuse": "no"}]}
+    recorded(rooms, "o-rules", "refunds@2", rules=block, review="looked_at", keep=["product"])
+    rollback(rooms, "o-rules")
+    now = deployment_records(rooms.catalog)["o-rules"]
+    assert (now.head, [each.head for each in now.shadow]) == ("refunds@1", ["refunds@2"])
+    assert [rule.name for rule in now.rules.before] == ["blocked"]
+    assert now.review is not None
+    assert (now.review.table, now.keep) == ("looked_at", ("product",))
+
+
 def test_there_must_be_a_record_to_return_to(rooms: Rooms) -> None:
     recorded(rooms, "o-first", "refunds@1")
     for to, wanted in ((None, "an earlier record with another head"), (7, "record 7")):

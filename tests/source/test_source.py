@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,7 +192,9 @@ def test_what_was_logged_while_the_service_was_away_arrives_in_order(
             assert (logged.sent, logged.spooled) == (0, 1)
         after = datetime.now(UTC)
         assert not source.flush(0.3)
-        state = source.state
+        deadline = time.monotonic() + 30
+        while (state := source.state).last_error is None and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert (state.pending_rows, state.sent_rows, state.refused_rows) == (5, 0, 0)
         assert state.last_error is not None
         assert state.last_error.startswith(f"no answer from {wire.url} to request ")

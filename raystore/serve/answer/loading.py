@@ -153,10 +153,11 @@ class Rooms:
 
     def head(self, reference: str) -> Head:
         """A head by its name, number or alias, in memory; opened once."""
-        head = self.heads.get(reference)
-        if head.label not in self._heads:
-            self._heads[head.label] = self._asking(head)
-        return self._heads[head.label]
+        name, number = self.heads.resolve(reference)
+        label = f"{name}@{number}"
+        if label not in self._heads:
+            self._heads[label] = self._asking(self.heads.get(label))
+        return self._heads[label]
 
     def _asking(self, head: Head) -> Head:
         if head.voters is None:

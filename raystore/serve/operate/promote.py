@@ -90,7 +90,8 @@ def promote(
 
 
 def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promoted:
-    """Let what answered before answer again: the newest earlier record with another live head, or the one of number `to`.
+    """Let what answered before answer again: the newest earlier record with another live head, or the one of number `to`. Its
+    heads come back; rules, log, review and what is kept stay as they are now.
 
     Raises:
         DeploymentNotFound: names the deployments there are. InvalidArguments: there is no such record. HeadNotFound: its head is gone.
@@ -105,13 +106,12 @@ def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promote
         numbers = ", ".join(f"{each.number} ({each.head})" for each in history)
         wanted = f"record {to}" if to is not None else "an earlier record with another head"
         raise InvalidArguments(call=f"rollback '{deployment}'", problems=[f"there is no {wanted}; there are: {numbers}"])
-    for each in chosen.heads:
-        rooms.heads.get(each.head)
+    new = rooms.resolved(deployment, _with_heads_of(present, chosen))
     name, _, number = chosen.head.rpartition("@")
     alias = _alias_of(present.asked, name)
     why = f"rolled back from {present.head} to {chosen.head}, record {chosen.number}"
     asked = present.asked if alias else chosen.head
-    published = publish_record(rooms.catalog, chosen.model_copy(update={"why": why, "asked": asked}))
+    published = publish_record(rooms.catalog, new.model_copy(update={"why": why, "asked": asked}))
     if alias is not None:
         rooms.heads.set_alias(name, alias, int(number))
     return Promoted(
@@ -122,6 +122,22 @@ def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promote
         why=why,
         alias=f"{name}@{alias}" if alias else None,
         file_names=None if alias else _named_by_file(history),
+    )
+
+
+def _with_heads_of(present: DeploymentRecord, chosen: DeploymentRecord) -> DeploymentSpec:
+    """The deployment as it is, with the heads of an earlier record: rules, log, review and what is kept have their own reasons."""
+    placed = present.own.model_dump(by_alias=True) if present.own else {}
+    canary = chosen.canary
+    return DeploymentSpec(
+        head=HeadSpec(name=chosen.head, own=present.own is not None, **placed),
+        through=chosen.through.encoder.partition("@")[0] if chosen.through else None,
+        log=present.log,
+        shadow=[ShadowSpec(head=each.head, sample=each.sample) for each in chosen.shadow],
+        canary=CanarySpec(head=canary.head, percent=canary.percent, by=canary.by) if canary else None,
+        rules=present.rules,
+        review=present.review,
+        keep=list(present.keep),
     )
 
 

@@ -77,8 +77,9 @@ class Drifting:
                     self._looks = self._made(record)
                 elif self._looks is not None:
                     self._measure(record.name, self._looks)
-            except RaystoreError as error:
-                log.warning("drift of deployment %s is not measured: %s", record.name, error)
+            except Exception as error:  # noqa: BLE001 - it is looked at again later
+                told = error if isinstance(error, RaystoreError) else type(error).__name__
+                log.warning("drift of deployment %s is not measured: %s", record.name, told)
 
     def _measure(self, name: str, looks: DriftWatch) -> None:
         found = looks.measure()

@@ -31,6 +31,7 @@ log = logging.getLogger("raystore.serve")
 
 _ROWS = 2_000  # prediction rows of one commit
 _PAUSE_S = 0.5  # between two commits of a deployment
+_DRAIN_S = 5.0  # for a deployment that is recorded no more
 _WAITING_ROWS = 50_000
 _WAITING_SEEN = 2_000  # requests that a shadow may be behind
 
@@ -48,13 +49,22 @@ class Recorder:
     def update(self, records: Mapping[str, DeploymentRecord]) -> None:
         """Record for these from now on; a shadow that stays keeps what it has in memory."""
         for name in [name for name in self._deployments if name not in records]:
-            self._deployments.pop(name).close()
+            gone = self._deployments.pop(name)
+            gone.drain(time.monotonic() + _DRAIN_S)
+            gone.close()
         for name, record in records.items():
             present = self._deployments.get(name)
             if present is None:
                 self._deployments[name] = _Deployment(record, self._rooms, self._seal, self._watch, self._metrics)
             elif present.record != record:
                 present.update(record)
+
+    def watch(self, watch: Watch) -> None:
+        """Look for drift as this says, from now on."""
+        if watch != self._watch:
+            self._watch = watch
+            for deployment in self._deployments.values():
+                deployment.watch(watch)
 
     def take(self, batch: Sequence[Seen]) -> None:
         """Returns at once; what there is no room for is dropped and counted."""
@@ -89,6 +99,11 @@ class _Deployment:
         self._review: ReviewQueue | None = None
         self._drifting = Drifting(rooms, watch, metrics)
         self.update(record)
+
+    def watch(self, watch: Watch) -> None:
+        self._drifting.close()
+        self._drifting = Drifting(self._rooms, watch, self._metrics)
+        self._drifting.expect(self.record)
 
     def update(self, record: DeploymentRecord) -> None:
         self.record = record

@@ -54,7 +54,8 @@ class Follower:
                     newest = self._newest(self._records)
                     if newest != self._records:
                         self._take(newest)
-            except (RaystoreError, OSError) as error:  # the store cannot be read now, or a record names what is not there
+            except Exception as error:  # noqa: BLE001 - the store cannot be read now, or a record is another version's: looked at again
                 log.error(
-                    "the newest deployments are not taken up: %s", error if isinstance(error, RaystoreError) else "OSError"
+                    "the newest deployments are not taken up: %s",
+                    error if isinstance(error, RaystoreError) else type(error).__name__,
                 )

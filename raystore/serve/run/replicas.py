@@ -29,6 +29,8 @@ from raystore.session import no_core_files
 from raystore.train.heads import Predictions
 from raystore.vectors import Matrix, mark
 
+_DRAIN_S = 10.0
+
 
 class EncoderReplica:
     """One encoder. Batches of several ingress replicas are encoded together."""
@@ -74,19 +76,15 @@ class RecordingReplica:
         self._merger = Merger()
         self._operations = Operations(self._rooms)
         self._recorder: Recorder | None = None
-        self._watch = Watch()
         self._follower = Follower(self._rooms.catalog, self._change)
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
         records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
         watch = Watch(**config["watch"])
-        if self._recorder is None or watch != self._watch:
-            before, self._recorder = self._recorder, Recorder(self._rooms, watch, self._metrics)
-            if before is None:
-                limit_memory(self._memory_mb)
-            else:
-                before.close()
-        self._watch = watch
+        if self._recorder is None:
+            self._recorder = Recorder(self._rooms, watch, self._metrics)
+            limit_memory(self._memory_mb)
+        self._recorder.watch(watch)
         self._follower.follow(records)
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
@@ -111,5 +109,8 @@ class RecordingReplica:
         self._merger.put("recording", self._metrics.snapshot())
         return self._merger.merged()
 
-    def drain(self, wait_s: float) -> bool:
-        return self._recorder is None or self._recorder.drain(wait_s)
+    def __del__(self) -> None:
+        """What waits is written down before the replica ends: Serve calls this then."""
+        if self._recorder is not None:
+            self._recorder.drain(_DRAIN_S)
+            self._recorder.close()
