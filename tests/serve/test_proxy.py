@@ -70,7 +70,7 @@ def test_a_port_in_use_is_said() -> None:
 
 
 def test_the_door_is_no_module_that_needs_the_package() -> None:
-    from raystore.serve import haproxy_door
+    from raystore.serve.run import haproxy_door
 
     source = Path(haproxy_door.__file__).read_text(encoding="utf-8")
     assert "import raystore" not in source
