@@ -52,7 +52,7 @@ log = logging.getLogger("raystore.serve")
 _THREADS = 16
 
 
-def _hook_failed(metrics: Metrics | None, deployment: str, rule: str, found: str) -> None:
+def hook_failed(metrics: Metrics | None, deployment: str, rule: str, found: str) -> None:
     log.error("the hook of rule '%s' of deployment %s %s", rule, deployment, found)
     if metrics is not None:
         metrics.count(table.HOOKS_FAILED, deployment, rule)
@@ -139,7 +139,7 @@ class Rooms:
                 record,
                 away(record) or InlineHead(head, self.executor),
                 InlineHead(canary, self.executor) if canary else None,
-                Rules(record.rules, share=share, failed=partial(_hook_failed, metrics, record.name)),
+                Rules(record.rules, share=share, failed=partial(hook_failed, metrics, record.name)),
                 self._evidence(record, head),
             )
 

@@ -10,9 +10,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from raystore.serve.answer.asked import share
-from raystore.serve.answer.loading import Rooms
+from raystore.serve.answer.loading import Rooms, hook_failed
 from raystore.serve.kept.predictions import PredictionRow, Predictions
 from raystore.serve.lane import Lane
 from raystore.serve.recording.drifting import Drifting
@@ -116,7 +117,11 @@ class _Deployment:
         if record.rules != self._looked_at:  # their quotas count on otherwise
             if self._rules is not None:
                 self._rules.close()
-            looks = self._looks(Rules(record.rules, failed=self._hook_failed)) if record.rules.shadow else None
+            looks = (
+                self._looks(Rules(record.rules, failed=partial(hook_failed, self._metrics, record.name)))
+                if record.rules.shadow
+                else None
+            )
             self._rules = self._lane(f"rules-{record.name}", looks) if looks else None
             self._looked_at = record.rules
         self._drifting.expect(record)
@@ -177,7 +182,7 @@ class _Deployment:
             fired: Counter[str] = Counter()
             for seen in batch:
                 for facts, said in zip(seen.facts, seen.said, strict=True):
-                    fired.update(rules.shadow(facts, said))
+                    fired.update(rules.shadow(facts, said).keys())  # a rule that fires and changes nothing fires too
             for rule, times in fired.items():
                 self._metrics.count(table.RULES_FIRED, self.record.name, rule, by=times)
 
@@ -202,10 +207,6 @@ class _Deployment:
         if self._review is None or (self._review.table, self._review.most) != (policy.table, policy.most):
             self._review = ReviewQueue(self._rooms.catalog, self.record.name, kept, policy.table, most=policy.most)
         return self._review
-
-    def _hook_failed(self, rule: str, found: str) -> None:
-        log.warning("the hook of rule '%s' of deployment %s %s", rule, self.record.name, found)
-        self._metrics.count(table.HOOKS_FAILED, self.record.name, rule)
 
     def _dropped(self, reason: str, n: int) -> None:
         self._metrics.count(table.SHADOW_DROPPED, self.record.name, reason, by=n)

@@ -19,7 +19,7 @@ import numpy as np
 from raystore.encoders.items import Encoded, Item
 from raystore.encoders.loaded import MAX_CHARS
 from raystore.encoders.passport import Passport
-from raystore.errors import Overloaded, RaystoreError
+from raystore.errors import RaystoreError
 from raystore.serve.answer.served import Predicted
 from raystore.serve.recording.seal import Seal
 from raystore.train.heads import Head, Predictions
@@ -43,10 +43,10 @@ def asked(call: Callable[[], Any], timeout_s: float) -> Any:
     """What a call through a handle returned, made again where its replica died. Not for an event loop.
 
     Raises:
-        RaystoreError: what the replica raised. Overloaded: its queue is full. TimeoutError.
+        RaystoreError: what the replica raised. TimeoutError.
     """
     from ray.exceptions import RayActorError, RayTaskError
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+    from ray.serve.exceptions import DeploymentUnavailableError
 
     for left in reversed(range(_TRIES)):
         try:
@@ -55,8 +55,6 @@ def asked(call: Callable[[], Any], timeout_s: float) -> Any:
             if isinstance(error.cause, RaystoreError):
                 raise error.cause from None
             raise RuntimeError(f"a replica raised {type(error.cause).__name__}") from None
-        except BackPressureError:
-            raise Overloaded(limit=0) from None
         except (RayActorError, DeploymentUnavailableError) as error:
             if not left:
                 raise

@@ -122,7 +122,6 @@ def record_deployment(
     held: Callable[[str], list[str]],
     encoder: tuple[str, str] | None = None,
     through: Bridge | None = None,
-    why: str | None = None,
 ) -> DeploymentRecord:
     """The published record of a deployment; the same again publishes nothing and returns the present one.
 
@@ -134,7 +133,6 @@ def record_deployment(
         held: the fingerprints of a collection.
         encoder: label and fingerprint of the encoder the caller asked for, if any.
         through: the bridge that leads to the head's encoder.
-        why: what is kept beside it, where it is promoted or rolled back.
 
     Raises:
         InvalidName: the name may not stand in a path.
@@ -149,7 +147,7 @@ def record_deployment(
         known = _read(present[1], present[0])
         if known.model_copy(update={"number": 0, "why": None}) == record:
             return known
-    return publish_record(catalog, record.model_copy(update={"why": why}))
+    return publish_record(catalog, record)
 
 
 def publish_record(catalog: Catalog, record: DeploymentRecord) -> DeploymentRecord:
