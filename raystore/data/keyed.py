@@ -50,6 +50,8 @@ _FRAGMENTS_A_TIER = 32
 # As fast as Lance's own choice at these sizes, and a job's memory stays level: 50 MB more from 10,000 to 200,000 rows of
 # 32 numbers, where it was 110 (`benchmarks/memory.py`).
 _MERGE = {"num_threads": 1, "batch_size": 1_024}
+# Looking whether there is something to merge costs a commit of one row a fifth of its time, so not every commit looks.
+_LOOKED_EVERY = 8
 _LOOKUP_CHUNK = 2_000
 # A look-up of a key in the index costs what a scan of some 500 to 1,000 keys costs (20k to 1M rows, 100 to 10,000 keys).
 _ROWS_SCANNED_A_KEY = 500
@@ -123,6 +125,7 @@ class KeyedTable:
         self.key = key
         self._versions = path / "_versions"
         self._kept: _Kept | None = None
+        self._writes = 0  # of this object; its first one looks what is due, for many processes write once
 
     @staticmethod
     def create(path: Path, tmp: Path, schema: pa.Schema, key: str) -> None:
@@ -257,13 +260,15 @@ class KeyedTable:
         return self._held("filling a column", lambda lease: self._fill_held(rows, stamps, also, lease))
 
     def _held(self, doing: str, work: Callable[[Lease], Done]) -> Done:
-        """What `work` returns, done under the fence; then whatever maintenance is due."""
+        """What `work` returns, done under the fence; every few times, whatever maintenance is due then."""
         lease_s = self.fence.lease_s
         while True:
             try:
                 with disk_full_is_said(self.path, doing), self.fence.hold(lease_s) as lease:
                     outcome = work(lease)
-                    self._maintain(lease)
+                    if self._writes % _LOOKED_EVERY == 0:
+                        self._maintain(lease)
+                    self._writes += 1
                     return outcome
             except LeaseLost:
                 # A slow disk can outlast a lease. Nothing was committed, so the same rows are tried with a longer one.
@@ -385,7 +390,7 @@ class KeyedTable:
                 newest.cleanup_old_versions(older_than=_VERSIONS_KEPT)
         except (LeaseLost, OSError, RuntimeError, ValueError) as error:
             log.warning(
-                "fragments of '%s' were not merged (%s); the next commit tries again", self.path, type(error).__name__
+                "fragments of '%s' were not merged (%s); a later commit tries again", self.path, type(error).__name__
             )
 
     def _merge_fragments(self, dataset: lance.LanceDataset) -> int | None:
