@@ -9,6 +9,7 @@ predict      requests a second from 1, 8 and 32 clients, all-MiniLM-L6-v2 and a 
 embeddings   /v1/embeddings beside infinity's /embeddings, 1 and 32 texts a request
 overhead     p50 above the bare encoder's call: the orchestrator, with 20 rules, with the log behind and before the answer
 shadow       p50 and p99 with two shadow heads over those without, at half the peak; and with a candidate encoder in shadow
+misbehave    the same with shadows that sleep, raise and fill memory
 overload     ten times the peak: statuses, good answers, memory
 rolling      failed requests while a head is promoted and encoder replicas are replaced;  kill: while they are killed
 
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "embeddings": predict.embeddings,
     "overhead": cost.overhead,
     "shadow": cost.shadow,
+    "misbehave": cost.misbehave,
     "overload": faults.overload,
     "rolling": faults.rolling,
     "kill": faults.kill,

@@ -13,6 +13,7 @@
     ├── ItemsUnusable (ValueError)          422  images that cannot be read, items an encoder does not take
     ├── DimensionMismatch (ValueError)      422
     ├── BodyTooLarge (ValueError)           413
+    ├── BodyTooSlow (TimeoutError)          408  a body, or the next line of a stream, that did not come in time
     ├── SqlRefused (ValueError)             422  does not parse, does not bind, writes
     │   └── QueryRefused
     ├── SnapshotRefused (ValueError)        422  duplicates, null labels, classes missing from train
@@ -211,9 +212,24 @@ class InvalidName(RaystoreError, ValueError):
         return f"'{self.name}' is no name for {self.noun}: expected {self.expected}."
 
 
+class Quoting(str):
+    """A problem's sentence that quotes what was given. `unquoted` says the same without, for who is told over a network."""
+
+    unquoted: str
+
+    def __new__(cls, sentence: str, unquoted: str) -> Quoting:
+        made = super().__new__(cls, sentence)
+        made.unquoted = unquoted
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Quoting, (str(self), self.unquoted)
+
+
 @dataclass(eq=False, kw_only=True, repr=False)
 class InvalidArguments(RaystoreError, ValueError):
-    """`problems` are whole sentences without raw content, all found in one look."""
+    """`problems` are whole sentences without raw content, all found in one look; one that repeats a text that was given is a
+    `Quoting`."""
 
     status = 422
     call: str
@@ -296,6 +312,16 @@ class BodyTooLarge(RaystoreError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.what} has {self.found} {self.unit}, over the limit of {self.limit}."
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class BodyTooSlow(RaystoreError, TimeoutError):
+    status = 408
+    what: str
+    within_s: float
+
+    def __str__(self) -> str:
+        return f"{self.what} did not come whole within {self.within_s:g} s, and is waited for no longer."
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -794,9 +820,10 @@ class SpoolUnusable(RaystoreError, OSError):
 class Overloaded(RaystoreError, RuntimeError):
     status = 503
     limit: int
+    what: str = "requests are under way"
 
     def __str__(self) -> str:
-        return f"{self.limit} requests are under way here, and no more are taken. Try again in a moment."
+        return f"{self.limit} {self.what} here, and no more are taken. Try again in a moment."
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

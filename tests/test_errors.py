@@ -10,7 +10,7 @@ import cloudpickle
 import pytest
 
 from raystore import errors
-from raystore.errors import InvalidArguments, RaystoreError, listed
+from raystore.errors import InvalidArguments, Quoting, RaystoreError, listed
 
 CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, RaystoreError) and c is not RaystoreError
@@ -41,6 +41,13 @@ def test_an_error_arrives_whole_from_another_process(cls: type[RaystoreError], p
     assert set(sent.facts) == {f.name for f in fields(cls)}
     assert str(arrived) == str(sent)
     assert repr(arrived) == f"{cls.__name__}({str(sent)!r})"
+
+
+@pytest.mark.parametrize("pickler", [pickle, cloudpickle])
+def test_a_problem_that_quotes_arrives_with_what_it_says_without(pickler: object) -> None:
+    sent = InvalidArguments(call="gate", problems=[Quoting("'x' is no figure", unquoted="that is no figure")])
+    (arrived,) = pickle.loads(pickler.dumps(sent)).problems
+    assert (str(arrived), arrived.unquoted) == ("'x' is no figure", "that is no figure")
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)

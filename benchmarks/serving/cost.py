@@ -107,14 +107,50 @@ def overhead(kept: Kept, *, rounds: int = 7, seconds: float = 4.0) -> dict[str, 
     return {"what": title, **kinds, "encoder_p50_ms": middle(encoded, 3), "rounds": rounds, "seconds": seconds}
 
 
+BAD = {"sleeps": "sleep", "raises": "fail", "fills memory": "fill_memory"}
+
+
+def _misbehaving(hook: str) -> dict[str, Any]:
+    rule = {"name": "bad", "shadow": True, "call": f"tests.serve.bad_hooks:{hook}"}
+    return {"head": "intent@1", "shadow": ["intent@2"], "rules": {"after": [rule]}}
+
+
 def shadow(kept: Kept, *, rounds: int = 6, seconds: float = 20.0) -> dict[str, Any]:
-    """p50 and p99 with shadows over those without, at half the peak load, requests coming independently of each other.
+    """p50 and p99 with shadows over those without, at half the peak load, requests coming independently of each other."""
+    found = _beside(kept, SHADOW, rounds, seconds, may_fail={"candidate"})
+    for q in ("p50", "p99"):
+        _judge(found["over"], "on", q)
+    return found
+
+
+def misbehave(kept: Kept, *, rounds: int = 4, seconds: float = 10.0) -> dict[str, Any]:
+    """The same with shadows that sleep, raise and fill memory."""
+    deployments = {
+        "off": {"head": "intent@1"},
+        **{name.replace(" ", "-"): _misbehaving(hook) for name, hook in BAD.items()},
+    }
+    found = _beside(kept, deployments, rounds, seconds, recording={"memory_mb": 1_024})
+    for name in BAD:
+        for q in ("p50", "p99"):
+            _judge(found["over"], name.replace(" ", "-"), q)
+    return found
+
+
+def _beside(
+    kept: Kept,
+    deployments: dict[str, dict[str, Any]],
+    rounds: int,
+    seconds: float,
+    may_fail: frozenset[str] | set[str] = frozenset(),
+    **more: Any,
+) -> dict[str, Any]:
+    """Each deployment's latency over that of `off`, and `off` over itself.
 
     All in one service, so the recording process is there in each case; it works where a shadow is on.
     """
     texts = questions()
-    with raystore(kept, {"colocate": True, "deployments": SHADOW}) as server:
-        ways = {name: server.requests(texts, f"/v1/predict/{name}") for name in SHADOW}
+    with raystore(kept, {"colocate": True, "deployments": deployments, **more}) as server:
+        ways = {name: server.requests(texts, f"/v1/predict/{name}") for name in deployments}
         for requests in ways.values():
             closed(server.address, requests, connections=8, seconds=2.0)
         _settle(server)
@@ -124,40 +160,40 @@ def shadow(kept: Kept, *, rounds: int = 6, seconds: float = 20.0) -> dict[str, A
             due = poisson(peak / 2, seconds, seed=turn)
             found = arrivals(server.address, ways["off" if name == "off again" else name], due, start=turn * 997)
             _settle(server)
-            return found if name == "candidate" else answered(name, found)
+            return found if name in may_fail else answered(name, found)
 
-        found = side_by_side(["off", "on", "off again", "candidate"], ask, rounds)
-        seen = {name: _metric(server, "raystore_shadow_predictions_total", name) for name in ("on", "candidate")}
+        on = [name for name in deployments if name != "off"]
+        found = side_by_side(["off", "off again", *on], ask, rounds)
+        seen = {name: _metric(server, "raystore_shadow_predictions_total", name) for name in on}
         lost = {
             name: _metric(server, "raystore_shadow_dropped_total", name)
             + _metric(server, "raystore_recording_dropped_total", name)
-            for name in ("on", "candidate")
+            for name in on
         }
-    kinds: dict[str, dict[str, Any]] = {
-        f"{name} over off": {f"p{q}": _over(found[name], found["off"], q) for q in (50, 99)}
-        for name in ("on", "off again", "candidate")
+    over: dict[str, dict[str, Any]] = {
+        name: {f"p{q}": _over(found[name], found["off"], q) for q in (50, 99)} for name in ("off again", *on)
     }
-    for q in ("p50", "p99"):
-        still, on = kinds["off again over off"][q], kinds["on over off"][q]
-        on["allowed"] = round(1 + SLACK + max(abs(still["ratio"] - 1), still["spread"][1] - still["spread"][0]), 3)
-        on["reached"] = on["ratio"] <= on["allowed"]
     rows = [
-        (name, q, r["ratio"], f"{r['spread'][0]}..{r['spread'][1]}")
-        for name, each in kinds.items()
-        for q, r in each.items()
+        (name, q, r["ratio"], f"{r['spread'][0]}..{r['spread'][1]}") for name, each in over.items() for q, r in each.items()
     ]
-    show("latency at half the peak", [("", "", "ratio", "spread"), *rows])
+    show("latency at half the peak, over that without shadows", [("", "", "ratio", "spread"), *rows])
     return {
         "what": "latency with shadows over latency without, at half the peak load",
-        **kinds,
+        "over": over,
         "ms": {name: {f"p{q}": middle([a.ms(q) for a in each]) for q in (50, 99)} for name, each in found.items()},
         "peak_per_s": round(peak, 1),
-        "failed_under_candidate": sum(each.failed for each in found["candidate"]),
+        "failed": {name: sum(each.failed for each in found[name]) for name in on},
         "shadow_predictions": seen,
         "dropped": lost,
         "rounds": rounds,
         "seconds": seconds,
     }
+
+
+def _judge(over: dict[str, dict[str, Any]], name: str, q: str) -> None:
+    still, on = over["off again"][q], over[name][q]
+    on["allowed"] = round(1 + SLACK + max(abs(still["ratio"] - 1), still["spread"][1] - still["spread"][0]), 3)
+    on["reached"] = on["ratio"] <= on["allowed"]
 
 
 def _over(these: list[Answers], those: list[Answers], percent: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ PEAK_CLIENTS = 32
 CONNECTIONS = 4_096
 KILL_EVERY_S = 10.0
 AGAIN_S = 60.0
+ROUTED_S = 2.0  # until requests are sent to a replica that was just made
 PAUSE_S = 5.0
 _HEAD = re.compile(rb'"lineage":\{[^}]*?"head":"([^"]+)"')
 
@@ -102,11 +103,12 @@ def kill(kept: Kept, *, seconds: float = 120.0) -> dict[str, Any]:
         def change() -> None:
             for _ in range(int(seconds / KILL_EVERY_S)):
                 begun = time.monotonic()
-                time.sleep(KILL_EVERY_S)
+                time.sleep(KILL_EVERY_S - ROUTED_S)
                 while (
                     len(ready := server.replicas("encoder-minilm", ready=True)) < 2 and time.monotonic() < begun + AGAIN_S
                 ):
                     time.sleep(0.2)
+                time.sleep(ROUTED_S)
                 min(ready, key=lambda each: each.create_time()).kill()
                 done.say(f"one of {len(ready)} killed")
             time.sleep(PAUSE_S)

@@ -99,6 +99,8 @@ def raystore(kept: Kept, spec: Mapping[str, Any], path: str = "/v1/predict/inten
     """raystore's application on a Ray of its own, which listens on loopback."""
     folder = Path(tempfile.mkdtemp(prefix="rsb", dir="/tmp"))  # short: Ray's sockets stand in it
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RAYSTORE_RAY"))}
+    # Replicas import the hooks of shadows that misbehave, which the tests have.
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
     port, log = free_port(), folder / "log"
     program = Path(__file__).with_name("application.py")
     command = [sys.executable, str(program), str(kept.root), str(_spec_file(folder, port, spec))]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
@@ -21,7 +20,17 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
-from raystore.errors import InvalidArguments, ServiceBusy, ServiceDenied, ServiceError, ServiceRefused, ServiceUnreachable
+from raystore import errors
+from raystore.errors import (
+    InvalidArguments,
+    RaystoreError,
+    ServiceBusy,
+    ServiceDenied,
+    ServiceError,
+    ServiceRefused,
+    ServiceUnreachable,
+)
+from raystore.serve.wire.common import REQUEST_ID
 
 T = TypeVar("T")
 
@@ -30,7 +39,6 @@ LONGEST_WAIT_S = 10.0
 # A proxy answers 502 for a replica that died under the request; with the same request id it is safe to ask again.
 _AGAIN = frozenset((429, 502, 503))
 _BUSY = frozenset((429, 503, 504))
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,7 +111,7 @@ def new_request_id(given: str | None) -> str:
     """The given id, or a new one. InvalidArguments where it would not fit into a header."""
     if given is None:
         return uuid.uuid4().hex
-    if not isinstance(given, str) or not _REQUEST_ID.fullmatch(given):
+    if not isinstance(given, str) or not REQUEST_ID.fullmatch(given):
         problem = "request_id= is 1 to 64 letters, digits, '.', '_' or '-'"
         raise InvalidArguments(call="ask a service", problems=[problem])
     return given
@@ -157,13 +165,24 @@ def error_of(reply: Reply, request_id: str) -> ServiceError:
     told = _told(reply.body)
     if told is None:
         return _unreadable(reply, request_id)
+    return _said(reply.status, told, request_id, retry_after_s(reply.headers.get("retry-after"), datetime.now(UTC)))
+
+
+def ending_of(told: Mapping[str, Any]) -> ServiceError:
+    """The error in the last line of a stream that the service ended; its status is the one that its class has."""
+    kind = getattr(errors, str(told["type"]), None)
+    status = kind.status if isinstance(kind, type) and issubclass(kind, RaystoreError) else 500
+    return _said(status, told, "", float(told.get("retry_after_s", 0)))
+
+
+def _said(status: int, told: Mapping[str, Any], request_id: str, wait_s: float) -> ServiceError:
     details = {name: fact for name, fact in told.items() if name not in ("type", "message", "request_id")}
-    return _class_of(reply.status)(
-        status_code=reply.status,
+    return _class_of(status)(
+        status_code=status,
         type=str(told["type"]),
         message=str(told["message"]),
         request_id=str(told.get("request_id") or request_id),
-        retry_after_s=retry_after_s(reply.headers.get("retry-after"), datetime.now(UTC)),
+        retry_after_s=wait_s,
         details=details,
     )
 

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from raystore.client.calls import Given, fields_of, fingerprint_of, segment, to_json
-from raystore.client.flow import Call
+from raystore.client.flow import Call, ending_of
 from raystore.errors import InvalidArguments
 from raystore.serve.wire.common import ErrorBody
 from raystore.serve.wire.predict import LabelsPrediction, NumberPrediction, Prediction
@@ -70,8 +70,11 @@ def stream_call(
 
 
 def read_lines(body: bytes, start: int, n: int) -> list[StreamedLine]:
-    """The n answers of a window. ValueError where one is missing, out of order, or the last line does not close it."""
+    """The n answers of a window. ValueError where one is missing, out of order, or the last line does not close it; ServiceError where
+    the service ended the stream."""
     *told, last = [json.loads(line) for line in body.splitlines() if line.strip()] or [{}]
+    if "done" in last and "error" in last:
+        raise ending_of(last["error"])
     if last.get("done") != n or [each.get("line") for each in told] != list(range(n)):
         raise ValueError("the stream is not whole")
     return [_line(start + i, each) for i, each in enumerate(told)]

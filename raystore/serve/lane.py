@@ -13,11 +13,25 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from raystore.errors import RaystoreError
+from raystore.errors import DiskFull, LeaseLost, RaystoreError, WriterBlocked
 
 log = logging.getLogger("raystore.serve")
 
 T = TypeVar("T")
+_TRIES = 4
+RETRY_S = 0.5  # and twice as long each time
+
+
+def patiently(write: Callable[[], object], *, retry_s: float = RETRY_S) -> None:
+    """Write, and again where another writer or the disk was in the way: nothing was written then, and nothing is wrong with it."""
+    for tried in range(1, _TRIES + 1):
+        try:
+            write()
+            return
+        except (WriterBlocked, LeaseLost, DiskFull):
+            if tried == _TRIES:
+                raise
+        time.sleep(retry_s * 2 ** (tried - 1))
 
 
 def _one(_: object) -> int:
@@ -40,7 +54,7 @@ class Lane(Generic[T]):
         Args:
             name: of its thread, and of the lane in the log.
             work: called with one batch after another; may take long, and raise.
-            most: what may wait, in the units of `size`.
+            most: what may wait, in the units of `size`; a thing that is larger by itself is taken where nothing else waits.
             dropped: told what was given up and why: "full", "closed", or the type of an error.
             batch: what one call of `work` gets at most; one thing at least.
             pause_s: the least time between the starts of two calls, so that each carries many things.
@@ -70,7 +84,7 @@ class Lane(Generic[T]):
         with self._changed:
             for thing in things:
                 size = self._size(thing)
-                if self._closing or self._held + size > self.most:
+                if self._closing or (self._held and self._held + size > self.most):
                     refused.append(thing)
                     continue
                 self._waiting.append(thing)

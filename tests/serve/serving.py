@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import uvicorn
 from starlette.testclient import TestClient
 
 from raystore.encoders.items import Encoded, Item
@@ -18,13 +22,15 @@ from raystore.serve.operate.operator import Operator
 from raystore.serve.recording.seen import Seen
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.watch.finished import Finished
-from raystore.serve.watch.merging import merge, series_of
+from raystore.serve.watch.merger import Merger, Told
+from raystore.serve.watch.merging import series_of
 from raystore.serve.watch.metrics import Metrics
 from raystore.serve.watch.table import Metric
 from tests.serve.conftest import recorded
 
 LOOPBACK = "http://127.0.0.1:8000"
 CANARY = "CANARY-7f3a-uncanny"
+_MAKING = ("__init__", "initialize_and_get_metadata")  # what Ray puts behind a replica's name meanwhile
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +58,12 @@ class Service:
         return found
 
 
+def told(merger: Merger, metrics: Metrics) -> Told:
+    """What the one process there is tells."""
+    merger.put("ingress", metrics.snapshot())
+    return merger.told()
+
+
 class Serving:
     """Services over one store that share what is in memory, for loading an encoder takes seconds."""
 
@@ -77,7 +89,7 @@ class Serving:
         facts = {name: dict(each) for name, each in deployments.items()}
         records = {name: recorded(rooms, name, each.pop("head"), **each) for name, each in facts.items()}
         orchestrator.update(rooms.live(records, metrics=metrics))
-        operator = Operator(rooms, lambda: merge([series_of(metrics.snapshot())])) if operating else None
+        operator = Operator(rooms, partial(told, Merger(), metrics)) if operating else None
         finished: list[Finished] = []
         app = make_app(lambda: orchestrator, spec, None, metrics, [finished.append], operator)
         return Service(TestClient(app, base_url=LOOPBACK), orchestrator, metrics, finished)
@@ -101,3 +113,38 @@ class Held:
         self.begun.set()
         self.go.wait(60)
         return self._inner.encode_each(items)
+
+
+class running:
+    """A real uvicorn, on a free port, in a thread."""
+
+    def __init__(self, app: object) -> None:
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))  # type: ignore[arg-type]
+        self._thread = threading.Thread(target=self._server.run)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+def pids_of(deployment: str, *, ready: bool = False) -> list[int]:
+    """The replicas of this Ray: other services may run on the machine. With `ready` without those that are being made."""
+    import ray
+
+    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = f"PPid:\t{raylet}\n" in (process / "status").read_text()
+            title = (process / "cmdline").read_bytes().rstrip(b"\0 ").decode(errors="replace")
+        except OSError:
+            continue
+        if mine and f"ServeReplica:raystore:{deployment}" in title and not (ready and title.endswith(_MAKING)):
+            found.append(int(process.name))
+    return sorted(found)

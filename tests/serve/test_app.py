@@ -337,6 +337,12 @@ def test_the_docs_page_names_every_route_and_no_address(client: TestClient) -> N
         assert path in page.text
 
 
+def test_the_document_lists_the_statuses_of_time_and_places(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    for path in ("/v1/predict/{deployment}", "/v1/predict/{deployment}/stream", "/v1/collections/{collection}/log"):
+        assert {"200", "408", "413", "422", "429", "503", "504"} <= set(paths[path]["post"]["responses"])
+
+
 def test_the_examples_in_the_openapi_document_fit_their_models(client: TestClient) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     assert "HTTPValidationError" not in schemas

@@ -73,6 +73,15 @@ def test_a_file_that_fits_is_drawn_and_nothing_is_recorded(rooms: Rooms, house: 
     refuse_misfits(AppSpec.model_validate(spec), rooms)
 
 
+def test_a_shadow_whose_encoder_a_promotion_would_miss_is_drawn_so(rooms: Rooms) -> None:
+    spec: dict[str, Any] = {"colocate": False, "deployments": {"c-apart": {"head": "refunds@2", "shadow": ["colours@1"]}}}
+    photos = rooms.encoders.get("photos").label
+    line = f"shadow colours@1, 100% of requests, encodes with {photos}"
+    assert f"{line} (promoted only once encoders: names it)" in check(AppSpec.model_validate(spec), rooms).graph()
+    placed = AppSpec.model_validate({**spec, "encoders": {"photos": {}}})
+    assert check(placed, rooms).graph().endswith(line)
+
+
 def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
     deployments = {
         "c-head": {"head": "nothing@1"},

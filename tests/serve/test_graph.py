@@ -22,6 +22,7 @@ from raystore.serve.run.deploy import Running, deploy
 from raystore.serve.run.proxy import free_port
 from raystore.serve.spec.app import AppSpec
 from tests.serve.conftest import CARD, Served, make_store
+from tests.serve.serving import pids_of
 
 pytestmark = pytest.mark.ray
 
@@ -46,7 +47,7 @@ def misbehaving(hook: str) -> dict[str, Any]:
     return {"head": "refunds@1", "shadow": ["refunds@2"], "rules": {"after": [rule]}}
 
 
-APP = {
+APP: dict[str, Any] = {
     "deployments": {"triage": TRIAGE, "plain": {"head": "refunds@2"}, **{name: misbehaving(name) for name in BAD}},
     "encoders": {"tiny": {"replicas": 2}},
     "recording": {"memory_mb": 512},
@@ -93,20 +94,14 @@ def until(holds: Callable[[], Any], wait_s: float = 30) -> Any:
     return found
 
 
-def pids_of(deployment: str) -> list[int]:
-    """The replicas of this Ray: other services may run on the machine."""
-    import ray
-
-    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            mine = f"PPid:\t{raylet}\n" in (process / "status").read_text()
-            if mine and f"ServeReplica:raystore:{deployment}".encode() in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return sorted(found)
+def samples(client: httpx.Client, name: str, label: str) -> dict[str, float]:
+    """The metric's values, added up by one of its labels."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == name:
+                found[sample.labels[label]] = found.get(sample.labels[label], 0.0) + sample.value
+    return found
 
 
 def running_replicas() -> tuple[int, int]:
@@ -174,14 +169,27 @@ def test_a_shadow_sees_what_the_live_head_sees_and_its_report_is_had_over_http(c
 
 def test_metrics_of_all_processes_are_one(client: httpx.Client) -> None:
     predict(client, "the card")
+    processes = {"ingress": 1, "encoder": 2, "head": 1, "recording": 1}
+    assert until(lambda: samples(client, "raystore_processes", "process") == processes)
+    assert until(lambda: sum(samples(client, "raystore_shadow_predictions_total", "deployment").values()) > 0)
 
-    def counted() -> Any:
-        families = {f.name: f for f in text_string_to_metric_families(client.get("/metrics").text)}
-        processes = {s.labels["process"]: s.value for s in families["raystore_processes"].samples}
-        shadows = sum(s.value for s in families["raystore_shadow_predictions"].samples if s.name.endswith("_total"))
-        return {"ingress", "recording"} <= set(processes) and shadows > 0 and processes
 
-    assert until(counted)["ingress"] == 1
+def test_an_encoder_of_its_own_is_watched_where_it_runs(client: httpx.Client, store: Served) -> None:
+    encoder = store.rooms.encoders.get("tiny").label
+    predict(client, "the card")
+
+    def told(name: str, label: str = "encoder") -> dict[str, float]:
+        return samples(client, name, label)
+
+    assert until(lambda: told("raystore_golden_cosine").get(encoder, 0) > 0.9999)
+    assert told("raystore_encoder_loaded") == {encoder: 2}
+    assert until(lambda: told("raystore_batch_items_count").get(encoder, 0) > 0)
+    assert told("raystore_batch_seconds_count") == told("raystore_batch_tokens_count") == told("raystore_batch_items_count")
+    assert told("raystore_queue_depth", "queue")[f"encode {encoder}"] >= 0
+    assert client.get("/v1/status").json()["encoders"][encoder]["processes"] == 2
+
+
+def test_the_status_says_what_answers(client: httpx.Client) -> None:
     status = client.get("/v1/status").json()
     assert [(d["name"], d["head"], d["shadows"]) for d in status["deployments"]] == [
         ("triage", "refunds@1", ["refunds@2"]),
@@ -282,13 +290,24 @@ def test_the_batch_and_the_encoders_replicas_change_in_place_without_a_failed_re
 
     asking = threading.Thread(target=ask)
     asking.start()
+    before = client.get("/v1/status").json()
+    triage = {**TRIAGE, "log": {"collection": "kept", "required": False, "queue": 321}}
+    changes = {"recording": {"memory_mb": 512, "queue": 123}, "deployments": {**APP["deployments"], "triage": triage}}
+    encoders = {"tiny": {"replicas": 1}}
     try:
-        deploy(store.root, spec_of(running, batch={"wait_ms": 1}, encoders={"tiny": {"replicas": 1}}), threads=1)
+        deploy(store.root, spec_of(running, batch={"wait_ms": 1}, encoders=encoders, **changes), threads=1)
         assert until(lambda: running_replicas() == (1, 1), 120)
     finally:
         done.set()
         asking.join()
     assert set(statuses) == {200}
+    predict(client, "the card")
+    limits = samples(client, "raystore_queue_limit", "queue")
+    assert {name: limits[name] for name in ("recording", "log kept")} == {"recording": 123, "log kept": 321}
+    after = client.get("/v1/status").json()
+    assert after["up_s"] > before["up_s"], "the replica is the same, and so is what it remembers"
+    plain = {each["name"]: each["recent"]["5m"] for each in after["deployments"]}["plain"]
+    assert plain["requests"] >= len(statuses)
     assert set(client.get("/readyz").json()["deployments"]) == {"triage", "plain", *BAD}
 
 

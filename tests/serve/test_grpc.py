@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,11 +29,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from raystore.access import ApiKeys, Verb
+from raystore.access import ApiKeys, Rates, Verb
 from raystore.errors import AddressInUse, BodyTooLarge, InvalidArguments
 from raystore.serve.answer.orchestrator import Orchestrator
-from raystore.serve.door.auth import Door
+from raystore.serve.door.admission import Admission
+from raystore.serve.door.auth import BELIEVED_S, Door
 from raystore.serve.door.problems import InvalidRequestError
+from raystore.serve.door.rates import Buckets
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.health import asked_service
 from raystore.serve.grpc.messages import log_rows, parse, predict_request
@@ -53,6 +56,7 @@ from raystore.serve.wire.predict import (
 )
 from tests.pictures import PICTURES
 from tests.serve.conftest import Served, recorded
+from tests.serve.serving import Held
 
 CANARY = "CANARY-7f3a-uncanny"
 LIMITS = Limits(max_body_bytes=65_536, max_items=8, max_chars=1_000)
@@ -70,7 +74,8 @@ def serving(
     port = more.setdefault("port", free_port())
 
     async def start() -> grpc.aio.Server:
-        server = make_grpc_server(provider, spec, door or Door(None), threads=ThreadPoolExecutor(4), **more)
+        admission = more.pop("admission", None) or Admission(spec.limits)
+        server = make_grpc_server(provider, spec, door or Door(None), admission, threads=ThreadPoolExecutor(4), **more)
         await server.start()
         return server
 
@@ -219,7 +224,7 @@ def test_a_prediction_that_is_logged_says_its_rows(stub: OrchestratorStub) -> No
 # Each holds the canary where it must not come back from.
 BAD: dict[str, tuple[Any, grpc.StatusCode, str]] = {
     "no such deployment": (pb.PredictRequest(deployment="nobody", items=[text(CANARY)]), grpc.StatusCode.NOT_FOUND,
-                           "no deployment 'nobody' in this service. It has: 'keeping', 'triage'."),
+                           "no deployment of that name here. There are: 'keeping', 'triage'."),
     "no item": (pb.PredictRequest(deployment="triage"), grpc.StatusCode.INVALID_ARGUMENT,
                 "1 field of this request is wrong: request.items: list should have at least 1 item after validation, not 0."),
     "nothing in an item": (pb.PredictRequest(deployment="triage", items=[pb.PredictItem(subject=CANARY)]),
@@ -391,7 +396,7 @@ def test_a_stream_of_more_than_fits_into_memory_keeps_its_order(stub: Orchestrat
             [item(CANARY)],
             "1 field of this request is wrong: options: expected in the first message, and items in those behind it.",
         ),
-        ([options(deployment="nobody")], "no deployment 'nobody' in this service. It has: 'keeping', 'triage'."),
+        ([options(deployment="nobody")], "no deployment of that name here. There are: 'keeping', 'triage'."),
         ([options(top=0)], "1 field of this request is wrong: options.top: input should be greater than or equal to 1."),
     ],
 )
@@ -513,20 +518,153 @@ def test_a_deadline_that_is_over_ends_the_call(orchestrator: Orchestrator, serve
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_calls_beyond_the_limit_are_turned_away_at_once(orchestrator: Orchestrator) -> None:
+def test_http_and_grpc_share_the_places_of_a_replica(served: Served) -> None:
+    rooms = served.rooms
+    held = Held(rooms.load_encoder(served.fingerprint, 1))
+    slow = rooms.orchestrator(AppSpec(), threads=1, away=lambda _: held)
+    slow.update(rooms.live({"triage": recorded(rooms, "triage", "refunds@2")}))
     spec = AppSpec(limits=Limits(max_requests=1))
-    hold: queue.Queue[pb.StreamRequest | None] = queue.Queue()
-    with serving(lambda: orchestrator, spec) as address, stub_of(address) as stub:
-        hold.put(options())
-        hold.put(item("the card"))
-        answers = stub.PredictStream(iter(hold.get, None))
-        assert next(answers).line.line == 0
+    admission = Admission(spec.limits)
+    sent = pb.PredictRequest(deployment="triage", items=[text("a card")])
+    app = make_app(lambda: slow, spec, admission=admission)
+    with (
+        serving(lambda: slow, spec, admission=admission) as address,
+        stub_of(address) as stub,
+        TestClient(app, base_url="http://127.0.0.1:8000") as http,
+    ):
+        under_way = stub.Predict.future(sent)
+        assert held.begun.wait(60)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Predict(pb.PredictRequest(deployment="triage", items=[text("a card")]))
+            stub.Predict(sent)
         assert (caught.value.code(), told(caught.value)["type"]) == (grpc.StatusCode.UNAVAILABLE, "Overloaded")
-        hold.put(None)
-        assert next(answers).done.done == 1
-        assert stub.Predict(pb.PredictRequest(deployment="triage", items=[text("a card")])).predictions[0].label == "card"
+        over = http.post("/v1/predict/triage", json={"text": "a card"})
+        assert (over.status_code, over.json()["error"]["type"]) == (503, "Overloaded")
+        held.go.set()
+        assert under_way.result(60).predictions[0].label == "card"
+        assert http.post("/v1/predict/triage", json={"text": "a card"}).status_code == 200
+        assert stub.Predict(sent).predictions[0].label == "card"
+
+
+def test_a_call_whose_message_does_not_come_is_ended_and_takes_no_place(orchestrator: Orchestrator) -> None:
+    spec = AppSpec(limits=Limits(max_requests=1, deadline_s=0.5))
+    never: queue.Queue[bytes | None] = queue.Queue()
+    with (
+        serving(lambda: orchestrator, spec) as address,
+        stub_of(address) as stub,
+        grpc.insecure_channel(address) as channel,
+    ):
+        slow = channel.stream_unary("/raystore.v1.Orchestrator/Predict").future(iter(never.get, None))
+        sent = pb.PredictRequest(deployment="triage", items=[text("a card")])
+        assert stub.Predict(sent).predictions[0].label == "card"
+        with pytest.raises(grpc.RpcError) as caught:
+            slow.result(60)
+        never.put(None)
+    assert (caught.value.code(), told(caught.value)["type"]) == (grpc.StatusCode.DEADLINE_EXCEEDED, "BodyTooSlow")
+
+
+class Feed:
+    """A stream's messages, put one by one."""
+
+    def __init__(self, stub: OrchestratorStub, **more: Any) -> None:
+        self._sent: queue.Queue[pb.StreamRequest | None] = queue.Queue()
+        self.answers = stub.PredictStream(iter(self._sent.get, None), **more)
+        self.put(options())
+
+    def put(self, sent: pb.StreamRequest | None) -> None:
+        self._sent.put(sent)
+
+    def ended(self) -> grpc.RpcError:
+        with pytest.raises(grpc.RpcError) as caught:
+            list(self.answers)
+        self.put(None)
+        return caught.value
+
+
+def test_a_revoked_key_ends_its_open_streams(orchestrator: Orchestrator, served: Served) -> None:
+    keys = ApiKeys(served.rooms.layout, served.rooms.store_key)
+    now = [100.0]
+    door = Door(keys, clock=lambda: now[0])
+    key = keys.create("grpc_feed", [Verb.PREDICT])
+    with serving(lambda: orchestrator, AppSpec(), door) as address, stub_of(address) as stub:
+        feed = Feed(stub, metadata=[("authorization", f"Bearer {key}")])
+        for i in range(2):
+            feed.put(item("the card"))
+            assert next(feed.answers).line.line == i
+        keys.revoke("grpc_feed")
+        now[0] += BELIEVED_S
+        feed.put(item(CANARY))
+        error = feed.ended()
+    assert (error.code(), told(error)["type"]) == (grpc.StatusCode.UNAUTHENTICATED, "KeyRequired")
+
+
+def test_a_stream_over_its_rate_is_ended_with_how_long_to_wait(orchestrator: Orchestrator) -> None:
+    door = Door(None, rates=Buckets(Rates(requests_per_s=0.001, burst=1)))
+    with serving(lambda: orchestrator, AppSpec(), door) as address, stub_of(address) as stub:
+        feed = Feed(stub)
+        for i in range(64):
+            feed.put(item("the card"))
+            assert next(feed.answers).line.line == i
+        feed.put(item("the card"))
+        error = feed.ended()
+    assert (error.code(), told(error)["type"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RateExceeded")
+    wait_ms = int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"])
+    assert wait_ms >= 1000 * int(told(error)["retry_after_s"])
+
+
+def test_a_stream_that_sends_nothing_is_ended(orchestrator: Orchestrator) -> None:
+    spec = AppSpec(limits=Limits(stream_idle_s=0.5))
+    with serving(lambda: orchestrator, spec) as address, stub_of(address) as stub:
+        feed = Feed(stub)
+        feed.put(item("the card"))
+        assert next(feed.answers).line.line == 0
+        error = feed.ended()
+    assert (error.code(), error.details()) == (
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "the next line of this stream did not come whole within 0.5 s, and is waited for no longer.",
+    )
+
+
+def test_more_streams_than_are_taken_are_turned_away(orchestrator: Orchestrator) -> None:
+    with serving(lambda: orchestrator, AppSpec(limits=Limits(max_streams=1))) as address, stub_of(address) as stub:
+        feed = Feed(stub)
+        feed.put(item("the card"))
+        assert next(feed.answers).line.line == 0
+        error = Feed(stub).ended()
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "1 streams are open here, and no more are taken. Try again in a moment.",
+        )
+        feed.put(None)
+        assert next(feed.answers).done.done == 1
+
+
+def test_a_stream_whose_answers_nobody_reads_loses_its_place(orchestrator: Orchestrator) -> None:
+    spec = AppSpec(limits=Limits(max_streams=1, stream_idle_s=0.5))
+    enough = threading.Event()
+
+    def endless() -> Iterator[pb.StreamRequest]:
+        yield options()
+        while not enough.is_set():
+            yield item(" ")
+
+    little = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096)]  # of what nobody reads is taken
+    with (
+        serving(lambda: orchestrator, spec) as address,
+        grpc.insecure_channel(address, options=little) as channel,
+        stub_of(address) as other,
+    ):
+        unread = OrchestratorStub(channel).PredictStream(endless())
+        assert next(unread).line.line == 0
+        for _ in range(100):
+            try:
+                [last] = other.PredictStream(iter([options()]))
+                break
+            except grpc.RpcError as error:
+                assert told(error)["type"] == "Overloaded"  # noqa: PT017 - until the other has lost its place
+                time.sleep(0.2)
+        enough.set()
+        unread.cancel()
+    assert last.done.done == 0
 
 
 def test_a_call_under_way_is_answered_while_the_server_stops(orchestrator: Orchestrator) -> None:

@@ -64,7 +64,7 @@ def test_everything_is_worked_off_in_order_or_given_up_once_and_no_bound_is_pass
     lane = lane_of(work, most=most, batch=batch, sized=True)
     for thing in things:
         lane.put(thing)
-        assert len(lane) <= most
+        assert len(lane) <= max([most, *things])
     work.go.set()
     assert lane.drain(60)
     lane.close()
@@ -91,6 +91,21 @@ def test_nobody_waits_and_what_does_not_fit_is_given_up_at_once() -> None:
     work.go.set()
     assert lane.drain(60)
     assert work.done == [1, 2, 3]
+
+
+def test_a_thing_larger_than_the_bound_is_taken_where_nothing_waits_and_given_up_otherwise() -> None:
+    work = Work()
+    work.go.clear()
+    lane = lane_of(work, most=5, sized=True)
+    lane.put(1)
+    assert work.begun.wait(60)
+    lane.put(9)
+    lane.put(1, 9)
+    assert work.dropped == [(1, "full"), (9, "full")]
+    assert len(lane) == 9
+    work.go.set()
+    assert lane.drain(60)
+    assert work.done == [1, 9]
 
 
 def test_closing_gives_up_what_waits_and_takes_nothing_more() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 
 from raystore.data.collection import CollectionTable
+from raystore.errors import InvalidRows, WriterBlocked
+from raystore.serve.answer.keeping import Row, log_lane
 from raystore.serve.answer.served import ServedCollection
+from raystore.serve.operate.promote import promote
+from raystore.serve.spec.records import deployment_records
 from raystore.serve.watch import table
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, recorded
 from tests.serve.serving import CANARY, Serving
 
 TEXT = "the card never arrived"
@@ -125,14 +130,93 @@ def test_one_row_that_cannot_be_written_takes_no_other_with_it(serving: Serving,
     assert service.count(table.LOG_DROPPED, kept.name, "InvalidRows") == 1
 
 
+def row(id_: str) -> Row:
+    return Row({"id": id_}, "f" * 64, None)
+
+
+class Commits:
+    """What a log lane commits: `refused` ids are refused, and the first so many calls find the writer blocked."""
+
+    def __init__(self, *, refused: Sequence[str] = (), blocked: int = 0) -> None:
+        self.calls: list[list[str]] = []
+        self.dropped: list[tuple[str, str, int]] = []
+        self._refused = set(refused)
+        self._blocked = blocked
+        self.lane = log_lane("tickets", 1_000, self._commit, lambda *facts: self.dropped.append(facts), retry_s=0)
+
+    def put(self, ids: Sequence[str]) -> None:
+        """All of them as one batch."""
+        self.lane.put(*map(row, ids))
+        assert self.lane.drain(60)
+
+    def _commit(self, rows: Sequence[Row]) -> None:
+        ids = [each.row["id"] for each in rows]
+        self.calls.append(ids)
+        if len(self.calls) <= self._blocked:
+            raise WriterBlocked(folder="tickets", waited_s=1.0, holder="another process")
+        wrong = [(i, id_, "is refused") for i, id_ in enumerate(ids) if id_ in self._refused]
+        if wrong:
+            raise InvalidRows(collection="tickets", n_rows=len(ids), problems=wrong)
+
+
+def test_a_batch_whose_writer_was_blocked_is_tried_again_whole() -> None:
+    ids = [f"b-{i}" for i in range(200)]
+    commits = Commits(blocked=3)
+    commits.put(ids)
+    assert commits.calls == [ids] * 4
+    assert commits.dropped == []
+    never = Commits(blocked=99)
+    never.put(ids)
+    assert never.calls == [ids] * 4
+    assert never.dropped == [("tickets", "WriterBlocked", 200)]
+
+
+def test_refused_rows_are_found_by_halves_and_all_others_are_written() -> None:
+    ids = [f"b-{i}" for i in range(256)]
+    commits = Commits(refused=["b-7", "b-200"])
+    commits.put(ids)
+    assert commits.dropped == [("tickets", "InvalidRows", 1)] * 2
+    written = [id_ for call in commits.calls if not {"b-7", "b-200"} & set(call) for id_ in call]
+    assert written == [id_ for id_ in ids if id_ not in ("b-7", "b-200")]
+    assert len(commits.calls) <= 33, "some sixteen looks a refused row, not one commit a row"
+
+
+def test_a_request_that_could_not_be_logged_counts_in_no_quota(serving: Serving, kept: CollectionTable) -> None:
+    rules = {"before": [{"name": "few", "quota": {"requests": 2, "window_s": 3600}}]}
+    service = serving.serve({"l-quota": {"head": "refunds@2", "log": kept.name, "rules": rules}})
+    service.ask("l-quota", {"id": "q-0", "text": TEXT})
+    for _ in range(3):
+        assert service.refused("l-quota", {"id": "q-0", "text": "return the money"})[:2] == (409, "IdConflict")
+    service.ask("l-quota", {"id": "q-1", "text": TEXT})
+    assert service.refused("l-quota", {"id": "q-2", "text": TEXT})[:2] == (429, "QuotaExceeded")
+    assert service.count(table.PREDICTIONS, "l-quota", "refunds@2", "card") == 2, "what is not answered is not counted"
+
+
+def test_what_quotas_counted_outlasts_a_promotion_and_not_a_change_of_the_rules(serving: Serving) -> None:
+    rules = {"before": [{"name": "few", "quota": {"requests": 1, "window_s": 3600}}]}
+    service = serving.serve({"l-outlasts": {"head": "refunds@1", "shadow": ["refunds@2"], "rules": rules}})
+    service.ask("l-outlasts", {"text": TEXT})
+
+    def take_up() -> None:
+        record = {"l-outlasts": deployment_records(serving.rooms.catalog)["l-outlasts"]}
+        service.orchestrator.update(serving.rooms.live(record, metrics=service.metrics))
+
+    promote(serving.rooms, "refunds@2", deployment="l-outlasts")
+    take_up()
+    assert service.refused("l-outlasts", {"text": TEXT})[:2] == (429, "QuotaExceeded")
+    rules["before"][0]["quota"] = {"requests": 2, "window_s": 3600}
+    recorded(serving.rooms, "l-outlasts", "refunds@2", rules=rules)
+    take_up()
+    assert service.ask("l-outlasts", {"text": TEXT})["lineage"]["head"] == "refunds@2"
+
+
 def test_what_the_queue_has_no_room_for_is_dropped_and_counted(
     serving: Serving, served: Served, kept: CollectionTable
 ) -> None:
     log = {"collection": kept.name, "required": False, "queue": 2}
     service = serving.serve({"l-full": {"head": "refunds@2", "log": log}})
-    opened = serving.rooms.opened(kept.name)
-    stuck = _Stuck(opened)
-    service.orchestrator.collections._opened[kept.name] = stuck
+    stuck = _Stuck(serving.rooms.opened(kept.name))
+    service.orchestrator.collections.opened = lambda _: stuck
     service.ask("l-full", {"id": "f-0", "text": TEXT})
     assert stuck.begun.wait(60)
     service.ask("l-full", {"items": [{"id": f"f-{i}", "text": TEXT} for i in range(1, 6)]})

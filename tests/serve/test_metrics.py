@@ -16,9 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from raystore import __version__
 from raystore.serve.watch import table
 from raystore.serve.watch.finished import Finished, Stage, tell_metrics
-from raystore.serve.watch.merging import _GONE, Merger, Series, exposition, merge, series_of
-from raystore.serve.watch.metrics import Metrics, Snapshot, Value
-from raystore.serve.watch.status import History, Serving, quantile, status
+from raystore.serve.watch.history import History
+from raystore.serve.watch.merger import _GONE, Merger
+from raystore.serve.watch.merging import Series, exposition, merge, series_of
+from raystore.serve.watch.metrics import Metrics, Snapshot, Value, count_batch
+from raystore.serve.watch.status import Serving, quantile, status
 from raystore.serve.watch.table import TABLE, Counter, Histogram, Metric
 
 ROUTE = "/v1/predict/{deployment}"
@@ -88,6 +90,13 @@ def test_what_is_counted_observed_and_set_is_in_the_snapshot() -> None:
     assert found["processes"] == {("ingress",): 1}
     assert found["build_info"] == {(__version__,): 1}
     assert isinstance(found["resident_memory_bytes"]["ingress",], float)
+
+
+def test_a_batch_is_counted_by_its_encoder() -> None:
+    metrics = Metrics("encoder")
+    count_batch(metrics, "minilm", 3, 48, 0.02)
+    found = read(metrics)
+    assert [found[name]["minilm",][0] for name in ("batch_items", "batch_tokens", "batch_seconds")] == [3, 48, 0.02]  # type: ignore[index]
 
 
 def test_a_count_of_nothing_is_there_from_then_on() -> None:
@@ -243,23 +252,22 @@ def test_a_process_that_ended_keeps_its_counts_and_loses_its_gauges() -> None:
     merger = Merger()
     merger.put("one", snapshot("a", 1, logged_total={("t",): 5.0}, queue_depth={("log",): 9.0}))
     merger.put("two", snapshot("b", 1, logged_total={("t",): 2.0}, queue_depth={("log",): 1.0}))
-    merger.gone("one")
-    assert merger.merged() == {"logged_total": {("t",): 7.0}, "queue_depth": {("log",): 1.0}}
-    assert merger.sources == ["two"]
+    merger.end("one", snapshot("a", 2, logged_total={("t",): 6.0}, queue_depth={("log",): 8.0}))
+    assert merger.told().series == {"logged_total": {("t",): 8.0}, "queue_depth": {("log",): 1.0}}
 
 
 def test_a_process_under_the_name_of_an_earlier_one_adds_to_it() -> None:
     merger = Merger()
     merger.put("one", snapshot("a", 9, logged_total={("t",): 5.0}))
     merger.put("one", snapshot("b", 1, logged_total={("t",): 1.0}))
-    assert merger.merged() == {"logged_total": {("t",): 6.0}}
+    assert merger.told().series == {"logged_total": {("t",): 6.0}}
 
 
 def test_a_snapshot_that_comes_late_changes_nothing() -> None:
     merger = Merger()
     merger.put("one", snapshot("a", 2, logged_total={("t",): 5.0}))
     merger.put("one", snapshot("a", 1, logged_total={("t",): 4.0}))
-    assert merger.merged() == {"logged_total": {("t",): 5.0}}
+    assert merger.told().series == {"logged_total": {("t",): 5.0}}
 
 
 def test_who_is_silent_has_ended_until_it_sends_again() -> None:
@@ -267,9 +275,9 @@ def test_who_is_silent_has_ended_until_it_sends_again() -> None:
     merger = Merger(silent_s=60, clock=clock)
     merger.put("one", snapshot("a", 1, logged_total={("t",): 5.0}, in_flight={(): 3.0}))
     clock.now += 61
-    assert merger.merged() == {"logged_total": {("t",): 5.0}}
+    assert merger.told().series == {"logged_total": {("t",): 5.0}}
     merger.put("one", snapshot("a", 2, logged_total={("t",): 6.0}, in_flight={(): 2.0}))
-    assert merger.merged() == {"logged_total": {("t",): 6.0}, "in_flight": {(): 2.0}}
+    assert merger.told().series == {"logged_total": {("t",): 6.0}, "in_flight": {(): 2.0}}
 
 
 # What can befall processes: another one begins under a name, one counts and sends, one ends, a minute passes, an old snapshot arrives.
@@ -298,14 +306,16 @@ def test_totals_never_fall_and_nothing_that_was_sent_is_lost(events: list[tuple[
             merger.put(f"s{source}", told)
             sent[id_] = count + by
         elif what == "end":
-            merger.gone(f"s{source}")
+            processes[source] = (id_, n + 1, count + by)
+            merger.end(f"s{source}", snapshot(id_, n + 1, logged_total={("t",): count + by}, in_flight={(): 1.0}))
+            sent[id_] = count + by
         elif what == "wait":
             clock.now += 61
         elif what == "late" and old:
             place, told = old[by % len(old)]
             if processes[place][0] == told["id"]:
                 merger.put(f"s{place}", told)
-        total = sum(v for v in merger.merged().get("logged_total", {}).values() if isinstance(v, float))
+        total = sum(v for v in merger.told().series.get("logged_total", {}).values() if isinstance(v, float))
         assert total >= before
         assert total == sum(sent.values())
         before = total
@@ -316,14 +326,14 @@ def test_memory_is_bounded_however_many_processes_come_and_go() -> None:
     for i in range(3 * _GONE):
         merger.put("one", snapshot(f"p{i}", 1, logged_total={(f"collection-{j + 20 * i}",): 1.0 for j in range(20)}))
         merger.put("one", snapshot(f"p{i}", 2, logged_total={(f"collection-{j + 20 * i}",): 2.0 for j in range(20)}))
-    merged = merger.merged()["logged_total"]
+    merged = merger.told().series["logged_total"]
     assert sum(v for v in merged.values() if isinstance(v, float)) == 2 * 20 * 3 * _GONE
     assert len(merged) <= table.LOGGED.most + 1 + 20 * (_GONE + 1)
     assert merged["other",] > 0  # type: ignore[operator]
     merger.put(
         "one", snapshot("p0", 3, logged_total={("again",): 100.0})
     )  # ended so long ago that its counts are in the sum
-    assert ("again",) not in merger.merged()["logged_total"]
+    assert ("again",) not in merger.told().series["logged_total"]
 
 
 # --- the status ---------------------------------------------------------------------------------------------------------
@@ -340,11 +350,11 @@ def _observed(*, ok: int, bad: int = 0, refused: int = 0, seconds: Iterable[floa
 
 def test_the_status_says_what_answers_and_how_it_is_doing() -> None:
     clock = Clock()
-    history = History(clock)
+    merger = Merger(clock=clock)
     metrics = _observed(ok=1000, seconds=[9.0] * 10)
-    history.add(read(metrics))  # too soon after the start to be kept
+    merger.put("one", metrics.snapshot())
     clock.now += 240
-    history.add(read(metrics))
+    merger.put("one", metrics.snapshot())
     metrics.count(table.REQUESTS, ROUTE, "triage", "200", by=95)
     metrics.count(table.REQUESTS, ROUTE, "triage", "500", by=4)
     metrics.count(table.REQUESTS, ROUTE, "triage", "503", by=1)
@@ -364,8 +374,9 @@ def test_the_status_says_what_answers_and_how_it_is_doing() -> None:
     metrics.count(table.LOG_DROPPED, "tickets", "full", by=2)
     metrics.count(table.SHADOW_DROPPED, "triage", "full", by=5)
     clock.now += 60
+    merger.put("one", metrics.snapshot())
     serving = Serving(name="triage", number=7, head="refunds@3", encoder="minilm@5f3c", shadows=["refunds@4"])
-    found = status(read(metrics), [serving], history).model_dump()
+    found = status(merger.told(), [serving]).model_dump()
     assert found == {
         "version": __version__,
         "up_s": 300.0,
@@ -410,19 +421,64 @@ def test_the_status_says_what_answers_and_how_it_is_doing() -> None:
 
 
 def test_a_deployment_nobody_asked_yet_has_no_latency() -> None:
-    history = History()
     serving = Serving(name="triage", number=1, head="refunds@1", encoder="minilm")
-    found = status({}, [serving], history).deployments[0]
+    found = status(Merger().told(), [serving]).deployments[0]
     assert (found.recent["1m"].requests, found.recent["1m"].p50_ms, found.drift, found.review_open) == (0, None, None, None)
+
+
+def asked(id_: str, n: int, times: float) -> Snapshot:
+    """A process that answered so many requests since it began."""
+    return snapshot(id_, n, requests_total={(ROUTE, "triage", "200"): times})
+
+
+def of_late(merger: Merger) -> dict[str, tuple[float, int]]:
+    """Of each window the seconds it covers and its requests."""
+    recent = status(merger.told(), [Serving(name="triage", number=1, head="h@1", encoder="e")]).deployments[0].recent
+    return {name: (each.seconds, each.requests) for name, each in recent.items()}
+
+
+def test_a_window_holds_what_was_asked_in_it_whatever_was_asked_before() -> None:
+    clock = Clock()
+    merger = Merger(clock=clock)
+    for second in range(0, 400, 2):  # three a second
+        merger.put("one", asked("a", second // 2 + 1, 3.0 * second))
+        clock.now += 2
+    assert of_late(merger) == {"1m": (64.0, 186), "5m": (304.0, 906)}  # the last two seconds' are not told yet
+
+
+def test_a_process_that_was_there_before_brings_into_a_window_what_it_is_asked_from_then_on() -> None:
+    clock = Clock()
+    merger = Merger(clock=clock)  # begun anew, as after its process was killed
+    merger.put("old", asked("a", 700, 50_000.0))
+    clock.now += 2
+    merger.put("new", asked("b", 1, 4.0))
+    merger.put("old", asked("a", 701, 50_003.0))
+    assert of_late(merger) == {"1m": (2.0, 7), "5m": (2.0, 7)}
+
+
+def test_a_process_that_ends_or_is_replaced_takes_nothing_out_of_a_window_and_adds_nothing() -> None:
+    clock = Clock()
+    merger = Merger(clock=clock)
+    merger.put("one", asked("a", 1, 10.0))
+    clock.now += 20
+    merger.put("one", asked("b", 1, 2.0))
+    merger.end("one", asked("b", 2, 5.0))
+    merger.put("one", asked("a", 2, 11.0))  # it had been silent, and is heard again
+    clock.now += 10
+    assert of_late(merger) == {"1m": (30.0, 16), "5m": (30.0, 16)}
 
 
 def test_the_history_keeps_five_minutes() -> None:
     clock = Clock()
     history = History(clock)
-    for _ in range(2000):
+    for second in range(2000):
         clock.now += 1
-        history.add(read(_observed(ok=1)) if clock.now % 100 == 0 else {})
-    assert len(history._kept) <= 300 / 5 + 2
+        history.add(read(_observed(ok=second)), read(_observed(ok=second + 1)) if clock.now % 100 == 0 else {})
+    assert len(history._parts) <= 300 / 5 + 2
+    assert {name: window.rises["requests_total"][ROUTE, "triage", "200"] for name, window in history.windows().items()} == {
+        "1m": 1.0,
+        "5m": 3.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import openai
 import pytest
-import uvicorn
 
 from raystore.serve.door.auth import Door
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
 from tests.pictures import data_url, gif, png
 from tests.serve.conftest import Served
+from tests.serve.serving import running
 
 RED, BLUE = png((220, 30, 30)), png((30, 30, 220))
 LIMITS = Limits(max_items=8, max_chars=1_000, max_image_bytes=20_000, max_image_pixels=1_000_000, max_image_frames=5)
@@ -27,24 +25,6 @@ def url(house: Served) -> Iterator[str]:
     app = make_app(lambda: orchestrator, AppSpec(limits=LIMITS))
     with running(app) as url:
         yield url
-
-
-class running:
-    """A real uvicorn, on a free port, in a thread."""
-
-    def __init__(self, app: object) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))  # type: ignore[arg-type]
-        self._thread = threading.Thread(target=self._server.run)
-
-    def __enter__(self) -> str:
-        self._thread.start()
-        while not self._server.started and self._thread.is_alive():
-            time.sleep(0.01)
-        return f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
 
 
 @pytest.fixture

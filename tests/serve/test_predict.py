@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
+from raystore.serve.answer.served import Predicted, ServedHead
 from raystore.serve.watch import table
 from raystore.serve.wire.predict import (
     LabelsPrediction,
@@ -21,6 +24,7 @@ from raystore.serve.wire.predict import (
     PredictRequest,
     StreamLine,
 )
+from raystore.vectors import Vectors
 from tests.pictures import PICTURES, data_url
 from tests.serve.conftest import Served, Whole
 from tests.serve.serving import CANARY, Held, Service, Serving
@@ -362,6 +366,29 @@ def test_a_deadline_is_kept_while_the_encoder_is_busy(serving: Serving, served: 
         late[2]
         == f"the request was given {late[2].split()[4]} s, and they ran out before it was encoded. Nothing was answered."
     )
+
+
+class _Late:
+    """A real head that answers when nobody waits any more."""
+
+    def __init__(self, head: ServedHead) -> None:
+        self.task, self.classes = head.task, head.classes
+        self._head = head
+
+    async def ask(self, vectors: Vectors) -> Predicted:
+        found = await self._head.ask(vectors)
+        await asyncio.sleep(0.6)
+        return found
+
+
+def test_what_a_head_says_too_late_is_neither_answered_nor_logged(serving: Serving) -> None:
+    service = serving.serve({"p-slow": {"head": "refunds@2", "log": "kept"}})
+    live = service.orchestrator.live["p-slow"]
+    service.orchestrator.update({"p-slow": replace(live, head=_Late(live.head))})
+    late = service.refused("p-slow", {"text": TEXT}, headers={"x-raystore-deadline-ms": "500"})
+    assert late[:2] == (504, "DeadlineMissed")
+    assert service.count(table.LOGGED, "kept") == 0
+    assert service.ask("p-slow", {"text": TEXT})["logged"] is not None
 
 
 def test_more_requests_than_are_taken_are_refused_at_once_and_health_still_answers(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,8 +13,23 @@ from raystore.errors import DeploymentNotFound, GateHeld, HeadNotFound, InvalidA
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.kept.predictions import Predictions
 from raystore.serve.operate.operations import Operations
-from raystore.serve.operate.promote import promote, rollback
-from raystore.serve.spec.records import DeploymentRecord, deployment_history, deployment_records
+from raystore.serve.operate.promote import Promoted, promote, rollback
+from raystore.serve.recording.recorder import Recorder
+from raystore.serve.shadow.report import ShadowReport
+from raystore.serve.spec.alias import next_place, settle
+from raystore.serve.spec.apart import tell_apart
+from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.deployment import DeploymentSpec
+from raystore.serve.spec.records import (
+    DeploymentRecord,
+    HeadRef,
+    ShadowRef,
+    deployment_history,
+    deployment_records,
+    publish_record,
+)
+from raystore.serve.spec.watch import Watch
+from raystore.serve.watch.metrics import Metrics
 from tests.serve.conftest import Served, recorded
 from tests.serve.kept_rows import said
 
@@ -202,6 +219,143 @@ def test_there_must_be_a_record_to_return_to(rooms: Rooms) -> None:
         assert str(nothing.value) == f"rollback 'o-first': there is no {wanted}; there are: 1 (refunds@1)."
     with pytest.raises(DeploymentNotFound):
         rollback(rooms, "o-nobody")
+
+
+def test_a_rule_that_is_deployed_while_a_head_is_promoted_stays(rooms: Rooms) -> None:
+    recorded(rooms, "o-race", "refunds@1", shadow=["refunds@2"])
+    seen(rooms, "o-race", "refunds@1", "refunds@2", [("card", "card")] * 3)
+    block = {"before": [{"name": "blocked", "when": "subject = 'c-9'", "refuse": "no"}]}
+    asked: list[str] = []
+
+    def reports(name: str) -> list[ShadowReport]:
+        """Somebody deploys while the gate is looked at for the first time."""
+        if not asked:
+            recorded(rooms, "o-race", "refunds@1", shadow=["refunds@2"], rules=block)
+        asked.append(name)
+        return Operations(rooms).reports(name)
+
+    done = promote(rooms, "refunds@2", deployment="o-race", gate="n_paired >= 3", reports=reports)
+    assert (done.number, asked) == (3, ["o-race", "o-race"]), "the gate is asked anew of the newer record"
+    record = present(rooms, "o-race")
+    assert heads(record) == ("refunds@2", ["refunds@1"], None)
+    assert [rule.name for rule in record.rules.before] == ["blocked"]
+
+
+def test_many_who_change_a_deployment_at_once_undo_nothing_of_each_other(rooms: Rooms) -> None:
+    recorded(rooms, "o-many", "refunds@1", shadow=["refunds@2"])
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(rollback if i % 2 else promote_other, rooms, "o-many") for i in range(12)]
+        numbers = [each.result(60).number for each in done if each.exception() is None]
+    history = deployment_history(rooms.catalog, "o-many")
+    assert sorted([1, *numbers]) == [each.number for each in history] == list(range(1, len(history) + 1))
+    for before, after in pairwise(history):
+        assert {after.head, *(each.head for each in after.shadow)} == {"refunds@1", "refunds@2"}
+        assert after.head != before.head, "each was made from the record before it"
+
+
+def promote_other(rooms: Rooms, name: str) -> Promoted:
+    """Promote whatever is in shadow; HeadNotFound where another did so first."""
+    return promote(rooms, present(rooms, name).shadow[0].head, deployment=name)
+
+
+def cut_off(rooms: Rooms, name: str, head: str) -> DeploymentRecord:
+    """A promotion by alias whose process died after its record was published."""
+    before = present(rooms, name)
+    new = rooms.resolved(name, DeploymentSpec.model_validate({"head": head, "shadow": [before.head]}))
+    place = next_place(rooms.catalog, before.asked, head)
+    published = publish_record(
+        rooms.catalog,
+        new.model_copy(update={"asked": before.asked, "why": "promoted", "alias_record": place}),
+        over=before.number,
+    )
+    assert published is not None
+    return published
+
+
+def test_an_alias_that_a_promotion_was_kept_from_moving_is_moved_by_who_comes_next(rooms: Rooms) -> None:
+    rooms.heads.set_alias("refunds", "oak", 1)
+    file = {"shadow": ["refunds@2"]}
+    recorded(rooms, "o-cut", "refunds@oak", **file)
+    assert cut_off(rooms, "o-cut", "refunds@2").number == 2
+    assert rooms.heads.aliases("refunds")["oak"] == 1
+    again = recorded(rooms, "o-cut", "refunds@oak", **file)
+    assert (again.head, rooms.heads.aliases("refunds")["oak"]) == ("refunds@2", 2), "the next deploy does not undo it"
+    rollback(rooms, "o-cut")
+    cut_off(rooms, "o-cut", "refunds@2")
+    back = rollback(rooms, "o-cut")
+    assert (back.after, back.alias, rooms.heads.aliases("refunds")["oak"]) == ("refunds@1", "refunds@oak", 1)
+    cut_off(rooms, "o-cut", "refunds@2")
+    rooms.records(AppSpec())
+    assert rooms.heads.aliases("refunds")["oak"] == 2, "any deploy looks at every deployment's alias"
+    rollback(rooms, "o-cut")
+    recorder = Recorder(rooms, Watch(), Metrics("recording"))
+    recorder.update({"o-cut": cut_off(rooms, "o-cut", "refunds@2")})
+    assert rooms.heads.aliases("refunds")["oak"] == 2, "so does a running service"
+    recorder.close()
+
+
+def test_an_alias_that_somebody_moved_since_is_left_where_it_is(rooms: Rooms) -> None:
+    rooms.heads.set_alias("refunds", "ash", 1)
+    recorded(rooms, "o-moved", "refunds@ash", shadow=["refunds@2"])
+    cut_off(rooms, "o-moved", "refunds@2")
+    rooms.heads.drop_alias("refunds", "ash")
+    settle(rooms.catalog, "o-moved")
+    assert "ash" not in rooms.heads.aliases("refunds")
+
+
+def test_a_record_is_published_over_the_one_it_was_made_from_or_not_at_all(rooms: Rooms) -> None:
+    first = recorded(rooms, "o-over", "refunds@1")
+    assert publish_record(rooms.catalog, first, over=0) is None
+    second = publish_record(rooms.catalog, first, over=1)
+    assert second is not None
+    assert (second.number, publish_record(rooms.catalog, first, over=1)) == (2, None)
+
+
+def test_a_deployment_with_as_many_shadows_as_may_be_has_no_room_for_the_head_that_answered(rooms: Rooms) -> None:
+    before = recorded(rooms, "o-full", "refunds@1", canary={"head": "refunds@2", "percent": 5})
+    facts = {name: getattr(before, name) for name in HeadRef.model_fields}
+    shadows = tuple(ShadowRef(**{**facts, "head": f"others@{n}"}, sample=1) for n in range(1, 17))
+    publish_record(rooms.catalog, before.model_copy(update={"shadow": shadows}), over=1)
+    with pytest.raises(InvalidArguments) as full:
+        promote(rooms, "refunds@2", deployment="o-full")
+    assert str(full.value) == (
+        "promote 'refunds@2': deployment 'o-full' would have 17 shadows then, with refunds@1 among them, and 16 are the most: "
+        "take one out of its file, deploy it, and promote again."
+    )
+    assert present(rooms, "o-full").number == 2
+
+
+def test_a_report_beside_a_head_that_answers_no_more_passes_no_gate(house: Served) -> None:
+    rooms = house.rooms
+    recorded(rooms, "o-stale", "refunds@1", shadow=["refunds@2"])
+    seen(rooms, "o-stale", "refunds@1", "refunds@2", [("card", "card")] * 9)
+    recorded(rooms, "o-stale", "colours@1", shadow=["refunds@2"])
+    with pytest.raises(GateHeld) as held:
+        promote(rooms, "refunds@2", gate="agreement > .5", deployment="o-stale", reports=Operations(rooms).reports)
+    assert held.value.found == "no request was seen by both it and the live head"
+
+
+def test_a_head_whose_encoder_the_service_has_no_place_for_is_not_promoted(house: Served) -> None:
+    rooms = house.rooms
+    tiny, photos = (rooms.encoders.get(name) for name in ("tiny", "photos"))
+    recorded(rooms, "o-apart", "refunds@1", shadow=["colours@1"])
+    tell_apart(rooms.catalog, [tiny.fingerprint])
+    try:
+        with pytest.raises(InvalidArguments) as nowhere:
+            promote(rooms, "colours@1", deployment="o-apart")
+        assert str(nowhere.value) == (
+            f"promote 'o-apart': colours@1 reads with {photos.label}, and the service, which runs its encoders as deployments of "
+            "their own, has none for it: name photos under encoders: in the deployment file, deploy that, and repeat this."
+        )
+        assert present(rooms, "o-apart").number == 1
+        tell_apart(rooms.catalog, [tiny.fingerprint, photos.fingerprint])
+        assert promote(rooms, "colours@1", deployment="o-apart").after == "colours@1"
+        tell_apart(rooms.catalog, [photos.fingerprint])
+        with pytest.raises(InvalidArguments, match=f"rollback 'o-apart': refunds@1 reads with {tiny.label}"):
+            rollback(rooms, "o-apart")
+    finally:
+        tell_apart(rooms.catalog, None)
+    assert rollback(rooms, "o-apart").after == "refunds@1", "where the ingress takes any encoder, any head may answer"
 
 
 def test_the_store_has_its_deployments_with_their_history_reports_and_promotions(served: Served) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from raystore.errors import AddressInUse
 from raystore.serve.run.haproxy_door import narrowed
+from raystore.serve.run.process import keep_calls_on_loopback
 from raystore.serve.run.proxy import ProxyFolder, check_port_free, free_port
 
 CONFIG = """defaults
@@ -75,3 +76,24 @@ def test_the_door_is_no_module_that_needs_the_package() -> None:
     source = Path(haproxy_door.__file__).read_text(encoding="utf-8")
     assert "import raystore" not in source
     assert "from raystore" not in source
+
+
+def test_a_ray_that_opens_replicas_servers_elsewhere_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+    from ray.serve._private import replica
+
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    opened: list[str] = []
+    monkeypatch.setattr(replica, "add_port_to_grpc_server", lambda _, address: opened.append(address))  # this Ray has it
+    keep_calls_on_loopback()
+    replica.add_port_to_grpc_server(None, "[::]:0")
+    assert opened == ["127.0.0.1:0"]
+    assert not caplog.messages
+    monkeypatch.delattr(replica, "add_port_to_grpc_server")
+    keep_calls_on_loopback()
+    assert caplog.messages == [
+        f"Ray {ray.__version__} opens this replica's server for calls elsewhere than it did: it may listen on every network. "
+        "Keep the machine's ports closed, and run raystore with the Ray it was tested with"
+    ]

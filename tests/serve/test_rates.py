@@ -116,6 +116,21 @@ def test_replicas_share_a_limit_and_each_lets_one_in_at_least() -> None:
     assert admitted(Buckets(Rates(requests_per_s=1, burst=1), share=1 / 100, clock=clock))
 
 
+def test_a_change_of_the_limits_keeps_what_was_counted_under_those_that_stay() -> None:
+    own = Principal("own", frozenset(), rates=Rates(requests_per_s=1, burst=2))
+    buckets = Buckets(Rates(requests_per_s=1, burst=2), clock=Clock())
+    assert [admitted(buckets, who) for who in (ANNA, ANNA, own, own)] == [True] * 4
+    buckets.change(Rates(requests_per_s=1, burst=2), 1.0)
+    assert not admitted(buckets, ANNA)
+    buckets.change(Rates(requests_per_s=1, burst=3), 1.0)
+    assert not admitted(buckets, own)
+    assert sum(admitted(buckets, ANNA) for _ in range(10)) == 3
+    buckets.change(Rates(requests_per_s=1, burst=2), 0.5)
+    assert [admitted(buckets, who) for who in (own, own)] == [True, False]
+    buckets.change(Rates(), 0.5)
+    assert all(admitted(buckets, ANNA) for _ in range(10))
+
+
 def test_who_has_everything_back_is_forgotten() -> None:
     clock = Clock()
     buckets = Buckets(Rates(requests_per_s=1, burst=2), clock=clock)

@@ -6,16 +6,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raystore.data.collection import CollectionTable
+from raystore.encoders import LoadedEncoder
 from raystore.encoders.items import Item
 from raystore.errors import CollectionNotFound, SealBroken
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.kept.predictions import Predictions
+from raystore.serve.operate.operations import Operations
 from raystore.serve.recording.recorder import Recorder
 from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
@@ -161,6 +165,19 @@ def test_what_was_answered_and_what_a_shadow_says_stand_side_by_side(recorded_: 
     assert (report.shadow, report.n_paired, report.coverage) == ("refunds@1", 3, 1)
 
 
+def test_a_kept_column_has_the_type_that_the_logs_collection_gives_it(recorded_: Recorded, rooms: Rooms) -> None:
+    [fingerprint] = CollectionTable.open(rooms.layout, "tickets").fingerprints
+    CollectionTable.create(rooms.layout, "typed", {fingerprint: 32}, {"orders": "int64"})
+    service = recorded_.serve("r-typed", head="refunds@2", log="typed", keep=["orders", "price"])
+    service.ask("r-typed", {"id": "x", "text": TEXT, "columns": {"orders": 3, "price": 2}})
+    assert [(row["orders"], row["price"]) for row in recorded_.kept("r-typed")] == [(3, 2.0)]
+    columns = Predictions.open(rooms.catalog, "r-typed").table.columns
+    assert (columns["orders"], columns["price"]) == ("int64", "float64")
+    later = recorded_.serve("r-typed", head="refunds@2", log="tickets", keep=["orders", "price", "product"])
+    later.ask("r-typed", {"id": "y", "text": TEXT, "columns": {"product": "visa"}})
+    assert [row["product"] for row in recorded_.kept("r-typed")] == [None, "visa"]
+
+
 def test_a_request_that_is_told_twice_is_kept_once(recorded_: Recorded) -> None:
     service = recorded_.serve("r-twice", head="refunds@2", shadow=["refunds@1"])
     for _ in range(2):
@@ -175,6 +192,25 @@ def test_a_ruled_answer_keeps_the_heads_own_words_beside_it(recorded_: Recorded)
     [row] = recorded_.kept("r-ruled")
     assert (row["label"], row["answered"], row["rules"], row["review"]) == ("card", "money", "always,look", True)
     assert recorded_.count(table.REVIEW_OPEN, "r-ruled") == 1
+
+
+def test_how_many_items_wait_for_a_label_is_told_after_labels_that_another_process_took(
+    recorded_: Recorded, served: Served
+) -> None:
+    service = recorded_.serve("r-labels", head="refunds@2", review={"table": "r_labels", "sample": 1})
+    service.ask("r-labels", {"items": [{"id": f"x-{i}", "text": TEXT} for i in range(3)]})
+    assert recorded_.recorder.drain(60)
+    assert recorded_.count(table.REVIEW_OPEN, "r-labels") == 3
+    Operations(served.rooms).label("r-labels", "ann", [("x-0", "card"), ("x-2", "money")])  # rooms of another process
+    recorded_.recorder.look()
+    assert recorded_.count(table.REVIEW_OPEN, "r-labels") == 1
+    begun_anew = Recorder(recorded_.rooms, Watch(), recorded_.metrics)
+    begun_anew.update({"r-labels": service.orchestrator.live["r-labels"].record})
+    begun_anew.look()
+    assert recorded_.count(table.REVIEW_OPEN, "r-labels") == 1, "before anything is written"
+    begun_anew.update({})
+    assert table.REVIEW_OPEN.name not in series_of(recorded_.metrics.snapshot())
+    begun_anew.close()
 
 
 def test_the_review_queue_takes_no_more_than_its_bound(recorded_: Recorded) -> None:
@@ -203,11 +239,11 @@ def test_a_shadow_sees_its_share_of_requests_and_always_the_same_ones(recorded_:
 def test_a_shadow_with_an_encoder_of_its_own_reads_sealed_content(house: Served, caplog: pytest.LogCaptureFixture) -> None:
     rooms = house.rooms
     clip = rooms.encoders.get("clip")
-    _train_on_clip(rooms)
+    by_clip = _train_on_clip(rooms)
     recorded = Recorded(rooms)
-    service = recorded.serve("r-clip", head="refunds@2", shadow=["by-clip@1"])
+    service = recorded.serve("r-clip", head="refunds@2", shadow=[by_clip])
     service.ask("r-clip", {"id": "x", "text": f"{TEXT} {CANARY}"})
-    assert [row["head"] for row in recorded.kept("r-clip")] == ["by-clip@1", "refunds@2"]
+    assert [row["head"] for row in recorded.kept("r-clip")] == [by_clip, "refunds@2"]
     [seen] = recorded.seen
     assert seen.content is not None
     assert CANARY not in str(seen)
@@ -229,13 +265,42 @@ def test_a_shadow_with_an_encoder_of_its_own_reads_sealed_content(house: Served,
     recorded.recorder.close()
 
 
+class CountingRooms(Rooms):
+    """Rooms that remember which encoders were loaded."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.loaded: list[str] = []
+
+    def load_encoder(self, fingerprint: str, threads: int | None) -> LoadedEncoder:
+        self.loaded.append(fingerprint)
+        return super().load_encoder(fingerprint, threads)
+
+
+def test_shadows_of_one_candidate_encoder_share_it_whatever_deployment_they_are_of(house: Served) -> None:
+    rooms = CountingRooms(house.root)
+    heads = [_train_on_clip(rooms) for _ in range(3)]
+    recorded = Recorded(rooms)
+    first = recorded.serve("r-two", head="refunds@2", shadow=heads[:2])
+    first.ask("r-two", {"items": [{"id": f"x-{i}", "text": f"{TEXT} {i}"} for i in range(3)]})
+    assert [row["head"] for row in recorded.kept("r-two") if row["request"] == "x-0"] == [*heads[:2], "refunds@2"]
+    both = recorded.serve("r-third", head="refunds@2", shadow=heads[2:])
+    recorded.recorder.update({name: live.record for each in (first, both) for name, live in each.orchestrator.live.items()})
+    both.ask("r-third", {"id": "y", "text": TEXT})
+    assert [row["head"] for row in recorded.kept("r-third")] == [heads[2], "refunds@2"]
+    clip = rooms.encoders.get("clip").fingerprint
+    assert rooms.loaded.count(clip) == 1
+    recorded.recorder.close()
+
+
 def _with_content(seen: Seen, content: bytes) -> Seen:
     from dataclasses import replace
 
     return replace(seen, content=content)
 
 
-def _train_on_clip(rooms: Rooms) -> None:
+def _train_on_clip(rooms: Rooms) -> str:
+    """The new head."""
     import numpy as np
 
     from raystore.train.fit import train_head
@@ -250,6 +315,7 @@ def _train_on_clip(rooms: Rooms) -> None:
         source=ArraySource({"train": examples, "val": examples, "test": examples}),
         fingerprint=clip.fingerprint, encoder_label=clip.label, snapshot={"name": "by-clip", "number": 1, "hash": "ef" * 32},
     )  # fmt: skip
+    return rooms.heads.latest("by-clip").label
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -269,6 +335,35 @@ def test_a_shadow_rule_that_sleeps_is_late_alone(recorded_: Recorded) -> None:
     GO.set()
     assert recorded_.recorder.drain(60)
     assert SEEN == [None] * 5, "what a rule in shadow sees has no text"
+
+
+def test_only_what_rules_in_shadow_name_is_told_to_where_they_are_looked_at(recorded_: Recorded) -> None:
+    item = {
+        "id": "x", "text": f"{TEXT} {CANARY}", "subject": "c-0",
+        "columns": {"product": "visa", "label": "mine", "note": f"{CANARY} note", "amount": 7},
+    }  # fmt: skip
+    named = {
+        "before": [
+            {"name": "block", "when": "product = 'visa' AND \"label\" = 'mine'", "refuse": "no", "shadow": True},
+            {"name": "calm", "quota": {"requests": 1, "per": "subject"}, "shadow": True},
+            {"name": "live", "when": "amount > 99", "refuse": "no"},
+        ],
+        "after": [{"name": "unsure", "when": "margin < 2 AND label IS NOT NULL", "abstain": True, "shadow": True}],
+    }
+    service = recorded_.serve("r-told", head="refunds@2", rules=named)
+    for _ in range(2):
+        service.ask("r-told", item)
+    assert recorded_.recorder.drain(60)
+    [facts] = recorded_.seen[0].facts
+    assert sorted(facts) == ["columns", "margin", "subject"]
+    assert (facts["columns"], facts["subject"]) == ({"product": "visa", "label": "mine"}, "c-0")
+    fired = {rule: recorded_.count(table.RULES_FIRED, "r-told", rule) for rule in ("block", "calm", "unsure")}
+    assert fired == {"block": 2, "calm": 1, "unsure": 2}
+    GO.set()
+    hook = {"after": [{"name": "slow", "call": "tests.serve.test_recorder:sleeps", "shadow": True}]}
+    recorded_.serve("r-hook", head="refunds@2", rules=hook).ask("r-hook", item)
+    [facts] = recorded_.seen[-1].facts
+    assert (facts["text"], facts["columns"]) == (None, item["columns"]), "nobody knows what a hook looks at"
 
 
 def _rows(rooms: Rooms, name: str) -> list[Any]:

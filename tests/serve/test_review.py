@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,8 +21,11 @@ from raystore.errors import InvalidArguments, ItemNotFound
 from raystore.serve.kept.predictions import PredictionRow, Predictions
 from raystore.serve.review.labels import Disagreement
 from raystore.serve.review.queue import ReviewQueue
+from raystore.serve.review.queues import ReviewQueues
 from raystore.serve.shadow.labels import live_labels
 from raystore.serve.shadow.report import shadow_reports
+from raystore.serve.spec.deployment import ReviewSpec
+from raystore.serve.spec.records import DeploymentRecord
 from raystore.train.fit import train_head
 from raystore.train.snapshot_source import SnapshotSource
 from raystore.train.source import Task
@@ -339,6 +343,85 @@ def test_reviewing_loses_nothing_and_shares_nothing(tmp_path: Path) -> None:
 
     Reviewing.folder = tmp_path
     run_state_machine_as_test(Reviewing, settings=settings(max_examples=8, stateful_step_count=12, deadline=None))
+
+
+class Following(RuleBasedStateMachine):
+    """What is followed from version to version is what a process reads that was just started."""
+
+    folder: Path
+
+    @initialize()
+    def begin(self) -> None:
+        self.desk = Desk(self.folder / f"{np.random.default_rng().integers(1 << 60)}", [])
+        self.n = 0
+
+    @rule(head=st.sampled_from(["refunds@2", "refunds@3"]), start=st.integers(0, 9), review=st.booleans())
+    def predict(self, head: str, start: int, review: bool) -> None:
+        """Items that were there before too, by another head."""
+        self.desk.kept.append(said(head, ["card", "money"], start=start, review=review, kept={"product": "visa"}))
+
+    @rule(which=st.integers(0, 9), minutes=st.integers(-60, 60), label=st.sampled_from(["card", "money", None]))
+    def happen(self, which: int, minutes: int, label: str | None) -> None:
+        """An event, told late or early, that gives a label or takes it away."""
+        when = datetime.now(UTC) + timedelta(minutes=minutes)
+        event = {"id": f"r{which}", "label": label, "reviewer": "c", "time": when, "deployment": "triage"}
+        rows = pa.Table.from_pylist([event]).cast(_EVENTS)
+        self.desk.store.register_table("reviewed", rows, id="id", time="time", mode="append")
+
+    @rule()
+    def begin_the_table_anew(self) -> None:
+        event = {"id": "r3", "label": "card", "reviewer": "c", "time": datetime.now(UTC), "deployment": "triage"}
+        rows = pa.Table.from_pylist([event]).cast(_EVENTS)
+        self.desk.store.register_table("reviewed", rows, id="id", time="time")
+
+    @rule(which=st.integers(0, 9))
+    def erase(self, which: int) -> None:
+        self.desk.kept.table.rows.dataset().delete(f"request = 'r{which}'")
+
+    @rule()
+    def keep_more(self) -> None:
+        self.desk.queue.predictions = Predictions.open_or_create(self.desk.store.catalog, "triage", ["product", "region"])
+
+    @invariant()
+    def it_is_what_is_there(self) -> None:
+        if hasattr(self, "desk"):
+            fresh = self.desk.again()
+            fresh.predictions = self.desk.queue.predictions
+            assert self.desk.queue.items() == fresh.items()
+
+
+_EVENTS = pa.schema(
+    {
+        "id": pa.string(), "label": pa.string(), "reviewer": pa.string(), "time": pa.timestamp("us", "UTC"),
+        "deployment": pa.string(),
+    }
+)  # fmt: skip
+
+
+def test_what_is_followed_is_what_is_there(tmp_path: Path) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    Following.folder = tmp_path
+    run_state_machine_as_test(Following, settings=settings(max_examples=10, stateful_step_count=15, deadline=None))
+
+
+def test_many_who_ask_first_get_one_queue(desk: Desk) -> None:
+    record = DeploymentRecord(
+        name="triage", number=1, head="refunds@2", asked="refunds@2", fingerprint="f" * 64, encoder="tiny@f", snapshot=None,
+        review=ReviewSpec(table="reviewed", most=3), keep=("product",),
+    )  # fmt: skip
+    queues = ReviewQueues(desk.store.catalog)
+    with ThreadPoolExecutor(8) as threads:
+        found = [threads.submit(queues.get, record) for _ in range(16)]
+        assert len({id(each.result(60)) for each in found}) == 1
+    queue = queues.get(record)
+    assert queue is not None
+    queue.claim("ann", 1)
+    changed = record.model_copy(update={"review": ReviewSpec(table="reviewed", most=9), "keep": ("product", "region")})
+    assert queues.get(changed) is queue, "claims stay"
+    assert (queue.most, queue.predictions.keep) == (9, ("product", "region"))
+    assert queues.get(record.model_copy(update={"review": ReviewSpec(table="elsewhere")})) is not queue
+    assert queues.get(record.model_copy(update={"review": None})) is None
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ def test_a_file_with_a_deployment_alone_has_every_default(tmp_path: Path) -> Non
         "max_image_pixels": 50_000_000,
         "max_image_frames": 1_000,
         "max_requests": 64,
+        "max_sending": 128,
+        "max_streams": 32,
+        "stream_idle_s": 60,
         "deadline_s": 30,
     }
     assert spec.deployments["triage"].head.name == "refunds@2"

@@ -13,15 +13,20 @@ import pytest
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
-from raystore.serve.door.auth import Door
+from raystore.access import ApiKeys, Rates, Verb
+from raystore.client.stream import read_lines
+from raystore.errors import ServiceDenied
+from raystore.serve.door.auth import BELIEVED_S, Door
 from raystore.serve.door.rates import Buckets
 from raystore.serve.http.app import make_app
-from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.app import AppSpec, Limits
 from raystore.serve.wire.predict import StreamLine
 from tests.pictures import PICTURES, data_url
 from tests.serve.conftest import Served
-from tests.serve.serving import CANARY, LOOPBACK, Service, Serving
+from tests.serve.serving import CANARY, LOOPBACK, Service, Serving, running
+from tests.serve.test_admission import sender
 
 TEXT = "the card never arrived"
 URL = "/v1/predict/s-all/stream"
@@ -243,6 +248,86 @@ def test_the_bytes_of_a_stream_count_as_those_of_any_body(listening: tuple[int, 
         answer = client.post(URL, content=body, headers=NDJSON)
     assert len(answer.text.splitlines()) == 101
     assert _Counting.bytes - before == len(body)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_revoked_key_ends_its_open_streams(service: Service, served: Served) -> None:
+    keys, clock = ApiKeys(served.rooms.layout, served.rooms.store_key), Clock()
+    key = keys.create("http_feed", [Verb.PREDICT])
+    app = make_app(lambda: service.orchestrator, AppSpec(), Door(keys, clock=clock))
+    with (
+        running(app) as url,
+        sender(int(url.rpartition(":")[2]), URL, NDJSON["content-type"], f"authorization: Bearer {key}") as one,
+    ):
+        assert one.head()[0] == 200
+        for i in range(2):
+            one.send(body_of({"text": TEXT}))
+            assert one.lines()[0]["line"] == i
+        keys.revoke("http_feed")
+        clock.now += BELIEVED_S
+        one.send(body_of({"text": CANARY}))
+        [last] = one.lines()
+        assert StreamLine.model_validate(last).model_dump(mode="json", exclude_unset=True) == last
+        assert (last["done"], last["failed"], last["error"]["type"]) == (2, 0, "KeyRequired")
+        assert one.lines() == []
+    with pytest.raises(ServiceDenied, match="a key is required: the one that was sent is not valid here"):
+        read_lines(json.dumps(last).encode(), 0, 3)
+
+
+def test_each_block_of_lines_is_a_request_of_its_own_to_the_rates(service: Service) -> None:
+    buckets = Buckets(Rates(requests_per_s=0.001, burst=2))
+    app = make_app(lambda: service.orchestrator, AppSpec(), Door(None, rates=buckets))
+    with running(app) as url, sender(int(url.rpartition(":")[2]), URL, NDJSON["content-type"]) as one:
+        assert one.head()[0] == 200
+        for i in range(128):
+            one.send(body_of({"text": TEXT}))
+            assert one.lines()[0]["line"] == i
+        one.send(body_of({"text": TEXT}))
+        [last] = one.lines()
+        assert (last["done"], last["error"]["type"], last["error"]["limit"]) == (128, "RateExceeded", 0.001)
+        assert last["error"]["retry_after_s"] > 900
+
+
+def test_a_stream_over_its_rate_waits_where_that_is_not_for_long(service: Service) -> None:
+    buckets = Buckets(Rates(requests_per_s=20, burst=1))
+    app = make_app(lambda: service.orchestrator, AppSpec(), Door(None, rates=buckets))
+    with TestClient(app, base_url=LOOPBACK) as client:
+        answer = client.post(URL, content=body_of(*({"text": TEXT} for _ in range(200))), headers=NDJSON)
+    done = json.loads(answer.text.splitlines()[-1])
+    assert (done["done"], done["failed"], "error" in done) == (200, 0, False)
+
+
+def test_lines_of_many_bytes_are_requests_by_their_bytes(service: Service) -> None:
+    buckets = Buckets(Rates(requests_per_s=0.001, burst=3))
+    spec = AppSpec(limits=Limits(max_body_bytes=2_000))
+    app = make_app(lambda: service.orchestrator, spec, Door(None, rates=buckets))
+    with running(app) as url, sender(int(url.rpartition(":")[2]), URL, NDJSON["content-type"]) as one:
+        assert one.head()[0] == 200
+        for i in range(4):
+            one.send(body_of({"text": "x" * 1_400}))
+            assert one.lines()[0]["line"] == i  # 5,644 bytes: three requests
+        one.send(body_of({"text": "x" * 1_400}))
+        assert (one.lines()[0]["error"]["type"]) == "RateExceeded"
+
+
+def test_an_open_stream_follows_a_change_of_what_is_deployed(served: Served) -> None:
+    serving = Serving(served.rooms)
+    one, two = serving.serve({"s-all": {"head": "refunds@2"}}), serving.serve({"s-all": {"head": "refunds@1"}})
+    present = [one.orchestrator]
+    app = make_app(lambda: present[0], AppSpec())
+    with running(app) as url, sender(int(url.rpartition(":")[2]), URL, NDJSON["content-type"]) as stream:
+        assert stream.head()[0] == 200
+        stream.send(body_of({"text": TEXT}))
+        assert stream.lines()[0]["prediction"]["by"] == "refunds@2"
+        present[0] = two.orchestrator
+        stream.send(body_of({"text": TEXT}))
+        assert stream.lines()[0]["prediction"]["by"] == "refunds@1"
 
 
 def test_a_sender_that_leaves_in_the_middle_leaves_nothing_behind(listening: tuple[int, Buckets], service: Service) -> None:

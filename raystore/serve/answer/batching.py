@@ -146,6 +146,8 @@ class BatchingEncoder:
     def _whole(self, encoded: Encoded, n: int) -> Vectors:
         if encoded.problems:
             raise ItemsUnusable(call=f"encode with {self.label}", n_items=n, problems=sorted(encoded.problems.items()))
+        if n == 1:  # numpy's copies let go of Python's lock and wait for it again
+            return mark(encoded.vectors, self.fingerprint)
         vectors = np.empty((n, self.dim), dtype=np.float32)
         vectors[encoded.places] = encoded.vectors
         return mark(vectors, self.fingerprint)
@@ -205,17 +207,26 @@ class BatchingEncoder:
             return
         if self._seen is not None:
             self._seen(sum(len(job.items) for job in jobs), tokens, time.monotonic() - started)
+        if len(jobs) == 1:
+            jobs[0].finish(encoded)
+            return
+        encoded = self._in_order(encoded)
         start = 0
         for job in jobs:
-            job.finish(self._part(encoded, start, start + len(job.items)) if len(jobs) > 1 else encoded)
-            start += len(job.items)
+            end = start + len(job.items)
+            job.finish(self._part(encoded, start, end))
+            start = end
+
+    def _in_order(self, encoded: Encoded) -> Encoded:
+        order = np.argsort(encoded.places)  # once for all: a look for each job's own would cost each of them as much
+        return Encoded(mark(encoded.vectors[order], self.fingerprint), encoded.places[order], encoded.problems)
 
     def _part(self, encoded: Encoded, start: int, end: int) -> Encoded:
         """What became of the items from `start` to before `end`, their places counted from `start`."""
-        mine = (encoded.places >= start) & (encoded.places < end)
+        first, last = np.searchsorted(encoded.places, (start, end)).tolist()
         return Encoded(
-            vectors=mark(encoded.vectors[mine], self.fingerprint),
-            places=encoded.places[mine] - start,
+            vectors=mark(encoded.vectors[first:last], self.fingerprint),
+            places=encoded.places[first:last] - start,
             problems={place - start: reason for place, reason in encoded.problems.items() if start <= place < end},
         )
 

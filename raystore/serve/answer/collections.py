@@ -33,7 +33,7 @@ class Collections:
     ) -> None:
         """
         Args:
-            open_collection: by name; called once each.
+            open_collection: by name; whoever opens it keeps it.
             names: those that are served.
             encoder: of a fingerprint, in memory.
             resolve_encoder: the fingerprint of a name, label or fingerprint.
@@ -41,12 +41,11 @@ class Collections:
             logged: told of a collection and how many rows were added.
         """
         self._logged = logged
-        self._open = open_collection
+        self.opened = open_collection  # any of the store: what a deployment logs to need not be served
         self.names = names
         self._encoder = encoder
         self._resolve_encoder = resolve_encoder
         self._where = where
-        self._opened: dict[str, ServedCollection] = {}
 
     def served(self, name: str) -> ServedCollection:
         """Raises CollectionNotFound with the names that are served."""
@@ -54,12 +53,6 @@ class Collections:
         if name not in existing:
             raise CollectionNotFound(name=name, where=self._where, existing=sorted(existing))
         return self.opened(name)
-
-    def opened(self, name: str) -> ServedCollection:
-        """Any collection of the store: what a deployment logs to need not be served."""
-        if name not in self._opened:
-            self._opened[name] = self._open(name)
-        return self._opened[name]
 
     def encoders_of(self, collection: ServedCollection) -> dict[str, BatchingEncoder]:
         """All encoders of a collection: a logged row gets a vector of each, for its content is not kept."""

@@ -13,18 +13,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raystore.errors import RaystoreError
+from raystore.errors import (
+    DimensionMismatch,
+    IdConflict,
+    InvalidRows,
+    InvalidVectors,
+    ItemsUnusable,
+    RaystoreError,
+)
 from raystore.serve.answer.asked import share
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.answer.predicting import Part
 from raystore.serve.answer.served import ServedCollection
-from raystore.serve.lane import Lane
+from raystore.serve.lane import RETRY_S, Lane, patiently
 from raystore.vectors import Matrix
 
 log = logging.getLogger("raystore.serve")
 
 Dropped = Callable[[str, str, int], None]  # collection, reason, rows
 _GROUP = 256  # rows of one commit
+# A commit costs some 7 ms of the cores that answer, for one row as for many: so rows wait a little for others.
+_PAUSE_S = 0.5
+# A row is refused, and others may be written.
+_OF_ROWS = (InvalidRows, InvalidVectors, ItemsUnusable, DimensionMismatch, IdConflict)
 
 
 @dataclass(frozen=True)
@@ -68,28 +79,39 @@ def write(collection: ServedCollection, encoders: Mapping[str, BatchingEncoder],
     return collection.log([each.row for each in rows], encoders, fingerprint, encoded).added
 
 
-def log_lane(name: str, most: int, commit: Callable[[Sequence[Row]], object], dropped: Dropped) -> Lane[Row]:
+def log_lane(
+    name: str, most: int, commit: Callable[[Sequence[Row]], object], dropped: Dropped, *, retry_s: float = RETRY_S
+) -> Lane[Row]:
     """The lane of a collection whose log is not required.
 
     Args:
         commit: logs rows of one fingerprint.
         dropped: told of rows that were given up.
+        retry_s: before rows are tried again that a disk or another writer kept from being written; doubled each time.
     """
 
     def work(batch: list[Row]) -> None:
         for fingerprint in dict.fromkeys(each.fingerprint for each in batch):
-            _commit([each for each in batch if each.fingerprint == fingerprint])
+            write_some([each for each in batch if each.fingerprint == fingerprint])
 
-    def _commit(rows: list[Row]) -> None:
-        """All at once; where that is refused, row by row, so that one bad row takes no other with it."""
+    def write_some(rows: list[Row]) -> None:
+        """All at once; where a row is refused, the halves apart, so that it takes no other with it."""
         try:
-            commit(rows)
+            patiently(lambda: commit(rows), retry_s=retry_s)
         except RaystoreError as error:
-            if len(rows) > 1:
-                for row in rows:
-                    _commit([row])
+            if isinstance(error, _OF_ROWS) and len(rows) > 1:
+                half = len(rows) // 2
+                write_some(rows[:half])
+                write_some(rows[half:])
                 return
-            log.warning("a row was not logged to collection '%s': %s", name, type(error).__name__)
-            dropped(name, type(error).__name__, 1)
+            log.warning("%d rows were not logged to collection '%s': %s", len(rows), name, type(error).__name__)
+            dropped(name, type(error).__name__, len(rows))
 
-    return Lane(f"log-{name}", work, most=most, batch=_GROUP, dropped=lambda rows, reason: dropped(name, reason, len(rows)))
+    return Lane(
+        f"log-{name}",
+        work,
+        most=most,
+        batch=_GROUP,
+        pause_s=_PAUSE_S,
+        dropped=lambda rows, reason: dropped(name, reason, len(rows)),
+    )

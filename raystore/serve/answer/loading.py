@@ -25,6 +25,7 @@ from raystore.encoders import Encoders, LoadedEncoder, open_encoder
 from raystore.encoders.bridged import Bridge, read_bridge
 from raystore.encoders.records import KIND
 from raystore.errors import EncoderNotFound, ModelUnusable, NotFound, PassportMismatch
+from raystore.layout import names
 from raystore.secret import load_store_key
 from raystore.serve.answer.batching import ServedEncoder
 from raystore.serve.answer.evidence import SnapshotEvidence, VotersEvidence
@@ -36,7 +37,9 @@ from raystore.serve.answer.served import Known, ServedHead
 from raystore.serve.door.auth import Door, door_of
 from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
+from raystore.serve.review.queues import ReviewQueues
 from raystore.serve.rules.engine import Rules
+from raystore.serve.spec.alias import settle
 from raystore.serve.spec.app import AppSpec, Batch
 from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_records, record_deployment, resolve_deployment
@@ -59,22 +62,26 @@ def hook_failed(metrics: Metrics | None, deployment: str, rule: str, found: str)
 
 
 class Rooms:
-    """A store as serving needs it: catalog, key, encoders, heads."""
+    """A store as serving needs it, once in a process: catalog, key, encoders, heads, review queues."""
 
     def __init__(self, root: str | Path) -> None:
         self.layout, about = open_root(root, create=False)
         self.catalog = Catalog(self.layout)
         self.store_key = load_store_key(self.layout, about["key_id"])
+        self.seal = Seal(self.store_key)
         self.encoders = Encoders(self.catalog)
         self.heads = Heads(self.catalog)
+        self.reviews = ReviewQueues(self.catalog)
         self._opened: dict[str, OpenCollection] = {}
         self._heads: dict[str, Head] = {}
+        self._rules: dict[str, tuple[tuple[object, ...], Rules]] = {}  # by deployment: what they were made of, and they
         # Where what blocks runs: logs, searches, heads that search. Encoders have threads of their own.
         self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="raystore-blocking")
 
-    def door(self, spec: AppSpec) -> Door:
-        """Who may come in at the spec's address. KeyRequired where others reach it and nobody could come in."""
-        return door_of(spec, ApiKeys(self.layout, self.store_key), share=1 / spec.replicas.most)
+    def door(self, spec: AppSpec, before: Door | None = None) -> Door:
+        """Who may come in at the spec's address: a new door, or the one of before, changed. KeyRequired where others reach it and
+        nobody could come in."""
+        return door_of(spec, ApiKeys(self.layout, self.store_key), share=1 / spec.replicas.most, before=before)
 
     def records(self, spec: AppSpec) -> dict[str, DeploymentRecord]:
         """What the spec serves, recorded; without deployments in it, every deployment of the store.
@@ -82,6 +89,8 @@ class Rooms:
         Raises:
             HeadNotFound, CollectionNotFound, PassportMismatch: the spec names what is not there or does not fit.
         """
+        for name in names(self.layout.deployments):
+            settle(self.catalog, name)  # an alias that is looked up now may be of any of them
         if not spec.deployments:
             return deployment_records(self.catalog)
         return {name: self.record(name, wanted) for name, wanted in spec.deployments.items()}
@@ -139,11 +148,20 @@ class Rooms:
                 record,
                 away(record) or InlineHead(head, self.executor),
                 InlineHead(canary, self.executor) if canary else None,
-                Rules(record.rules, share=share, failed=partial(hook_failed, metrics, record.name)),
+                self._ready_rules(record, share, metrics),
                 self._evidence(record, head),
             )
 
         return {name: of(record) for name, record in records.items()}
+
+    def _ready_rules(self, record: DeploymentRecord, share: float, metrics: Metrics | None) -> Rules:
+        """The rules of a deployment; the same again, with what their quotas counted, where another head answers by the same rules."""
+        made_of = (record.rules, share, metrics)
+        held = self._rules.get(record.name)
+        if held is None or held[0] != made_of:
+            rules = Rules(record.rules, share=share, failed=partial(hook_failed, metrics, record.name))
+            held = self._rules[record.name] = (made_of, rules)
+        return held[1]
 
     def opened(self, name: str) -> OpenCollection:
         """The collection, opened once."""
@@ -222,7 +240,7 @@ class Rooms:
             table_names=lambda: [n for n in table_names(self.catalog) if spec.serves_table(n)],
             sandbox=SqlSandbox(self.catalog, SandboxLimits(**spec.sql.model_dump())),
             threads=self.executor,
-            seal=Seal(self.store_key),
+            seal=self.seal,
             metrics=metrics or Metrics("ingress"),
             tell=tell,
             batch=batch,

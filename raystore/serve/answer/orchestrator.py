@@ -33,9 +33,10 @@ from raystore.serve.lane import Lane
 from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
 from raystore.serve.recording.tell import seen_of
+from raystore.serve.rules.said import Passed
 from raystore.serve.spec.app import Batch
 from raystore.serve.watch import table
-from raystore.serve.watch.metrics import Metrics
+from raystore.serve.watch.metrics import Metrics, count_batch
 from raystore.vectors import Vectors
 
 
@@ -64,7 +65,7 @@ class Orchestrator:
             load_encoder: the encoder of a fingerprint, in memory and golden-checked; slow, called once each.
             resolve_encoder: the fingerprint of a name, label or fingerprint; EncoderNotFound.
             known_encoders: those of the store, by name.
-            open_collection: a collection by name; called once each.
+            open_collection: a collection by name; whoever opens it keeps it.
             collection_names, table_names: those this service serves; tables are for SQL alone.
             sandbox: runs SQL away from here.
             threads: where what blocks runs: logging, evidence.
@@ -118,6 +119,8 @@ class Orchestrator:
         for deployment in deployments.values():
             self.encoder(deployment.record.reads)
         self._live = dict(deployments)
+        for name, lane in self._log_lanes.items():
+            lane.most = self._log_queue(name, lane.most)
 
     def adopt(self, other: Orchestrator) -> None:
         """Take over the encoders another orchestrator of this store has in memory, and the rows that wait there."""
@@ -145,7 +148,13 @@ class Orchestrator:
                     limits, turns = self._batch(fingerprint)
                     loaded = self._loaded.get(fingerprint) or self._load_encoder(fingerprint)
                     self._loaded[fingerprint] = loaded
-                    found = BatchingEncoder(loaded, limits, turns=turns, seen=partial(self._batched, loaded.label))
+                    # What an encoder away takes at once its replicas count: what several processes send becomes one batch there.
+                    seen = (
+                        None
+                        if getattr(loaded, "tells_batches", False)
+                        else partial(count_batch, self._metrics, loaded.label)
+                    )
+                    found = BatchingEncoder(loaded, limits, turns=turns, seen=seen)
                     self._encoders[fingerprint] = found
         return found
 
@@ -155,11 +164,6 @@ class Orchestrator:
         if live is None:
             raise DeploymentNotFound(name=name, where=self._where, existing=sorted(self._live))
         return live
-
-    def _batched(self, encoder: str, items: int, tokens: int, seconds: float) -> None:
-        self._metrics.observe(table.BATCH_SECONDS, seconds, encoder)
-        self._metrics.observe(table.BATCH_ITEMS, items, encoder)
-        self._metrics.observe(table.BATCH_TOKENS, tokens, encoder)
 
     def models(self) -> list[dict[str, Any]]:
         """The store's encoders by name, as OpenAI's clients list models."""
@@ -211,31 +215,39 @@ class Orchestrator:
         """
         timer = timer or Timer()
         deployments, live = self._live, self.deployment(name)
-        parts = await predict_parts(
-            name,
-            asked,
-            deployments=deployments,
-            encoder=self.encoder,
-            fingerprint=fingerprint,
-            who=who,
-            top=top,
-            until=until,
-            timer=timer,
-            where=self._where,
-        )
         predictions: list[dict[str, Any]] = [{}] * len(asked)
         logged: list[str] = []
+        passed: list[Passed] = []
+        try:
+            parts = await predict_parts(
+                name,
+                asked,
+                deployments=deployments,
+                encoder=self.encoder,
+                fingerprint=fingerprint,
+                who=who,
+                top=top,
+                until=until,
+                timer=timer,
+                where=self._where,
+                passed=passed,
+            )
+            for part in parts:
+                for one in part.items:
+                    predictions[one.place] = one.prediction
+                if part.live.record.log is not None:
+                    with timer.stage("log"):
+                        logged += await self._log(part)
+                if evidence and part.live.evidence is not None:
+                    with timer.stage("evidence"):
+                        found = await self._blocking(part.live.evidence, part.vectors, evidence)
+                    for one, near in zip(part.items, found, strict=True):
+                        predictions[one.place]["evidence"] = near
+        except BaseException:  # nothing is answered, so nothing counts in a quota
+            for each in passed:
+                each.give_back()
+            raise
         for part in parts:
-            for one in part.items:
-                predictions[one.place] = one.prediction
-            if part.live.record.log is not None:
-                with timer.stage("log"):
-                    logged += await self._log(part)
-            if evidence and part.live.evidence is not None:
-                with timer.stage("evidence"):
-                    found = await self._blocking(part.live.evidence, part.vectors, evidence)
-                for one, near in zip(part.items, found, strict=True):
-                    predictions[one.place]["evidence"] = near
             self._count(part)
             if part.live.record.keeps_predictions and self._tell is not None:
                 self._tell(seen_of(part, request_id, who, self._seal))
@@ -293,9 +305,17 @@ class Orchestrator:
         lane = self._log_lanes.get(name)
         if lane is None:
             commit = partial(self._commit, name)
-            lane = self._log_lanes.setdefault(name, log_lane(name, record.log.queue, commit, self._lost))
+            lane = self._log_lanes.setdefault(
+                name, log_lane(name, self._log_queue(name, record.log.queue), commit, self._lost)
+            )
         lane.put(*rows)
         return []
+
+    def _log_queue(self, collection: str, otherwise: int) -> int:
+        """Rows that may wait to be logged there: the most that a deployment allows."""
+        logs = [live.record.log for live in self._live.values()]
+        queues = [log.queue for log in logs if log is not None and log.collection == collection and not log.required]
+        return max(queues, default=otherwise)
 
     def _lost(self, collection: str, reason: str, rows: int) -> None:
         self._metrics.count(table.LOG_DROPPED, collection, reason, by=rows)

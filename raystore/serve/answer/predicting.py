@@ -6,13 +6,21 @@ canary); each part is encoded and predicted whole. Keeps nothing of what it is a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from raystore.errors import DeploymentNotFound, InvalidArguments, InvalidVectors, ItemsUnusable, PassportMismatch
+from raystore.errors import (
+    DeadlineMissed,
+    DeploymentNotFound,
+    InvalidArguments,
+    InvalidVectors,
+    ItemsUnusable,
+    PassportMismatch,
+)
 from raystore.serve.answer.asked import Asked, share
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.answer.live import Live
@@ -70,6 +78,7 @@ async def predict_parts(
     until: float | None,
     timer: Timer,
     where: str,
+    passed: list[Passed],
 ) -> list[Part]:
     """The parts of a request, each predicted.
 
@@ -81,29 +90,33 @@ async def predict_parts(
         top: labels to name with their probabilities.
         until: the time.monotonic() after which nobody waits any more.
         where: what error sentences call this service.
+        passed: gets what rules let through, with what their quotas counted: whoever does not answer in the end gives it back.
 
     Raises:
         DeploymentNotFound, RuleRefused, ColumnsRequired, QuotaExceeded, HookFailed, ItemsUnusable, PassportMismatch, InvalidVectors,
-        DimensionMismatch, DeadlineMissed. What quotas counted of a request that is refused is given back.
+        DimensionMismatch, DeadlineMissed.
     """
-    passed: list[Passed] = []
-    try:
-        with timer.stage("rules"):
-            groups = _routed(name, asked, deployments, who, where, passed)
-        parts = []
-        for to, group in groups.items():
-            live, mine = deployments[to], [asked[i] for i in group.places]
-            with timer.stage("encode"):
-                try:
-                    vectors = await _vectors(live, mine, encoder(live.record.reads), fingerprint, until)
-                except (ItemsUnusable, InvalidVectors) as error:
-                    raise _in_request(error, asked, group.places) from None
-            parts.append(await _answered(live, group, mine, vectors, who, top, timer))
-    except BaseException:
-        for each in passed:
-            each.give_back()
-        raise
+    began = time.monotonic()
+    with timer.stage("rules"):
+        groups = _routed(name, asked, deployments, who, where, passed)
+    parts = []
+    for to, group in groups.items():
+        live, mine = deployments[to], [asked[i] for i in group.places]
+        with timer.stage("encode"):
+            try:
+                vectors = await _vectors(live, mine, encoder(live.record.reads), fingerprint, until)
+            except (ItemsUnusable, InvalidVectors) as error:
+                raise _in_request(error, asked, group.places) from None
+        _check_in_time(until, began, "before the head was asked")
+        parts.append(await _answered(live, group, mine, vectors, who, top, timer))
+    _check_in_time(until, began, "before it was answered")
     return parts
+
+
+def _check_in_time(until: float | None, began: float, stage: str) -> None:
+    """Encoding and slow heads take their time: what nobody waits for is neither asked further nor logged."""
+    if until is not None and time.monotonic() > until:
+        raise DeadlineMissed(deadline_s=max(0.0, round(until - began, 3)), stage=stage)
 
 
 def _routed(

@@ -8,13 +8,16 @@ provider's keys, and blocks. Knows headers and paths, no body.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from raystore.access import LOCAL, NOBODY, ApiKeys, Principal, is_loopback, not_valid
+from raystore.access import LOCAL, NOBODY, ApiKeys, Principal, Rates, is_loopback, not_valid
 from raystore.errors import KeyRequired, NotAllowed
 from raystore.serve.door.rates import Buckets
 from raystore.serve.door.routes import PUBLIC, verb_of
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 BELIEVED_S = 5.0
 MAX_CREDENTIAL = 16_384
 _MAX_BELIEVED = 1024
+# Threads that look up keys and tokens that are not known yet. Apart from those that encode, so that neither waits for the other.
+_ASKING = 8
 _KEY = "rs."  # what every key of a store begins with, and no token can
 
 
@@ -36,12 +41,12 @@ class Keys(Protocol):
 
 
 class Door:
-    """Asks everyone who comes.
+    """Asks everyone who comes. One for HTTP and gRPC, for as long as the process lives: see `change`.
 
     Args:
         keys: of the store; None: nobody is asked, and everybody is the person at this machine.
         oidc: the tokens that are believed beside the keys.
-        rates: what each may send; None counts nothing.
+        rates: what each may send; without, everything.
         clock, wall: seconds that only go forward, and those since 1970.
     """
 
@@ -56,23 +61,45 @@ class Door:
     ) -> None:
         self._keys = keys
         self._tokens = oidc
-        self._rates = rates
+        self._rates = rates if rates is not None else Buckets()
         self._clock = clock
         self._wall = wall
         self._believed: dict[bytes, tuple[float, Principal]] = {}
         self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(_ASKING, thread_name_prefix="raystore-door")
 
     @property
     def demands_key(self) -> bool:
         return self._keys is not None
+
+    @property
+    def tokens(self) -> Tokens | None:
+        return self._tokens
+
+    def change(self, keys: Keys | None, tokens: Tokens | None, rates: Rates, share: float) -> None:
+        """Other rules from now on, for streams that are open too. What was counted stays; so does who was believed, where tokens are
+        still those of the same provider."""
+        with self._lock:
+            if tokens is not self._tokens or (keys is None) != (self._keys is None):
+                self._believed = {}
+            self._keys, self._tokens = keys, tokens
+        self._rates.change(rates, share)
 
     def warm(self) -> None:
         """Read what the first requests would have to wait for. Blocks for some seconds where a provider does not answer."""
         if self._tokens is not None:
             self._tokens.warm()
 
-    def admit(self, path: str, method: str, authorization: str | None) -> Principal:
-        """Who asks. It may read files or ask the provider: not for an event loop.
+    async def let_in(self, path: str, method: str, authorization: str | None, *, counted: bool = True) -> Principal:
+        """As `admit`, for an event loop: who is known is let in at once; for others files or a provider are asked, in a thread."""
+        known = self.admit_known(path, method, authorization, counted=counted)
+        if known is not None:
+            return known
+        ask = partial(self.admit, path, method, authorization, counted=counted)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+
+    def admit(self, path: str, method: str, authorization: str | None, *, counted: bool = True) -> Principal:
+        """Who asks. It may read files or ask the provider: not for an event loop. `counted`: as a request, by its rate.
 
         Raises:
             KeyRequired: no key or token, or one that is not believed (401).
@@ -81,23 +108,22 @@ class Door:
             RateExceeded: too much came from there (429).
             ProviderUnreachable: a token cannot be checked now (503).
         """
-        known = self.admit_known(path, method, authorization)
-        return known if known is not None else self._let_in(self._ask(_bearer(authorization)), path, method)
+        known = self.admit_known(path, method, authorization, counted=counted)
+        return known if known is not None else self._let_in(self._ask(_bearer(authorization)), path, method, counted)
 
-    def admit_known(self, path: str, method: str, authorization: str | None) -> Principal | None:
+    def admit_known(self, path: str, method: str, authorization: str | None, *, counted: bool = True) -> Principal | None:
         """As `admit`, but at once: None where somebody has to be asked first."""
         if path in PUBLIC:
             return LOCAL if self._keys is None else NOBODY
         principal = LOCAL if self._keys is None else self._known(_bearer(authorization))
-        return self._let_in(principal, path, method) if principal is not None else None
+        return self._let_in(principal, path, method, counted) if principal is not None else None
 
     def debit(self, principal: Principal, n_bytes: int) -> None:
         """Count bytes of the body of a request that was let in."""
-        if self._rates is not None:
-            self._rates.debit(principal, n_bytes)
+        self._rates.debit(principal, n_bytes)
 
-    def _let_in(self, principal: Principal, path: str, method: str) -> Principal:
-        if self._rates is not None:
+    def _let_in(self, principal: Principal, path: str, method: str, counted: bool) -> Principal:
+        if counted:
             self._rates.take(principal)
         verb = verb_of(method, path)
         if verb is not None and not principal.may(verb):
@@ -112,39 +138,45 @@ class Door:
         return principal if self._clock() < until and (ends is None or self._wall() < ends.timestamp()) else None
 
     def _ask(self, credential: str) -> Principal:
-        assert self._keys is not None
         now = self._clock()  # before the question, so that no answer is believed longer than it says
-        tokens = self._tokens
-        holder = tokens if tokens is not None and not credential.startswith(_KEY) else self._keys
+        with self._lock:
+            keys, tokens = self._keys, self._tokens
+        if keys is None:  # the door was opened meanwhile
+            return LOCAL
+        holder = tokens if tokens is not None and not credential.startswith(_KEY) else keys
         principal = holder.principal(credential)
         with self._lock:
             if len(self._believed) >= _MAX_BELIEVED:
                 self._believed = {digest: (until, who) for digest, (until, who) in self._believed.items() if now < until}
-            if len(self._believed) < _MAX_BELIEVED:  # else the others are asked each time
+            # Else the others are asked each time; and what another provider said, before a change, is not believed after it.
+            if len(self._believed) < _MAX_BELIEVED and tokens is self._tokens:
                 self._believed[_digest(credential)] = (now + BELIEVED_S, principal)
         return principal
 
 
-def door_of(spec: AppSpec, keys: ApiKeys, *, share: float = 1.0) -> Door:
+def door_of(spec: AppSpec, keys: ApiKeys, *, share: float = 1.0, before: Door | None = None) -> Door:
     """The door at the spec's address.
 
     Args:
         share: this replica's part of the rates, 1 / replicas.
+        before: the door of the earlier spec, which is changed where it stands.
 
     Raises:
         KeyRequired: other machines reach the address, and nobody could come in: no valid key, and no identity provider.
     """
-    rates = Buckets(spec.rates, share=share)
     tokens = None
     if spec.oidc is not None:
         from raystore.serve.door.oidc import Tokens  # PyJWT and cryptography take 0.1 s, which most services need not spend
 
-        tokens = Tokens(spec.oidc)
-    if tokens is None and is_loopback(spec.host):
-        return Door(None, rates=rates)
-    if tokens is None and not keys.names():
+        held = before.tokens if before is not None else None
+        tokens = held if held is not None and held.spec == spec.oidc else Tokens(spec.oidc)
+    demanded = tokens is not None or not is_loopback(spec.host)
+    closed = before is not None and before.demands_key  # it goes on, whatever became of its keys
+    if demanded and tokens is None and not closed and not keys.names():
         raise KeyRequired(reason=f"{spec.host} can be reached from other machines, and this store has no key yet")
-    return Door(keys, oidc=tokens, rates=rates)
+    door = before if before is not None else Door(None)
+    door.change(keys if demanded else None, tokens, spec.rates, share)
+    return door
 
 
 def _bearer(authorization: str | None) -> str:

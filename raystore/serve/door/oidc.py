@@ -39,7 +39,7 @@ class Tokens:
     def __init__(
         self, spec: Oidc, *, read: Callable[[str], bytes] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._spec = spec
+        self.spec = spec
         self._keys = KeySet(spec.jwks, spec.algorithms, read=read, clock=clock)
 
     def warm(self) -> None:
@@ -60,7 +60,7 @@ class Tokens:
         except jwt.PyJWTError as error:
             log.info("a token was refused: %s", type(error).__name__)
             raise not_valid() from None
-        name, expires = claim(claims, self._spec.name), claims["exp"]
+        name, expires = claim(claims, self.spec.name), claims["exp"]
         if not _is_name(name) or isinstance(expires, bool) or not isinstance(expires, (int, float)):
             log.info("a token was refused: it names nobody, or its exp is no number")
             raise not_valid()
@@ -71,7 +71,7 @@ class Tokens:
     def _claims(self, token: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
         algorithm = header.get("alg")
-        if algorithm not in self._spec.algorithms:
+        if algorithm not in self.spec.algorithms:
             raise jwt.InvalidAlgorithmError
         key = self._keys.find(header.get("kid"), algorithm)
         if key is None:
@@ -80,16 +80,16 @@ class Tokens:
             token,
             key,
             algorithms=[algorithm],
-            audience=self._spec.audience,
-            issuer=self._spec.issuer,
-            leeway=self._spec.leeway_s,
+            audience=self.spec.audience,
+            issuer=self.spec.issuer,
+            leeway=self.spec.leeway_s,
             options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
         )
         return claims
 
     def _verbs(self, claims: Mapping[str, Any]) -> frozenset[Verb]:
-        names = roles(claims, self._spec.roles)
-        return frozenset(verb for role, verbs in self._spec.verbs.items() if role in names for verb in verbs)
+        names = roles(claims, self.spec.roles)
+        return frozenset(verb for role, verbs in self.spec.verbs.items() if role in names for verb in verbs)
 
 
 def claim(claims: Mapping[str, Any], path: str) -> Any:

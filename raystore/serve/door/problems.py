@@ -2,8 +2,10 @@
 
     {"error": {"type": "IdConflict", "message": "...", "request_id": "...", <facts>}}
 
-A raystore error keeps its sentence where the sentence can hold names and numbers only. Where it may quote what was
-sent (a predicate, an id, a column), a fixed sentence stands instead. An unknown error shows its type and nothing else.
+A raystore error is shown by its own sentence where its class can hold names of the service's own things and numbers only. Where it
+may quote what was sent (a predicate, an id, a name), a sentence without it stands instead; a class that is not listed here shows its
+type and nothing else, and so does an unknown error. What is repeated all the same: digests of encoders, and ids of rows that are
+there already.
 """
 
 from __future__ import annotations
@@ -44,6 +46,34 @@ _SAFE_FACTS = frozenset(
         "n_rows",
         "n_vectors",
     )
+)
+
+
+# Their sentences hold names of the service's own things, the words of its own files, numbers and digests.
+OWN_SENTENCE = (
+    errors.BodyTooLarge,
+    errors.BodyTooSlow,
+    errors.ColumnsRequired,
+    errors.DeadlineMissed,
+    errors.DimensionMismatch,
+    errors.ExtraNotInstalled,
+    errors.GateHeld,
+    errors.GoldenMoved,
+    errors.IdConflict,
+    errors.InvalidVectors,
+    errors.KeyRequired,
+    errors.NoSuchRoute,
+    errors.NotAllowed,
+    errors.Overloaded,
+    errors.PassportMismatch,
+    errors.ProviderUnreachable,
+    errors.QueryBusy,
+    errors.QueryStopped,
+    errors.QuotaExceeded,
+    errors.RateExceeded,
+    errors.RuleRefused,
+    errors.ShardsMissing,
+    errors.WrongMethod,
 )
 
 
@@ -133,7 +163,10 @@ def _public(error: RaystoreError) -> tuple[str, dict[str, Any]]:
     if isinstance(error, errors.ItemsUnusable):
         return str(error), {"problems": [{"item": place, "reason": reason} for place, reason in error.problems[:100]]}
     if isinstance(error, errors.NotFound):
-        return str(error).replace(str(error.where), "this service", 1), facts
+        return f"no {error.noun} of that name here. There are: {errors.listed(error.existing)}.", facts
+    if isinstance(error, errors.InvalidArguments):
+        bare = [each.unquoted if isinstance(each, errors.Quoting) else each for each in error.problems]
+        return str(errors.InvalidArguments(call=error.call, problems=bare)), facts
     if isinstance(error, (errors.StoreUnusable, errors.ShardCorrupt, errors.DiskFull)) or error.status == 500:
         return (
             f"the service is not able to answer: {type(error).__name__}. Its operator finds more with 'raystore doctor'.",
@@ -143,4 +176,6 @@ def _public(error: RaystoreError) -> tuple[str, dict[str, Any]]:
         return f"waited {error.waited_s:.1f} s to write. Nothing was written. Repeat the call.", {}
     if isinstance(error, errors.LeaseLost):
         return "another writer took over before the commit. Nothing was written. Repeat the call.", {}
-    return str(error), facts
+    if isinstance(error, OWN_SENTENCE):
+        return str(error), facts
+    return f"the request was refused: {type(error).__name__}. Nothing more can be told without repeating what was sent.", {}

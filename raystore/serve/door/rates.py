@@ -71,13 +71,21 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    def change(self, rates: Rates, share: float) -> None:
+        """Other limits from now on. What was counted under limits that stay is kept; a new share begins with full buckets."""
+        with self._lock:
+            self._rates = rates
+            if share != self._share:
+                self._share = share
+                self._accounts.clear()
+
     def take(self, principal: Principal) -> None:
         """Count one request. Raises RateExceeded, and counts nothing, where it is one too many or bytes are owed."""
         rates = principal.rates or self._rates
+        if _unlimited(rates):
+            return
         with self._lock:
             account = self._account(principal, rates)
-            if account is None:
-                return
             if account.body is not None and (wait_s := account.body.wait_s(0.0)) > 0:
                 assert rates.bytes_per_s is not None
                 raise RateExceeded(limit=rates.bytes_per_s, unit="bytes", retry_after_s=wait_s)
@@ -89,15 +97,16 @@ class Buckets:
 
     def debit(self, principal: Principal, n_bytes: int) -> None:
         """Count bytes of a body that was let in."""
+        rates = principal.rates or self._rates
+        if _unlimited(rates):
+            return
         with self._lock:
-            account = self._account(principal, principal.rates or self._rates)
-            if account is not None and account.body is not None:
+            account = self._account(principal, rates)
+            if account.body is not None:
                 account.body.level -= n_bytes
 
-    def _account(self, principal: Principal, rates: Rates) -> _Account | None:
-        """Whose limits are counted, filled up to now; None of those without limits. The lock is held."""
-        if rates.requests_per_s is None and rates.bytes_per_s is None:
-            return None
+    def _account(self, principal: Principal, rates: Rates) -> _Account:
+        """Whose limits are counted, filled up to now. The lock is held."""
         key, now = (principal.kind, principal.name, rates), self._clock()
         account = self._accounts.get(key)
         if account is None:
@@ -129,3 +138,7 @@ class Buckets:
             del self._accounts[key]
         while len(self._accounts) > MAX_ACCOUNTS:
             self._accounts.popitem(last=False)
+
+
+def _unlimited(rates: Rates) -> bool:
+    return rates.requests_per_s is None and rates.bytes_per_s is None

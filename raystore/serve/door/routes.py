@@ -18,12 +18,9 @@ _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
 
 
 def _route(method: str, path: str, verb: Verb | None) -> tuple[str, re.Pattern[str], Verb | None]:
-    """`{name}` is one segment, `{more...}` one or several."""
-    parts = re.split(r"(\{[a-z.]+\})", path)
-    several = f"{_SEGMENT}(?:/{_SEGMENT})*"
-    pattern = "".join(
-        re.escape(part) if not part.startswith("{") else several if "..." in part else _SEGMENT for part in parts
-    )
+    """`{name}` is one segment."""
+    parts = re.split(r"(\{[a-z]+\})", path)
+    pattern = "".join(_SEGMENT if part.startswith("{") else re.escape(part) for part in parts)
     return method, re.compile(pattern), verb
 
 
@@ -42,8 +39,6 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Verb | None], ...] = (
     _route("GET", "/v1/deployments/{deployment}", Verb.PREDICT),
     _route("POST", "/v1/deployments/{deployment}/promote", Verb.DEPLOY),
     _route("POST", "/v1/deployments/{deployment}/rollback", Verb.DEPLOY),
-    _route("GET", "/v1/deployments/{deployment}/{more...}", Verb.DEPLOY),
-    _route("PUT", "/v1/deployments/{deployment}/{more...}", Verb.DEPLOY),
     _route("GET", "/v1/shadow/{deployment}", Verb.DEPLOY),
     _route("GET", "/v1/review/{deployment}", Verb.LABEL),
     _route("POST", "/v1/review/{deployment}", Verb.LABEL),

@@ -1,6 +1,6 @@
-"""What every call passes through: its id, the door, the limit on calls under way, its deadline, and how it fails.
+"""What every call passes through: its id, the door, the limits on calls, its deadline, and how it fails.
 
-Messages are handed on as bytes: nothing of a call is parsed before the door let it in. gRPC would answer an unknown exception with
+Messages are handed on as bytes: nothing of a call is read before the door let it in. gRPC would answer an unknown exception with
 its text, and log it; so they end here. Knows no message.
 """
 
@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
 
 from raystore.access import Principal
-from raystore.errors import Overloaded
+from raystore.errors import RaystoreError
+from raystore.serve.answer.streaming import Again
+from raystore.serve.door.admission import Admission
 from raystore.serve.door.auth import Door
+from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.grpc.refusals import Refusal, refusal_of
-from raystore.serve.spec.app import Limits
 from raystore.serve.watch.finished import Finished, Teller
+from raystore.serve.wire.common import REQUEST_ID
 
 log = logging.getLogger("raystore.serve")
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass
@@ -36,43 +37,73 @@ class Call:
 
     request_id: str
     principal: Principal
+    again: Again  # the door, asked as at first
     until: float  # time.monotonic()
     deployment: str = ""  # one that exists
     items: int = 0
 
 
+Messages = AsyncGenerator[bytes, None]
+Handler = Callable[[Call, AsyncIterator[bytes]], Messages]
+
+
 class Calls:
     """Wraps handlers: `unary` of (call, bytes) -> bytes, `stream` of (call, messages as bytes) -> messages as bytes."""
 
-    def __init__(self, door: Door, limits: Limits, threads: Executor, tellers: Sequence[Teller]) -> None:
+    def __init__(self, door: Door, admission: Admission, tellers: Sequence[Teller]) -> None:
         self._door = door
-        self._limits = limits
-        self._threads = threads
+        self._admission = admission
         self._tellers = tellers
-        self._under_way = 0
 
     def unary(self, route: str, path: str, handle: Callable[[Call, bytes], Awaitable[bytes]]) -> Any:
-        """The handler of a method with one message each way; `path` is the HTTP route whose verb it asks for."""
+        """The handler of a method with one message each way; `path` is the HTTP route whose verb it asks for.
 
-        async def answer(data: bytes, context: Any) -> bytes:
-            async def messages() -> AsyncIterator[bytes]:
-                yield data
+        To gRPC the request is a stream of one message: a lone one it would read itself, before anybody is asked, and wait for it
+        for ever.
+        """
+        admission = self._admission
 
-            async def one(call: Call, sent: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-                async for each in sent:
-                    yield await handle(call, each)
+        async def one(call: Call, sent: AsyncIterator[bytes]) -> Messages:
+            async with admission.coming(call.until - time.monotonic()):
+                data = await anext(sent, None)
+            if data is None:
+                raise InvalidRequestError([("request", "expected a message")])
+            admission.enter()
+            try:
+                answer = await handle(call, data)
+            finally:
+                admission.leave()
+            yield answer
 
-            answers = [each async for each in self._answered(route, path, one, messages(), context)]
+        async def answer(sent: AsyncIterator[bytes], context: Any) -> bytes:
+            answers = [each async for each in self._answered(route, path, one, sent, context)]
             return answers[0]  # a refused call never gets here
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return grpc.stream_unary_rpc_method_handler(answer)
 
-    def stream(self, route: str, path: str, handle: Callable[[Call, AsyncIterator[bytes]], AsyncIterator[bytes]]) -> Any:
+    def stream(self, route: str, path: str, handle: Handler) -> Any:
         """The handler of a method with any number of messages each way."""
+        admission = self._admission
 
-        async def answers(sent: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            async for each in self._answered(route, path, handle, sent, context):
-                yield each
+        async def many(call: Call, sent: AsyncIterator[bytes]) -> Messages:
+            admission.open_stream()
+            try:
+                async with aclosing(handle(call, sent)) as messages:
+                    async for message in messages:
+                        yield message
+            finally:
+                admission.close_stream()
+
+        async def answers(sent: AsyncIterator[bytes], context: Any) -> Messages:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            async with aclosing(self._answered(route, path, many, sent, context)) as messages:
+                async for message in messages:
+                    leaving = loop.call_later(admission.limits.stream_idle_s, task.cancel)  # who does not read is left
+                    try:
+                        yield message
+                    finally:
+                        leaving.cancel()
 
         return grpc.stream_stream_rpc_method_handler(answers)
 
@@ -80,44 +111,36 @@ class Calls:
         self,
         route: str,
         path: str,
-        handle: Callable[[Call, AsyncIterator[bytes]], AsyncIterator[bytes]],
+        handle: Handler,
         sent: AsyncIterator[bytes],
         context: Any,
-    ) -> AsyncIterator[bytes]:
+    ) -> Messages:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         id_ = metadata.get("x-request-id", "")
-        id_ = id_ if _REQUEST_ID.fullmatch(id_) else uuid.uuid4().hex
+        id_ = id_ if REQUEST_ID.fullmatch(id_) else uuid.uuid4().hex
         at, started = time.time(), time.perf_counter()
         await context.send_initial_metadata((("x-request-id", id_),))
         call: Call | None = None
         refusal: Refusal | None = None
-        self._under_way += 1
+        again = partial(self._door.let_in, path, "POST", metadata.get("authorization"))
         try:
-            if self._under_way > self._limits.max_requests:
-                raise Overloaded(limit=self._limits.max_requests)
-            principal = await self._admitted(path, metadata.get("authorization"))
-            call = Call(id_, principal, self._until(context))
-            async for message in handle(call, self._counted(call, sent)):
-                yield message
+            principal = await again()
+            self._admission.check()
+            call = Call(id_, principal, again, self._until(context))
+            async with aclosing(handle(call, self._counted(call, sent))) as messages:
+                async for message in messages:
+                    yield message
         except asyncio.CancelledError:
             refusal = Refusal(499, {"type": "Cancelled", "message": "the caller is gone.", "request_id": id_})
             raise
         except Exception as error:  # noqa: BLE001 - its text may quote the request, so it must not travel on
             refusal = refusal_of(error, id_)
-            if refusal.status >= 500 and refusal.body["type"] == type(error).__name__:
+            if refusal.status == 500 and not isinstance(error, RaystoreError):
                 log.error("request %s failed with %s", id_, type(error).__name__)
         finally:
-            self._under_way -= 1
             self._tell(route, id_, call, refusal, at, time.perf_counter() - started, metadata.get("traceparent"))
         if refusal is not None:
             await context.abort(refusal.code, refusal.sentence, refusal.metadata)
-
-    async def _admitted(self, path: str, authorization: str | None) -> Principal:
-        known = self._door.admit_known(path, "POST", authorization)
-        if known is not None:
-            return known
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._door.admit, path, "POST", authorization)
 
     async def _counted(self, call: Call, sent: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for message in sent:
@@ -125,8 +148,8 @@ class Calls:
             yield message
 
     def _until(self, context: Any) -> float:
-        left = context.time_remaining()
-        return time.monotonic() + min(self._limits.deadline_s, left if left is not None else self._limits.deadline_s)
+        most, left = self._admission.limits.deadline_s, context.time_remaining()
+        return time.monotonic() + min(most, left if left is not None else most)
 
     def _tell(
         self,

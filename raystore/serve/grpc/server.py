@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from raystore.errors import AddressInUse, InvalidArguments
+from raystore.serve.door.admission import Admission
 from raystore.serve.door.auth import Door
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.calls import Call, Calls
@@ -36,6 +37,7 @@ def make_grpc_server(
     provider: Provider,
     spec: AppSpec,
     door: Door,
+    admission: Admission,
     *,
     threads: Executor,
     tellers: Sequence[Teller] = (),
@@ -47,7 +49,7 @@ def make_grpc_server(
     Args:
         provider: the orchestrator, or None while it is not ready (then calls end UNAVAILABLE).
         spec: host, grpc, limits and tls.
-        door: who may do what.
+        door, admission: who may do what, and how many at once; those of HTTP, where there is HTTP too.
         threads: where blocking calls run.
         tellers: who is told of every call that was answered.
         port: instead of the spec's.
@@ -65,7 +67,7 @@ def make_grpc_server(
     server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers(
         (
-            _handlers(provider, spec, Calls(door, spec.limits, threads, tellers), threads),
+            _handlers(provider, spec, admission, Calls(door, admission, tellers), threads),
             health_handlers(frozenset({SERVICE}), lambda: provider() is not None),
         )
     )
@@ -80,7 +82,7 @@ def make_grpc_server(
     return server
 
 
-def _handlers(provider: Provider, spec: AppSpec, calls: Calls, threads: Executor) -> Any:
+def _handlers(provider: Provider, spec: AppSpec, admission: Admission, calls: Calls, threads: Executor) -> Any:
     limits = spec.limits
 
     async def predict(call: Call, data: bytes) -> bytes:
@@ -117,7 +119,7 @@ def _handlers(provider: Provider, spec: AppSpec, calls: Calls, threads: Executor
         SERVICE,
         {
             "Predict": calls.unary(f"/{SERVICE}/Predict", PREDICT, predict),
-            "PredictStream": calls.stream(f"/{SERVICE}/PredictStream", STREAM, Streams(provider, limits)),
+            "PredictStream": calls.stream(f"/{SERVICE}/PredictStream", STREAM, Streams(provider, limits, admission)),
             "Log": calls.unary(f"/{SERVICE}/Log", LOG, log),
         },
     )

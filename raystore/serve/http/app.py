@@ -18,23 +18,25 @@ from pydantic import BaseModel
 from raystore import __version__, access
 from raystore.serve.door.admission import Admission
 from raystore.serve.door.auth import Door
-from raystore.serve.door.middleware import LOOPBACK_NAMES, BodyLimit, HostCheck, KeyCheck, LastResort
+from raystore.serve.door.bodies import Bodies
+from raystore.serve.door.middleware import LOOPBACK_NAMES, HostCheck, KeyCheck, LastResort
+from raystore.serve.door.routes import PUBLIC, verb_of
 from raystore.serve.http.common import Provider, Threads
 from raystore.serve.http.docs_page import docs_page
 from raystore.serve.http.errors import handle_errors
 from raystore.serve.http.operate import Operator, add_metrics_route, add_operate_routes
 from raystore.serve.http.predict import add_predict_routes
 from raystore.serve.http.routes import add_routes
+from raystore.serve.http.stream import add_stream_route
 from raystore.serve.http.telling import Telling
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.watch import table
 from raystore.serve.watch.finished import Teller, tell_metrics
 from raystore.serve.watch.metrics import Metrics
-from raystore.serve.watch.status import History
 from raystore.serve.wire.common import ErrorAnswer, Health, Readiness
 from raystore.serve.wire.predict import PredictItem, PredictRequest, StreamLine
 
-_STATUSES = (401, 403, 404, 409, 413, 422, 429, 503)
+_STATUSES = (401, 403, 404, 408, 409, 413, 422, 429, 503, 504)
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in _STATUSES}
 
 
@@ -45,6 +47,7 @@ def make_app(
     metrics: Metrics | None = None,
     tellers: Sequence[Teller] = (),
     operator: Operator | None = None,
+    admission: Admission | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -55,26 +58,27 @@ def make_app(
         metrics: of this process, where requests are counted.
         tellers: who else is told of every request that was answered.
         operator: what stands behind the routes of those who operate; without it there are none.
+        admission: how many at once; without it, one for this application alone.
     """
     door = door or Door(None)
+    metrics = metrics or Metrics("ingress")
+    metrics.set(table.IN_FLIGHT_LIMIT, spec.limits.max_requests)
+    admission = admission or Admission(spec.limits, partial(metrics.set, table.IN_FLIGHT))
     app = FastAPI(title="raystore", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS)
     handle_errors(app)
     _add_status_routes(app, provider)
     security = [Security(HTTPBearer(auto_error=False, description="An API key of the store."))] if door.demands_key else []
     router = APIRouter(prefix="/v1")  # here, so that a route knows its whole path, which metrics name it by
     add_predict_routes(router, provider, spec.limits)
+    add_stream_route(router, provider, spec.limits, door, admission)
     add_routes(router, provider, spec.limits, Threads())
     if operator is not None:
-        add_operate_routes(router, provider, operator, History())
-        add_metrics_route(app, operator.series)
+        add_operate_routes(router, provider, operator)
+        add_metrics_route(app, operator, security)
     app.include_router(router, dependencies=security)
-    _describe_read_bodies(app, PredictRequest, PredictItem, StreamLine)
+    _describe(app, PredictRequest, PredictItem, StreamLine)
     # Added from the inside out.
-    app.add_middleware(BodyLimit, max_bytes=spec.limits.max_body_bytes)
-    metrics = metrics or Metrics("ingress")
-    metrics.set(table.IN_FLIGHT_LIMIT, spec.limits.max_requests)
-    under_way = partial(metrics.set, table.IN_FLIGHT)
-    app.add_middleware(Admission, most=spec.limits.max_requests, deadline_s=spec.limits.deadline_s, changed=under_way)
+    app.add_middleware(Bodies, admission=admission)
     app.add_middleware(KeyCheck, door=door)
     app.add_middleware(HostCheck, allowed=LOOPBACK_NAMES if access.is_loopback(spec.host) else ())
     known = lambda: found.live if (found := provider()) else ()  # noqa: E731
@@ -83,8 +87,8 @@ def make_app(
     return app
 
 
-def _describe_read_bodies(app: FastAPI, *models: type[BaseModel]) -> None:
-    """Put the models of bodies that FastAPI does not read itself into the OpenAPI document."""
+def _describe(app: FastAPI, *models: type[BaseModel]) -> None:
+    """Put into the OpenAPI document the models of bodies that FastAPI does not read itself, and the verb that each route asks for."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -96,6 +100,10 @@ def _describe_read_bodies(app: FastAPI, *models: type[BaseModel]) -> None:
                 for name, part in schema.pop("$defs", {}).items():
                     schemas.setdefault(name, part)
                 schemas.setdefault(model.__name__, schema)
+            for path, methods in document["paths"].items():
+                for method, operation in methods.items() if path not in PUBLIC else ():
+                    if (verb := verb_of(method.upper(), path)) is not None:
+                        operation["x-verb"] = verb.value
         assert app.openapi_schema is not None
         return app.openapi_schema
 

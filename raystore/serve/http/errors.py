@@ -53,6 +53,8 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # FastAPI's, of a body that is no UTF-8
+            return answer_invalid([("body", "is no JSON")], request_id(request.scope))
         phrase = HTTPStatus(error.status_code).phrase
         answered = answer(error.status_code, phrase.replace(" ", ""), f"{phrase.lower()}.", request_id(request.scope))
         answered.headers.update(error.headers or {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Protocol
 
@@ -13,9 +13,11 @@ from raystore.serve.door.middleware import principal_of, request_id
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.http.common import Name, Provider, ready
 from raystore.serve.spec.records import DeploymentRecord
-from raystore.serve.watch.merging import CONTENT_TYPE, Series, exposition
-from raystore.serve.watch.status import Canary, History, Serving, StatusAnswer, status
+from raystore.serve.watch.merger import Told
+from raystore.serve.watch.merging import CONTENT_TYPE, exposition
+from raystore.serve.watch.status import Canary, Serving, StatusAnswer, status
 from raystore.serve.wire import operate as wire
+from raystore.serve.wire.common import Moment
 
 
 class Operator(Protocol):
@@ -28,17 +30,15 @@ class Operator(Protocol):
         self, head: str, deployment: str, gate: str | None, labels: str | None, since: datetime | None
     ) -> Any: ...
     async def rollback(self, deployment: str, to: int | None) -> Any: ...
-    async def series(self) -> Series:
+    async def told(self) -> Told:
         """The metrics of all processes."""
 
 
-def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator, history: History) -> None:
+def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator) -> None:
     @router.get("/status", response_model=StatusAnswer, summary="What answers, how it is doing, what was lost")
     async def state() -> Any:
         found = ready(provider)
-        series = await operator.series()
-        history.add(series)
-        return status(series, [_serving(each.record) for each in found.live.values()], history)
+        return status(await operator.told(), [_serving(each.record) for each in found.live.values()])
 
     @router.get("/deployments", response_model=wire.DeploymentList, summary="The deployments")
     async def deployments(request: Request) -> Any:
@@ -76,7 +76,7 @@ def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator
         deployment: Name,
         request: Request,
         labels: Annotated[wire.Labels | None, Query(description="Where labels have arrived: 'table.column'.")] = None,
-        since: datetime | None = None,
+        since: Moment | None = None,
     ) -> Any:
         reports = await operator.ask("reports", deployment, labels=labels, since=since)
         shown = [{**each.model_dump(mode="json"), "metrics": each.metrics()} for each in reports]
@@ -115,15 +115,16 @@ def _reviewer(request: Request, named: str | None) -> str:
     return named or principal.name
 
 
-def add_metrics_route(app: FastAPI, series: Callable[[], Awaitable[Series]]) -> None:
+def add_metrics_route(app: FastAPI, operator: Operator, security: Sequence[Any]) -> None:
     @app.get(
         "/metrics",
+        dependencies=security,
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
         summary="Metrics in Prometheus's text format",
     )
     async def metrics() -> Response:
-        return Response(exposition(await series()), media_type=CONTENT_TYPE)
+        return Response(exposition((await operator.told()).series), media_type=CONTENT_TYPE)
 
 
 def _serving(record: DeploymentRecord) -> Serving:

@@ -69,7 +69,7 @@ class Telling:
             stages=tuple(timer.stages) if timer is not None else (),
             items=state.get("items", 0),
             key=None if principal is None else principal.name,
-            error=error,
+            error=error or state.get("error"),
             traceparent=Headers(scope=scope).get("traceparent"),
         )
         for tell in self._tellers:

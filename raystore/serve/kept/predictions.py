@@ -27,6 +27,7 @@ from raystore.data.keyed import PAYLOAD
 from raystore.data.rows import kept_value
 from raystore.errors import AlreadyExists, InvalidArguments
 from raystore.layout import check_name
+from raystore.serve.spec.records import DeploymentRecord
 
 log = logging.getLogger("raystore")
 
@@ -131,10 +132,17 @@ def read_labels(text: str) -> tuple[str, ...]:
 class Predictions:
     """The kept predictions of one deployment. Safe in many threads and processes."""
 
-    def __init__(self, table: CollectionTable, keep: Sequence[str]) -> None:
+    def __init__(self, table: CollectionTable, keep: Sequence[str], types: Mapping[str, str] | None = None) -> None:
         self.table = table
         self.keep = tuple(dict.fromkeys(keep))
+        self._types = types or {}
         self._misfits: set[str] = set()  # columns of which it was said once that a value does not fit
+
+    @classmethod
+    def of(cls, catalog: Catalog, record: DeploymentRecord) -> Predictions:
+        """Those of a deployment as its record says; a kept column has the type that the log's collection gives it."""
+        types = CollectionTable.open(catalog.layout, record.log.collection).columns if record.log is not None else {}
+        return cls.open_or_create(catalog, record.name, record.keep, types)
 
     @classmethod
     def open_or_create(
@@ -161,7 +169,7 @@ class Predictions:
             except AlreadyExists as error:  # by another process just now; or a source table has the name
                 if error.noun != "collection":
                     raise
-        return cls._checked(CollectionTable.open(catalog.layout, name), deployment, keep)
+        return cls._checked(CollectionTable.open(catalog.layout, name), deployment, keep, types)
 
     @classmethod
     def open(cls, catalog: Catalog, deployment: str) -> Predictions:
@@ -170,11 +178,13 @@ class Predictions:
         return cls._checked(table, deployment, [column for column in table.columns if column not in COLUMNS])
 
     @classmethod
-    def _checked(cls, table: CollectionTable, deployment: str, keep: Sequence[str]) -> Predictions:
+    def _checked(
+        cls, table: CollectionTable, deployment: str, keep: Sequence[str], types: Mapping[str, str] | None = None
+    ) -> Predictions:
         if any(table.columns.get(column) != kind for column, kind in COLUMNS.items()):
             advice = f"Deployment '{deployment}' keeps its predictions under this name: rename the deployment."
             raise AlreadyExists(noun="collection", name=table.name, advice=advice)
-        return cls(table, keep)
+        return cls(table, keep, types)
 
     def __len__(self) -> int:
         return self.table.count()
@@ -239,7 +249,11 @@ class Predictions:
     def _kept(self, rows: Sequence[PredictionRow]) -> dict[str, pa.Array]:
         values = {name: [row.kept.get(name) for row in rows] for name in self.keep}
         types = self.table.columns
-        new = {name: kind for name, given in values.items() if name not in types and (kind := _kind_of(given))}
+        new = {
+            name: kind
+            for name, given in values.items()
+            if name not in types and (kind := self._types.get(name) or _kind_of(given))
+        }
         if new:
             self.table.rows.add_columns([pa.field(name, TYPES[kind]) for name, kind in new.items()])
             types = self.table.columns  # another process may have added one of them with another type

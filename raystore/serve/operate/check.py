@@ -156,6 +156,8 @@ def _lines(spec: AppSpec, record: DeploymentRecord) -> list[str]:
         lines.append(f"log ─▶ collection {record.log.collection}, {when}{part}")
     for shadow in record.shadow:
         other = "" if shadow.fingerprint == record.fingerprint else f", encodes with {shadow.encoder}"
+        if other and spec.colocate is False and shadow.encoder.partition("@")[0] not in spec.encoders:
+            other += " (promoted only once encoders: names it)"
         lines.append(f"shadow {shadow.head}, {shadow.sample:.0%} of requests{other}")
     if record.review:
         lines.append(f"review ─▶ table {record.review.table}")

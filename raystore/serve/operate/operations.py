@@ -10,7 +10,7 @@ import pyarrow as pa
 from raystore.errors import DeploymentNotFound, InvalidArguments
 from raystore.layout import names
 from raystore.serve.answer.loading import Rooms
-from raystore.serve.kept.predictions import Predictions, predictions_name
+from raystore.serve.kept.predictions import predictions_name
 from raystore.serve.review.labels import Label, Labelled
 from raystore.serve.review.queue import Order, ReviewItem, ReviewQueue
 from raystore.serve.shadow.ask import report_deployment
@@ -19,11 +19,10 @@ from raystore.serve.spec.records import DeploymentRecord, deployment_records
 
 
 class Operations:
-    """Over one store. Claims of the review queue are held here, so one process has them."""
+    """Over one store. Claims of the review queue are held in the process of its rooms."""
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
-        self._queues: dict[str, ReviewQueue] = {}
 
     def reports(
         self,
@@ -52,15 +51,10 @@ class Operations:
     def queue(self, deployment: str) -> ReviewQueue:
         """The review queue. InvalidArguments where the deployment has none."""
         record = self._record(deployment)
-        if record.review is None:
+        queue = self._rooms.reviews.get(record)
+        if queue is None:
             problem = "it has no review queue: give it review: {table: ...} in its file"
             raise InvalidArguments(call=f"review '{deployment}'", problems=[problem])
-        queue = self._queues.get(deployment)
-        if queue is None or queue.table != record.review.table:
-            kept = Predictions.open_or_create(self._rooms.catalog, deployment, record.keep)
-            queue = ReviewQueue(self._rooms.catalog, deployment, kept, record.review.table, most=record.review.most)
-            queue = self._queues.setdefault(deployment, queue) if deployment not in self._queues else queue
-            self._queues[deployment] = queue
         head = self._rooms.head(record.head)
         queue.task, queue.classes = head.task, tuple(head.classes)
         return queue

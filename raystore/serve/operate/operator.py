@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.operate.operations import Operations
 from raystore.serve.operate.promote import Promoted, promote, rollback
-from raystore.serve.watch.merging import Series
+from raystore.serve.watch.merger import Told
 
 T = TypeVar("T")
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 class Operator:
     """An `http.operate.Operator`."""
 
-    def __init__(self, rooms: Rooms, series: Callable[[], Series], ask: Callable[..., Any] | None = None) -> None:
+    def __init__(self, rooms: Rooms, told: Callable[[], Told], ask: Callable[..., Any] | None = None) -> None:
         """
         Args:
-            series: the metrics of all processes; may block.
+            told: the metrics of all processes; may block.
             ask: calls a method of `Operations` by its name, in the process that has them; by default they are here.
         """
         self._rooms = rooms
-        self._series = series
+        self._told = told
         operations = Operations(rooms) if ask is None else None
         self._ask = ask or (lambda call, *arguments, **named: getattr(operations, call)(*arguments, **named))
 
@@ -43,8 +43,8 @@ class Operator:
     async def rollback(self, deployment: str, to: int | None) -> Promoted:
         return await self.blocking(partial(rollback, self._rooms, deployment, to=to))
 
-    async def series(self) -> Series:
-        return await self.blocking(self._series)
+    async def told(self) -> Told:
+        return await self.blocking(self._told)
 
     async def blocking(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._rooms.executor, call)

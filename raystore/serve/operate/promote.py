@@ -1,6 +1,7 @@
 """Promotion and roll-back: a new record of the deployment, which every process of the service takes up within a second or two.
 
-A record is published whole, and a request ends with the record it began with: none fails. Pure over the catalog; knows no HTTP, no Ray.
+A record is published whole, as the one after the record it was made from: where somebody else published meanwhile, everything is looked
+at again, and nothing of theirs is undone. A request ends with the record it began with: none fails. Knows no HTTP, no Ray.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from raystore.errors import DeploymentNotFound, GateHeld, HeadNotFound, InvalidA
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.shadow.gate import Gate, Verdict
 from raystore.serve.shadow.report import ShadowReport
+from raystore.serve.spec.alias import alias_of, next_place, settle
+from raystore.serve.spec.apart import check_apart
 from raystore.serve.spec.base import Strict
-from raystore.serve.spec.deployment import CanarySpec, DeploymentSpec, HeadSpec, ShadowSpec
+from raystore.serve.spec.deployment import MOST_SHADOWS, CanarySpec, DeploymentSpec, HeadSpec, ShadowSpec
 from raystore.serve.spec.records import (
     DeploymentRecord,
     deployment_history,
@@ -56,37 +59,22 @@ def promote(
 
     Raises:
         DeploymentNotFound, HeadNotFound: names what there is. GateHeld: the condition does not hold, or cannot be told.
-        InvalidArguments: the head is no shadow of the deployment, or of several. PassportMismatch: the log has another encoder.
+        InvalidArguments: the head is no shadow of the deployment, or of several; the deployment has no room for one more shadow; the
+            service has no place for the head's encoder. PassportMismatch: the log has another encoder. Nothing was changed.
     """
     found = rooms.heads.get(head)
     label = f"{found.name}@{found.number}"
-    record = _with_shadow(rooms, label, deployment)
-    verdict = None
-    if gate is not None:
-        verdict = _verdict(Gate.parse(gate), label, reports(record.name) if reports else ())
-        if not verdict.passed:
-            raise GateHeld(head=label, gate=verdict.gate, found="; ".join(_reasons(verdict)))
-    before = record.head
-    why = f"promoted {label} over {before}" + (f": {verdict.gate}" if verdict else "")
-    alias = _alias_of(record.asked, found.name)
-    named = _named_by_file(deployment_history(rooms.catalog, record.name))
-    spec = _promoted(record, label)
-    new = rooms.resolved(record.name, spec)
-    published = publish_record(
-        rooms.catalog, new.model_copy(update={"asked": record.asked if alias else label, "why": why})
-    )
-    if alias is not None:
-        rooms.heads.set_alias(found.name, alias, found.number)
-    return Promoted(
-        deployment=record.name,
-        number=published.number,
-        before=before,
-        after=label,
-        why=why,
-        alias=f"{found.name}@{alias}" if alias else None,
-        file_names=None if alias else named,
-        verdict=verdict,
-    )
+    while True:  # until nobody published another record meanwhile
+        record = _with_shadow(rooms, label, deployment)
+        verdict = None
+        if gate is not None:
+            verdict = _verdict(Gate.parse(gate), label, record.head, reports(record.name) if reports else ())
+            if not verdict.passed:
+                raise GateHeld(head=label, gate=verdict.gate, found="; ".join(_reasons(verdict)))
+        why = f"promoted {label} over {record.head}" + (f": {verdict.gate}" if verdict else "")
+        done = _published(rooms, record, _promoted(record, label), "promote", why, verdict)
+        if done is not None:
+            return done
 
 
 def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promoted:
@@ -94,35 +82,59 @@ def rollback(rooms: Rooms, deployment: str, *, to: int | None = None) -> Promote
     heads come back; rules, log, review and what is kept stay as they are now.
 
     Raises:
-        DeploymentNotFound: names the deployments there are. InvalidArguments: there is no such record. HeadNotFound: its head is gone.
+        DeploymentNotFound: names the deployments there are. InvalidArguments: there is no such record, or the service has no place for
+            the head's encoder. HeadNotFound: its head is gone.
     """
-    present = _record(rooms, deployment)
-    history = deployment_history(rooms.catalog, deployment)
-    if to is not None:
-        chosen = next((each for each in history if each.number == to), None)
-    else:
-        chosen = next((each for each in reversed(history) if each.head != present.head), None)
-    if chosen is None:
-        numbers = ", ".join(f"{each.number} ({each.head})" for each in history)
-        wanted = f"record {to}" if to is not None else "an earlier record with another head"
-        raise InvalidArguments(call=f"rollback '{deployment}'", problems=[f"there is no {wanted}; there are: {numbers}"])
-    new = rooms.resolved(deployment, _with_heads_of(present, chosen))
-    name, _, number = chosen.head.rpartition("@")
-    alias = _alias_of(present.asked, name)
-    why = f"rolled back from {present.head} to {chosen.head}, record {chosen.number}"
-    asked = present.asked if alias else chosen.head
-    published = publish_record(rooms.catalog, new.model_copy(update={"why": why, "asked": asked}))
-    if alias is not None:
-        rooms.heads.set_alias(name, alias, int(number))
+    while True:  # as in `promote`
+        present = _record(rooms, deployment)
+        chosen = _earlier(present, deployment_history(rooms.catalog, deployment), to)
+        why = f"rolled back from {present.head} to {chosen.head}, record {chosen.number}"
+        done = _published(rooms, present, _with_heads_of(present, chosen), "rollback", why)
+        if done is not None:
+            return done
+
+
+def _published(
+    rooms: Rooms, present: DeploymentRecord, spec: DeploymentSpec, call: str, why: str, verdict: Verdict | None = None
+) -> Promoted | None:
+    """What was done, the alias moved; None where somebody published a record after `present`: all has to be looked at anew then."""
+    settle(rooms.catalog, present.name)  # the alias of a promotion before that was cut off
+    head = spec.head.name
+    alias = alias_of(present.asked, head.rpartition("@")[0])
+    named = _named_by_file(deployment_history(rooms.catalog, present.name))
+    changes = {
+        "asked": present.asked if alias else head,
+        "alias_record": next_place(rooms.catalog, present.asked, head) if alias else None,
+        "why": why,
+    }
+    new = rooms.resolved(present.name, spec).model_copy(update=changes)
+    if new.reads != present.reads:
+        check_apart(rooms.catalog, new, f"{call} '{present.name}'")
+    published = publish_record(rooms.catalog, new, over=present.number)
+    if published is None:
+        return None
+    settle(rooms.catalog, present.name)
     return Promoted(
-        deployment=deployment,
+        deployment=present.name,
         number=published.number,
         before=present.head,
-        after=chosen.head,
+        after=head,
         why=why,
-        alias=f"{name}@{alias}" if alias else None,
-        file_names=None if alias else _named_by_file(history),
+        alias=present.asked if alias else None,
+        file_names=None if alias else named,
+        verdict=verdict,
     )
+
+
+def _earlier(present: DeploymentRecord, history: Sequence[DeploymentRecord], to: int | None) -> DeploymentRecord:
+    """The record to return to: number `to`, or the newest with another head than the present one's. InvalidArguments."""
+    for each in reversed(history):
+        if each.number == to or (to is None and each.head != present.head):
+            return each
+    numbers = ", ".join(f"{each.number} ({each.head})" for each in history)
+    wanted = f"record {to}" if to is not None else "an earlier record with another head"
+    problem = f"there is no {wanted}; there are: {numbers}"
+    raise InvalidArguments(call=f"rollback '{present.name}'", problems=[problem])
 
 
 def _with_heads_of(present: DeploymentRecord, chosen: DeploymentRecord) -> DeploymentSpec:
@@ -178,12 +190,19 @@ def _promoted(record: DeploymentRecord, head: str) -> DeploymentSpec:
     if stays and canary is not None and canary.fingerprint != new.fingerprint:
         shadows.append(ShadowSpec(head=canary.head))
         stays = False
+    shadows.append(ShadowSpec(head=record.head))
+    if len(shadows) > MOST_SHADOWS:
+        problem = (
+            f"deployment '{record.name}' would have {len(shadows)} shadows then, with {record.head} among them, and {MOST_SHADOWS} are "
+            "the most: take one out of its file, deploy it, and promote again"
+        )
+        raise InvalidArguments(call=f"promote '{head}'", problems=[problem])
     placed = record.own.model_dump(by_alias=True) if record.own else {}
     return DeploymentSpec(
         head=HeadSpec(name=head, own=record.own is not None, **placed),
         through=through,
         log=record.log,
-        shadow=[*shadows, ShadowSpec(head=record.head)],
+        shadow=shadows,
         canary=CanarySpec(head=canary.head, percent=canary.percent, by=canary.by) if canary and stays else None,
         rules=record.rules,
         review=record.review,
@@ -191,14 +210,9 @@ def _promoted(record: DeploymentRecord, head: str) -> DeploymentSpec:
     )
 
 
-def _alias_of(asked: str, name: str) -> str | None:
-    """The alias of head `name` that the deployment was asked for by; None where it was another head, or a number."""
-    head, _, version = asked.partition("@")
-    return version if head == name and version and not version.isdecimal() else None
-
-
-def _verdict(gate: Gate, head: str, reports: Sequence[ShadowReport]) -> Verdict:
-    found = next((each for each in reports if each.shadow == head), None)
+def _verdict(gate: Gate, head: str, live: str, reports: Sequence[ShadowReport]) -> Verdict:
+    """What the gate says of the head beside the one that answers now: a report beside an earlier one tells nothing of it."""
+    found = next((each for each in reports if (each.shadow, each.live) == (head, live)), None)
     if found is None:
         raise GateHeld(head=head, gate=str(gate), found="no request was seen by both it and the live head")
     return gate.check(found)

@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from raystore.errors import RaystoreError
 from raystore.serve.answer.asked import share
 from raystore.serve.answer.loading import Rooms, hook_failed
-from raystore.serve.kept.predictions import PredictionRow, Predictions
-from raystore.serve.lane import Lane
+from raystore.serve.kept.predictions import PredictionRow, Predictions, predictions_name
+from raystore.serve.lane import Lane, patiently
 from raystore.serve.recording.drifting import Drifting
-from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
-from raystore.serve.recording.shadow import Shadow
-from raystore.serve.review.queue import ReviewQueue
+from raystore.serve.recording.shadow import Candidates, Shadow
 from raystore.serve.rules.engine import Rules
+from raystore.serve.spec.alias import settle
 from raystore.serve.spec.records import DeploymentRecord, ShadowRef
 from raystore.serve.spec.rules import RulesSpec
 from raystore.serve.spec.watch import Watch
@@ -44,11 +44,12 @@ class Recorder:
         self._rooms = rooms
         self._watch = watch
         self._metrics = metrics
-        self._seal = Seal(rooms.store_key)
+        self._candidates = Candidates(rooms)
         self._deployments: dict[str, _Deployment] = {}
 
     def update(self, records: Mapping[str, DeploymentRecord]) -> None:
-        """Record for these from now on; a shadow that stays keeps what it has in memory."""
+        """Record for these from now on; a shadow that stays keeps what it has in memory. An alias that a promotion was kept from
+        moving is moved."""
         for name in [name for name in self._deployments if name not in records]:
             gone = self._deployments.pop(name)
             gone.drain(time.monotonic() + _DRAIN_S)
@@ -56,9 +57,11 @@ class Recorder:
         for name, record in records.items():
             present = self._deployments.get(name)
             if present is None:
-                self._deployments[name] = _Deployment(record, self._rooms, self._seal, self._watch, self._metrics)
+                made = _Deployment(record, self._rooms, self._candidates, self._watch, self._metrics)
+                self._deployments[name] = made
             elif present.record != record:
                 present.update(record)
+            settle(self._rooms.catalog, name)
 
     def watch(self, watch: Watch) -> None:
         """Look for drift as this says, from now on."""
@@ -79,15 +82,23 @@ class Recorder:
         until = time.monotonic() + wait_s
         return all([each.drain(until) for each in self._deployments.values()])  # noqa: C419 - of all, whatever one says
 
+    def look(self) -> None:
+        """Tell what others change too: how many items wait for a label, which comes over HTTP or from another process. Where nothing
+        changed that costs a look at a folder or two."""
+        for deployment in list(self._deployments.values()):
+            deployment.look()
+
     def close(self) -> None:
         for deployment in self._deployments.values():
             deployment.close()
 
 
 class _Deployment:
-    def __init__(self, record: DeploymentRecord, rooms: Rooms, seal: Seal, watch: Watch, metrics: Metrics) -> None:
+    def __init__(
+        self, record: DeploymentRecord, rooms: Rooms, candidates: Candidates, watch: Watch, metrics: Metrics
+    ) -> None:
         self._rooms = rooms
-        self._seal = seal
+        self._candidates = candidates
         self._metrics = metrics
         self._kept: dict[tuple[str, ...], Predictions] = {}
         self._rows: Lane[tuple[tuple[str, ...], PredictionRow]] = Lane(
@@ -97,7 +108,6 @@ class _Deployment:
         self._shadows: dict[str, Lane[Seen]] = {}
         self._rules: Lane[Seen] | None = None
         self._looked_at: RulesSpec | None = None
-        self._review: ReviewQueue | None = None
         self._drifting = Drifting(rooms, watch, metrics)
         self.update(record)
 
@@ -108,6 +118,8 @@ class _Deployment:
 
     def update(self, record: DeploymentRecord) -> None:
         self.record = record
+        if record.review is None:
+            self._metrics.forget(table.REVIEW_OPEN, record.name)
         wanted = {shadow.head: shadow for shadow in record.shadow}
         for head in [head for head in self._shadows if head not in wanted]:
             self._shadows.pop(head).close()
@@ -152,6 +164,7 @@ class _Deployment:
             lane.close()
         self._rows.close()
         self._drifting.close()
+        self._metrics.forget(table.REVIEW_OPEN, self.record.name)
 
     @property
     def _lanes(self) -> list[Lane[Seen]]:
@@ -159,7 +172,7 @@ class _Deployment:
 
     def _asks(self, shadow: ShadowRef) -> Callable[[list[Seen]], None]:
         """The work of a shadow's lane: loads the head, and its encoder, when the first request comes."""
-        asked = Shadow(self._rooms, self._seal, shadow)
+        asked = Shadow(self._rooms, shadow, self._candidates.get(shadow.fingerprint))
 
         def work(batch: list[Seen]) -> None:
             for seen in batch:
@@ -192,21 +205,25 @@ class _Deployment:
         for keep in dict.fromkeys(keep for keep, _ in batch):
             kept = self._kept.get(keep)
             if kept is None:
-                kept = self._kept[keep] = Predictions.open_or_create(self._rooms.catalog, self.record.name, keep)
+                record = self.record.model_copy(update={"keep": keep})
+                kept = self._kept[keep] = Predictions.of(self._rooms.catalog, record)
             rows = [row for each, row in batch if each == keep]
-            queue = self._queue(kept)
-            kept.append(queue.admit(rows) if queue is not None else rows)
-            if queue is not None:
-                self._metrics.set(table.REVIEW_OPEN, queue.counts().open, self.record.name)
+            queue = self._rooms.reviews.get(self.record)
+            patiently(partial(kept.append, queue.admit(rows) if queue is not None else rows))
+        self.look()
 
-    def _queue(self, kept: Predictions) -> ReviewQueue | None:
-        """The review queue as far as its bound goes; who claims what is held by who serves it (`operate.Operations`)."""
-        policy = self.record.review
-        if policy is None:
-            return None
-        if self._review is None or (self._review.table, self._review.most) != (policy.table, policy.most):
-            self._review = ReviewQueue(self._rooms.catalog, self.record.name, kept, policy.table, most=policy.most)
-        return self._review
+    def look(self) -> None:
+        """Tell how many items of the review queue wait for a label."""
+        record = self.record
+        if record.review is None or not self._rooms.layout.rows(predictions_name(record.name)).exists():
+            return
+        try:
+            queue = self._rooms.reviews.get(record)
+            if queue is not None:
+                self._metrics.set(table.REVIEW_OPEN, queue.counts().open, record.name)
+        except Exception as error:  # noqa: BLE001 - it is looked at again with the next metrics
+            told = error if isinstance(error, RaystoreError) else type(error).__name__
+            log.warning("how many items of deployment %s wait for a label is not known: %s", record.name, told)
 
     def _dropped(self, reason: str, n: int) -> None:
         self._metrics.count(table.SHADOW_DROPPED, self.record.name, reason, by=n)

@@ -1,6 +1,7 @@
 """Content between two processes of the service, sealed: AES-256-GCM under a key derived from the store's, which both read.
 
-What Ray carries, or keeps in its object store or its logs, is ciphertext. Texts and images alone; knows no Ray.
+Of content, Ray carries ciphertext alone, wherever it keeps it on the way. Only texts and images are sealed: vectors, predictions and
+the columns that a deployment keeps, or that its rules in shadow look at, travel beside them as they are. Knows no Ray.
 """
 
 from __future__ import annotations

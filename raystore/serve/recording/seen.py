@@ -16,7 +16,7 @@ from raystore.vectors import Matrix
 class Seen:
     """The part of a request that one deployment answered, item by item.
 
-    `vectors` (n, d) float32 are unit rows of the encoder `fingerprint`. `facts` are what rules in shadow may name, and `said` what
+    `vectors` (n, d) float32 are unit rows of the encoder `fingerprint`. `facts` are what rules in shadow look at, and `said` what
     was answered; there only where the deployment has such rules. `content` is sealed, and there only where a shadow has another
     encoder and all items came with content.
     """

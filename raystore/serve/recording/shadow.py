@@ -1,31 +1,79 @@
-"""A shadow: a head, or an encoder and its head, that is asked what the live head was asked."""
+"""A shadow: a head, or an encoder and its head, that is asked what the live head was asked.
+
+Shadows of one encoder share it, and what it made of a request: a candidate encoder is in memory once, however many heads stand on it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import time
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.answer.said import spoken
 from raystore.serve.kept.predictions import PredictionRow
-from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
 from raystore.serve.spec.records import ShadowRef
 from raystore.vectors import Vectors, mark
 
+_REMEMBERED = 64  # requests: shadows of one encoder come to the same one soon after each other
+
+
+class Candidate:
+    """An encoder that answers nobody; loaded when it is first asked, which takes seconds. One request at a time."""
+
+    def __init__(self, rooms: Rooms, fingerprint: str) -> None:
+        self._rooms = rooms
+        self._fingerprint = fingerprint
+        self._encoder: Any = None
+        self._made: OrderedDict[bytes, Vectors] = OrderedDict()  # by the digest of the sealed message
+        self._turn = threading.Lock()
+
+    def encode(self, message: bytes) -> Vectors:
+        """The vectors of sealed items. SealBroken, and what the encoder raises."""
+        key = hashlib.blake2b(message, digest_size=16).digest()
+        with self._turn:
+            made = self._made.get(key)
+            if made is None:
+                if self._encoder is None:
+                    self._encoder = self._rooms.load_encoder(self._fingerprint, threads=1)
+                items = self._rooms.seal.open(message)
+                made = self._made[key] = self._encoder.encode(items)
+                if len(self._made) > _REMEMBERED:
+                    self._made.popitem(last=False)
+            return made
+
+
+class Candidates:
+    """The candidate encoders of a process: one of each fingerprint, gone with the last shadow that asks it. Safe in many threads."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._there: WeakValueDictionary[str, Candidate] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def get(self, fingerprint: str) -> Candidate:
+        with self._lock:
+            found = self._there.get(fingerprint)
+            if found is None:
+                found = self._there[fingerprint] = Candidate(self._rooms, fingerprint)
+            return found
+
 
 class Shadow:
-    """Loads what it needs when it is first asked: a head takes milliseconds, an encoder seconds."""
+    """Loads its head when it is first asked, which takes milliseconds; `candidate` is its encoder."""
 
-    def __init__(self, rooms: Rooms, seal: Seal, shadow: ShadowRef) -> None:
+    def __init__(self, rooms: Rooms, shadow: ShadowRef, candidate: Candidate) -> None:
         self._rooms = rooms
-        self._seal = seal
         self._shadow = shadow
+        self._candidate = candidate
         self._head: Any = None
-        self._encoder: Any = None
 
     def rows(self, seen: Seen) -> list[PredictionRow] | None:
         """What it says of each item; None where it would have to encode, and the items came without content."""
@@ -60,9 +108,4 @@ class Shadow:
     def _vectors(self, seen: Seen) -> Vectors | None:
         if seen.fingerprint == self._shadow.fingerprint:
             return mark(np.ascontiguousarray(seen.vectors), seen.fingerprint)
-        if seen.content is None:
-            return None
-        if self._encoder is None:
-            self._encoder = self._rooms.load_encoder(self._shadow.fingerprint, threads=1)
-        encoded: Vectors = self._encoder.encode(self._seal.open(seen.content))
-        return encoded
+        return None if seen.content is None else self._candidate.encode(seen.content)

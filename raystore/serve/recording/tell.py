@@ -14,7 +14,7 @@ from raystore.serve.spec.records import DeploymentRecord
 
 
 def seen_of(part: Part, request_id: str, who: str, seal: Seal) -> Seen:
-    """Content only where a shadow has another encoder, and sealed; facts only where rules run in shadow, and without the text."""
+    """Content only where a shadow has another encoder, and sealed; facts only where rules run in shadow, and those that they name."""
     record = part.live.record
     content = [one.asked.item for one in part.items if one.asked.item is not None]
     encodes = any(shadow.fingerprint != record.fingerprint for shadow in record.shadow)
@@ -28,14 +28,14 @@ def seen_of(part: Part, request_id: str, who: str, seal: Seal) -> Seen:
         fingerprint=record.fingerprint,
         vectors=np.asarray(part.vectors),
         rows=tuple(_row(record, one, request_id, now, part.head_ms) for one in part.items),
-        facts=tuple(_facts(one, who) for one in part.items) if shadow_rules else (),
+        facts=tuple(part.live.rules.told(_facts(one, who)) for one in part.items) if shadow_rules else (),
         said=tuple(one.said for one in part.items) if shadow_rules else (),
         content=seal.seal(content) if encodes and len(content) == len(part.items) else None,
     )
 
 
 def _facts(one: One, who: str) -> dict[str, object]:
-    return {**one.asked.facts(who), **one.head.facts, "head": one.by.head, "text": None}
+    return {**one.asked.facts(who), **one.head.facts, "head": one.by.head}
 
 
 def _row(record: DeploymentRecord, one: One, request_id: str, now: datetime, head_ms: float) -> PredictionRow:

@@ -20,7 +20,7 @@ from raystore.data.columns import TYPES
 from raystore.data.keyed import quoted
 from raystore.data.rows import is_unicode
 from raystore.data.tables.table import SourceTable, open_table, register_table, table_names
-from raystore.errors import InvalidArguments, ItemNotFound
+from raystore.errors import InvalidArguments, ItemNotFound, Quoting
 from raystore.serve.kept.predictions import Predictions
 from raystore.serve.spec.base import Strict
 from raystore.train.source import Task
@@ -68,12 +68,12 @@ def check_labels(
     """
     checked: dict[str, Label] = {}
     problems = []
-    for id_, label in labels:
+    for place, (id_, label) in enumerate(labels):
         value, reason = _checked(label, task, classes)
         if reason is None and id_ in checked and checked[id_] != value:
             reason = "is there twice, with different labels"
         if reason is not None:
-            problems.append(f"the label of item '{id_[:200]}' {reason}")
+            problems.append(Quoting(f"the label of item '{id_[:200]}' {reason}", unquoted=f"label {place} {reason}"))
         else:
             checked[id_] = value
     if problems:

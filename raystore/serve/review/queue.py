@@ -6,7 +6,7 @@ two people from the same items, are in memory: they end with their time or with 
 
 Items are ids, scores and kept columns; whoever labels looks the content up where it lives.
 
-Cost: a look reads the reviewed rows when predictions or labels changed, some 30 ms at 100,000 rows; labels are one commit, some 30 ms.
+Cost: a look reads what is new of predictions and labels (`open_items.py`); labels are one commit, some 30 ms.
 """
 
 from __future__ import annotations
@@ -20,25 +20,19 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raystore.catalog import Catalog
-from raystore.data.tables.table import KIND, open_table
 from raystore.errors import InvalidArguments
-from raystore.layout import numbers
 from raystore.serve.kept.predictions import PredictionRow, Predictions, read_labels
 from raystore.serve.review.labels import Label, Labelled, check_labels, write_events
+from raystore.serve.review.open_items import SHOWN, OpenItems
 from raystore.serve.spec.base import Strict
-from raystore.train.classify.labels import labels_of_ids
 from raystore.train.source import Task
 
 Order = Literal["oldest", "least_confident"]
 
 _MOST_AT_ONCE = 1_000
 _RECOUNT_S = 30.0
-_SHOWN = (
-    "request", "time", "subject", "head", "label", "labels", "value", "confidence", "margin", "second", "abstained", "rules",
-)  # fmt: skip
 
 
 class ReviewItem(Strict):
@@ -80,7 +74,8 @@ class _Claim(NamedTuple):
 class ReviewQueue:
     """The queue of one deployment. Safe in many threads; claims hold within the one process that has it.
 
-    `classes` are what a label may be; set them again when another head goes live.
+    `task` and `classes` are what a label may be, `predictions` what is reviewed, with the columns that are shown: set them again when
+    the deployment changes.
     """
 
     def __init__(
@@ -106,13 +101,12 @@ class ReviewQueue:
         self.classes = tuple(classes)
         self.most = most
         self._catalog = catalog
-        self._predictions = predictions
+        self.predictions = predictions
         self._clock = clock
         self._lock = threading.Lock()
         self._writing = threading.Lock()  # its own, so that `admit` waits for no commit
         self._claims: dict[str, _Claim] = {}
-        self._seen: tuple[int, int | None] | None = None
-        self._open = pa.table({})
+        self._items_open = OpenItems(catalog, table)
         self._count: int | None = None
         self._counted_at = -math.inf
         self._left_out = 0
@@ -186,7 +180,7 @@ class ReviewQueue:
         if len(labels) > _MOST_AT_ONCE:
             problem = f"there are {len(labels):,} labels, expected at most {_MOST_AT_ONCE:,} in one call"
             raise InvalidArguments(call=f"label in '{self.deployment}'", problems=[problem])
-        checked = check_labels(self._predictions, self.deployment, labels, self.task, None if allow_new else self.classes)
+        checked = check_labels(self.predictions, self.deployment, labels, self.task, None if allow_new else self.classes)
         with self._writing:
             done = write_events(self._catalog, self.table, self.deployment, reviewer, checked, self.task)
         with self._lock:
@@ -199,29 +193,9 @@ class ReviewQueue:
 
     def _look(self) -> pa.Table:
         """The open items, oldest first, as the predictions and labels are now."""
-        seen = (self._predictions.version, self._newest_labels())
-        if seen != self._seen:
-            self._open = self._read()
-            self._seen = seen
-        self._count, self._counted_at = len(self._open), self._clock()
-        return self._open
-
-    def _read(self) -> pa.Table:
-        kept = [c for c in self._predictions.keep if c in self._predictions.table.columns]
-        dataset = self._predictions.table.rows.dataset()
-        condition = "review = true AND role <> 'shadow'"
-        rows = dataset.to_table(columns=list(dict.fromkeys([*_SHOWN, *kept])), filter=condition)
-        rows = rows.sort_by([("time", "descending"), ("head", "ascending")])
-        _, first = _first_of(rows.column("request"))  # an item that two live heads answered is asked about once
-        rows = rows.take(first).sort_by([("time", "ascending"), ("request", "ascending")])
-        if self._newest_labels() is None:
-            return rows
-        ids, labels, last = labels_of_ids(open_table(self._catalog, self.table), "label")
-        done = ids.filter(labels.take(pa.array(last)).combine_chunks().is_valid())
-        return rows.filter(pc.invert(pc.is_in(rows.column("request"), value_set=done)))
-
-    def _newest_labels(self) -> int | None:
-        return next(reversed(numbers(self._catalog.layout.aliases(KIND, self.table))), None)
+        rows = self._items_open.look(self.predictions)
+        self._count, self._counted_at = len(rows), self._clock()
+        return rows
 
     def _has_room(self) -> bool:
         if self._count is None or (self._count >= self.most and self._clock() - self._counted_at > _RECOUNT_S):
@@ -235,10 +209,10 @@ class ReviewQueue:
         return {id_: claim.reviewer for id_, claim in self._claims.items()}
 
     def _items(self, rows: pa.Table) -> list[ReviewItem]:
-        held, kept = self._held(), [c for c in rows.column_names if c not in _SHOWN]
+        held, kept = self._held(), [c for c in rows.column_names if c not in SHOWN]
         return [
             ReviewItem(
-                **{name: row[name] for name in _SHOWN if name not in ("request", "labels", "rules")},
+                **{name: row[name] for name in SHOWN if name not in ("request", "labels", "rules")},
                 id=row["request"],
                 labels=None if row["labels"] is None else read_labels(row["labels"]),
                 rules=tuple(rule for rule in (row["rules"] or "").split(",") if rule),
@@ -261,10 +235,3 @@ def _sorted(rows: pa.Table, order: Order) -> pa.Table:
     if order == "oldest":
         return rows
     return rows.sort_by([("confidence", "ascending"), ("time", "ascending"), ("request", "ascending")])
-
-
-def _first_of(values: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """The different values, and the place where each stands first."""
-    places = pa.table({"value": values, "place": pa.array(range(len(values)), pa.int64())})
-    found = places.group_by("value", use_threads=False).aggregate([("place", "min")])
-    return found.column("value"), found.column("place_min").combine_chunks()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container
 from dataclasses import replace
+from typing import Any
 
 from raystore.errors import ColumnsRequired, HookFailed, InvalidArguments, QuotaExceeded, RuleRefused
 from raystore.serve.rules.facts import Facts
 from raystore.serve.rules.gate import Place
+from raystore.serve.rules.reads import reads_of
 from raystore.serve.rules.ready import make_ready
 from raystore.serve.rules.said import Passed, Said
 from raystore.serve.rules.turn import Turn
@@ -49,6 +51,7 @@ class Rules:
         if ready.problems:
             raise InvalidArguments(call="rules", problems=list(ready.problems))
         self._ready = ready
+        self._reads = reads_of(spec)
         self._failed = failed
 
     def before(self, facts: Facts, *, item: int = 0, n_items: int = 1) -> Passed:
@@ -105,6 +108,10 @@ class Rules:
                     fired.append(rule.name)
         return turn.said((*said.fired, *fired)) if fired else said
 
+    def told(self, facts: Facts) -> dict[str, Any]:
+        """Of the facts those that the rules in shadow look at: what `shadow` is asked with in another process."""
+        return self._reads.of(facts)
+
     def shadow(self, facts: Facts, said: Said) -> dict[str, bool]:
         """The rules in shadow that would have fired, and whether that would have changed what becomes of the request.
 
@@ -112,7 +119,7 @@ class Rules:
         `failed`, and its rule has not fired.
 
         Args:
-            facts: as for `after`, the text left out.
+            facts: as for `after`, the text left out; those of `told` will do.
         """
         ready = self._ready
         changes: dict[str, bool] = {}

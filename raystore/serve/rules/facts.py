@@ -27,18 +27,27 @@ def reader(name: str, stage: Stage, *, quoted: bool = False) -> Read:
     Raises:
         ValueError: the rest of a sentence ("it names ..."): not known at this stage, or nearly a fact's name.
     """
-    if quoted or _is_column(name, stage):
+    if is_column(name, stage, quoted=quoted):
         return lambda facts: facts["columns"].get(name)
     return lambda facts: facts.get(name)
 
 
 def written_reader(name: str, stage: Stage) -> Read:
     """`reader` for a name that stands by itself in the file: quoted where it is in double quotes."""
+    bare, quoted = unquoted(name)
+    return reader(bare, stage, quoted=quoted)
+
+
+def unquoted(name: str) -> tuple[str, bool]:
+    """A name as it stands by itself in the file, without its double quotes, and whether it had them."""
     quoted = len(name) > 2 and name[0] == name[-1] == '"'
-    return reader(name[1:-1] if quoted else name, stage, quoted=quoted)
+    return (name[1:-1] if quoted else name), quoted
 
 
-def _is_column(name: str, stage: Stage) -> bool:
+def is_column(name: str, stage: Stage, *, quoted: bool = False) -> bool:
+    """Whether it names a column of the request; otherwise a fact. Raises as `reader`."""
+    if quoted:
+        return True
     known = BEFORE if stage.endswith("before") else BEFORE + AFTER
     if name == "text" and stage.startswith("shadow"):
         raise ValueError("'text', which is gone when shadow rules are looked at, after the answer")

@@ -83,10 +83,9 @@ def _parts(rule: BeforeRule | AfterRule, stage: Stage, parameters: int) -> tuple
 
 def _named(rule: BeforeRule, stage: Stage) -> tuple[dict[str, Read], list[str]]:
     """Readers of the names a rule has outside its condition, and what is wrong with them."""
-    names = rule.require or ([rule.quota.per] if rule.quota is not None and rule.quota.per is not None else [])
     readers: dict[str, Read] = {}
     problems = []
-    for name in names:
+    for name in rule.names:
         try:
             readers[name] = written_reader(name, stage)
         except ValueError as error:

@@ -14,8 +14,10 @@ from typing import Any
 from raystore import __version__
 from raystore.catalog import Catalog, open_root
 from raystore.encoders import Encoders
+from raystore.serve.run.encoder import EncoderReplica
 from raystore.serve.run.ingress import Ingress
-from raystore.serve.run.replicas import EncoderReplica, HeadReplica, RecordingReplica
+from raystore.serve.run.replicas import HeadReplica, RecordingReplica
+from raystore.serve.spec.apart import tell_apart
 from raystore.serve.spec.app import AppSpec, EncoderSpec
 from raystore.serve.spec.base import Placed, Scaling
 from raystore.serve.spec.records import DeploymentRecord
@@ -25,6 +27,11 @@ RECORDING = "recording"
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 # Requests beyond those a replica takes, which it answers 503 itself: Serve's own 503 is not in our shape.
 _SPARE = 1_024
+# Of encoders and heads of their own: calls that a replica takes, and that wait in each ingress replica when all are taken; beyond, 503.
+_ONGOING = 64
+_QUEUED = 64
+# Serve finds a replica that died by this, and starts another. By default it looks every 10 s, and one alone answers meanwhile.
+_HEALTH_S = 1.0
 
 
 def application(
@@ -47,6 +54,7 @@ def application(
 
     layout, _ = open_root(root, create=False)
     own = placed_encoders(Encoders(Catalog(layout)), spec, records, colocate=colocate)
+    tell_apart(Catalog(layout), None if colocate else own)  # a promotion looks at it
     where = str(layout.root)
     env = {**env, "OMP_NUM_THREADS": str(threads)}
     told = {
@@ -65,15 +73,16 @@ def application(
         code = hashlib.sha256(f"{__version__} {where} {where_.cpus} {where_.gpu} {facts}".encode()).hexdigest()
         return deployment.options(version=code, _internal=True)  # else every deploy would replace the replicas
 
+    bounded = {"max_ongoing_requests": _ONGOING, "max_queued_requests": _QUEUED, "health_check_period_s": _HEALTH_S}
+    golden = {"golden_every_s": spec.watch.golden_every_s}
     encoders = {
         fingerprint: made(
-            EncoderReplica, f"encoder-{name}", placed, None, fingerprint, (placed.batch or spec.batch),
-            max_ongoing_requests=64,
+            EncoderReplica, f"encoder-{name}", placed, golden, fingerprint, (placed.batch or spec.batch), **bounded
         ).bind(where, fingerprint, max(1, int(placed.cpus)), (placed.batch or spec.batch).model_dump())
         for fingerprint, (name, placed) in own.items()
     }  # fmt: skip
     heads = {
-        name: made(HeadReplica, f"head-{name}", record.own, None, name).bind(where)
+        name: made(HeadReplica, f"head-{name}", record.own, None, name, **bounded).bind(where)
         for name, record in records.items()
         if record.own is not None
     }

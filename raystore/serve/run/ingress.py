@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raystore.encoders.registry import Encoders
-from raystore.serve.answer.batching import BatchingEncoder, ServedEncoder
+from raystore.serve.answer.batching import ServedEncoder
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.answer.served import ServedHead
+from raystore.serve.door.admission import Admission
 from raystore.serve.door.auth import Door
 from raystore.serve.grpc.server import make_grpc_server
 from raystore.serve.http.app import make_app
 from raystore.serve.lane import Lane
 from raystore.serve.operate.operator import Operator
-from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
-from raystore.serve.run.away import AwayEncoder, AwayHead, Handle, asked
+from raystore.serve.run.away import AwayEncoder, AwayHead, Handle, Terms, asked
 from raystore.serve.run.follow import Follower
-from raystore.serve.run.process import keep_calls_on_loopback
+from raystore.serve.run.process import keep_calls_on_loopback, take_turns_quickly
 from raystore.serve.run.watching import Watching
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import DeploymentRecord
@@ -55,14 +56,15 @@ class Ingress:
         """
         no_core_files()
         keep_calls_on_loopback()
+        take_turns_quickly()
         self._rooms = Rooms(root)
-        self._seal = Seal(self._rooms.store_key)
         self._threads = threads
         self._away_encoders = encoders
         self._away_heads = heads
         self._recording = recording
         self._metrics = Metrics("ingress")
         self._spec = self._wanted = AppSpec()
+        self._admission = Admission(self._spec.limits, partial(self._metrics.set, table.IN_FLIGHT))
         self._records: dict[str, DeploymentRecord] = {}
         self._orchestrator: Orchestrator | None = None
         self._outbox: Lane[Seen] | None = None
@@ -70,7 +72,7 @@ class Ingress:
         self._door: Door | None = None
         self._tellers: list[Teller] = []
         self._grpc: Any = None
-        self._watching = Watching(self._rooms.layout, self._metrics, recording)
+        self._watching = Watching(self._rooms.layout, self._metrics, recording, encoders, heads)
         self._follower = Follower(self._rooms.catalog, self._change)
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
@@ -87,7 +89,9 @@ class Ingress:
         if spec.grpc is not None and self._door is not None:
             tellers = [tell_metrics(self._metrics), *self._tellers]
             threads = self._rooms.executor
-            server = make_grpc_server(lambda: self._orchestrator, spec, self._door, threads=threads, tellers=tellers)
+            server = make_grpc_server(
+                lambda: self._orchestrator, spec, self._door, self._admission, threads=threads, tellers=tellers
+            )
             await server.start()
             self._grpc = server
         if before is not None:
@@ -111,19 +115,18 @@ class Ingress:
         orchestrator.update({name: present[name] for name in records})
         self._tell_what_answers(records)
         self._records, self._spec, self._orchestrator = dict(records), spec, orchestrator
-        self._door = door = self._rooms.door(spec)
+        if self._outbox is not None:
+            self._outbox.most = spec.recording.queue
+        self._door = door = self._rooms.door(spec, self._door)
+        self._admission.limits = spec.limits
         door.warm()
         self._tellers = tellers = self._watching.watch(
-            spec.watch, lambda: self._encoders(orchestrator), lambda: self._lanes(orchestrator)
+            spec.watch, lambda: orchestrator.encoders, lambda: self._lanes(orchestrator)
         )
-        operator = Operator(self._rooms, self._watching.series, self._operate if self._recording is not None else None)
-        self._app = make_app(lambda: self._orchestrator, spec, door, self._metrics, tellers, operator)
+        operator = Operator(self._rooms, self._watching.told, self._operate if self._recording is not None else None)
+        self._app = make_app(lambda: self._orchestrator, spec, door, self._metrics, tellers, operator, self._admission)
         if before is not None and before is not orchestrator:
             before.close()
-
-    def _encoders(self, orchestrator: Orchestrator) -> list[BatchingEncoder]:
-        """Those that stand in this process."""
-        return [each for each in orchestrator.encoders if each.fingerprint not in self._away_encoders]
 
     def _lanes(self, orchestrator: Orchestrator) -> dict[str, tuple[Lane[Any], int]]:
         outbox = {"recording": (self._outbox, self._spec.recording.queue)} if self._outbox is not None else {}
@@ -158,13 +161,20 @@ class Ingress:
         if handle is None:
             return None
         encoder = Encoders(self._rooms.catalog).get(fingerprint)
-        return AwayEncoder(handle, self._seal, encoder.passport, encoder.label, self._spec.limits.deadline_s)
+
+        def terms() -> Terms:
+            placed = self._spec.encoders.get(encoder.name)
+            return Terms(self._spec.limits.deadline_s, placed.replicas.most if placed else 1)
+
+        return AwayEncoder(handle, self._rooms.seal, encoder.passport, encoder.label, terms)
 
     def _away_head(self, record: DeploymentRecord) -> ServedHead | None:
-        handle = self._away_heads.get(record.name) if record.own is not None else None
-        if handle is None:
+        handle = self._away_heads.get(record.name)
+        if handle is None or record.own is None:
             return None
-        return AwayHead(handle, self._rooms.head(record.head), self._rooms.executor, self._spec.limits.deadline_s)
+        replicas = record.own.replicas.most
+        terms = lambda: Terms(self._spec.limits.deadline_s, replicas)  # noqa: E731
+        return AwayHead(handle, self._rooms.head(record.head), self._rooms.executor, terms)
 
     def _send(self, batch: Sequence[Seen]) -> None:
         assert self._recording is not None
@@ -189,6 +199,7 @@ class Ingress:
             await asyncio.to_thread(self._orchestrator.drain, _GRACE_S)
         if self._outbox is not None:
             await asyncio.to_thread(self._outbox.close, _GRACE_S)
+        await asyncio.to_thread(self._watching.close)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return Front(lambda: self._app, self._end)

@@ -1,4 +1,4 @@
-"""What runs in the other deployments of the application: an encoder, a head, the recording process. Each is a thin shell.
+"""What runs in the other deployments of the application: a head, the recording process; encoders are in `encoder.py`. Thin shells.
 
 Serve makes the classes in replicas of their own; none listens for anybody but the ingress.
 """
@@ -9,21 +9,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.operate.operations import Operations
 from raystore.serve.recording.recorder import Recorder
-from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
 from raystore.serve.run.follow import Follower
-from raystore.serve.run.process import keep_calls_on_loopback, limit_memory
-from raystore.serve.spec.app import Batch
+from raystore.serve.run.process import keep_calls_on_loopback, limit_memory, take_turns_quickly
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.spec.watch import Watch
-from raystore.serve.watch.merging import Merger, Series
+from raystore.serve.watch.merger import Merger, Told
 from raystore.serve.watch.metrics import Metrics, Snapshot
 from raystore.session import no_core_files
 from raystore.train.heads import Predictions
@@ -32,35 +26,21 @@ from raystore.vectors import Matrix, mark
 _DRAIN_S = 10.0
 
 
-class EncoderReplica:
-    """One encoder. Batches of several ingress replicas are encoded together."""
-
-    def __init__(self, root: str, fingerprint: str, threads: int, batch: Mapping[str, Any]) -> None:
-        no_core_files()
-        keep_calls_on_loopback()
-        rooms = Rooms(root)
-        self._seal = Seal(rooms.store_key)
-        self._encoder = BatchingEncoder(rooms.load_encoder(fingerprint, threads), Batch(**batch))
-
-    async def encode(self, message: bytes) -> tuple[Matrix, npt.NDArray[np.int64], dict[int, str]]:
-        """Vectors, places and problems, as `Encoded` has them, of sealed items."""
-        encoded = await self._encoder.each_soon(self._seal.open(message))
-        return np.asarray(encoded.vectors), encoded.places, dict(encoded.problems)
-
-    def count_tokens(self, message: bytes) -> int:
-        return self._encoder.count_tokens([str(item) for item in self._seal.open(message)])
-
-
 class HeadReplica:
     """Heads of one deployment: the live one, and after a promotion the next."""
 
     def __init__(self, root: str) -> None:
         no_core_files()
         keep_calls_on_loopback()
+        take_turns_quickly()
         self._rooms = Rooms(root)
+        self._metrics = Metrics("head")
 
     def predict(self, head: str, rows: Matrix, fingerprint: str) -> Predictions:
         return self._rooms.head(head).predict(mark(rows, fingerprint))
+
+    def snapshot(self) -> Snapshot:
+        return self._metrics.snapshot()
 
 
 class RecordingReplica:
@@ -99,15 +79,22 @@ class RecordingReplica:
         """A method of `Operations`: here, since claims are held in one process."""
         return getattr(self._operations, call)(*arguments, **named)
 
-    def heard(self, source: str, snapshot: Snapshot) -> None:
-        """The metrics of another process."""
-        self._merger.put(source, snapshot)
+    def heard(self, told: Mapping[str, Snapshot]) -> None:
+        """The metrics of other processes."""
+        for source, snapshot in told.items():
+            self._merger.put(source, snapshot)
 
-    def series(self, source: str, snapshot: Snapshot) -> Series:
+    def ended(self, source: str, snapshot: Snapshot) -> None:
+        """The last metrics of a process."""
+        self._merger.end(source, snapshot)
+
+    def told(self, told: Mapping[str, Snapshot]) -> Told:
         """The metrics of all processes, after those of the one that asks."""
-        self._merger.put(source, snapshot)
+        self.heard(told)
+        if self._recorder is not None:
+            self._recorder.look()
         self._merger.put("recording", self._metrics.snapshot())
-        return self._merger.merged()
+        return self._merger.told()
 
     def __del__(self) -> None:
         """What waits is written down before the replica ends: Serve calls this then."""

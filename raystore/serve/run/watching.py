@@ -6,38 +6,54 @@ import logging
 import os
 import socket
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from raystore.encoders.records import read_encoder
 from raystore.layout import Layout
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.lane import Lane
 from raystore.serve.run.away import Handle, asked
+from raystore.serve.run.watched import WatchedEncoders, queue_of
 from raystore.serve.spec.watch import Watch
 from raystore.serve.watch import table
 from raystore.serve.watch.finished import Teller
-from raystore.serve.watch.golden import watch_golden
 from raystore.serve.watch.json_logs import start_json_logs, stop_json_logs, tell_log
-from raystore.serve.watch.merging import Series, merge, series_of
-from raystore.serve.watch.metrics import Metrics
+from raystore.serve.watch.merger import Merger, Told
+from raystore.serve.watch.metrics import Metrics, Snapshot
 from raystore.serve.watch.traces import Traces, open_traces
 
 log = logging.getLogger("raystore.serve")
 
 _EVERY_S = 2.0
-_MERGED_S = 5.0  # how long the merged metrics are waited for; then this process's own are told
+_MERGED_S = 5.0  # how long another process is waited for; then what is known here is told
+_AWAY_S = 1.0  # how long replicas of encoders and heads of their own are waited for
+_LAST_S = 1.0
 
 
 class Watching:
     """Of one ingress replica."""
 
-    def __init__(self, layout: Layout, metrics: Metrics, recording: Handle | None) -> None:
-        self._layout = layout
+    def __init__(
+        self,
+        layout: Layout,
+        metrics: Metrics,
+        recording: Handle | None,
+        encoders: Mapping[str, Handle],
+        heads: Mapping[str, Handle],
+    ) -> None:
+        """
+        Args:
+            recording: where the metrics of all processes are added up; by default here.
+            encoders: those that are deployments of their own, by fingerprint.
+            heads: the same of heads, by deployment.
+        """
         self._metrics = metrics
         self._recording = recording
+        self._away = frozenset(encoders)
+        self._asked = (*encoders.values(), *heads.values())
         self._source = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._merger = Merger()
+        self._golden = WatchedEncoders(layout, metrics)
         self._watch = Watch()
         self._encoders: Callable[[], Iterable[BatchingEncoder]] = tuple
         self._lanes: Callable[[], dict[str, tuple[Lane[object], int]]] = dict
@@ -45,6 +61,7 @@ class Watching:
         self._traces: Traces | None = None
         self._tellers: list[Teller] = []
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def watch(
         self,
@@ -55,7 +72,7 @@ class Watching:
         """Whom to tell of requests, from now on.
 
         Args:
-            encoders: those that are in memory here.
+            encoders: those that are asked here, wherever they run.
             lanes: the queues there are, by name, and what each may hold.
         """
         self._encoders, self._lanes = encoders, lanes
@@ -66,18 +83,28 @@ class Watching:
             self._thread.start()
         return self._tellers
 
-    def series(self) -> Series:
-        """The metrics of all processes, or of this one alone where the merged ones do not come. Blocks."""
-        self._look()
-        snapshot = self._metrics.snapshot()
+    def told(self) -> Told:
+        """What all processes tell, or what is known of them here where the merged metrics do not come. Blocks."""
+        mine = self._look()
+        here = self._merger.told()
         if self._recording is not None:
             handle = self._recording
             try:
-                merged: Series = asked(lambda: handle.series.remote(self._source, snapshot), _MERGED_S)
-                return merged
+                merged: Told = asked(lambda: handle.told.remote(mine), _MERGED_S)
+                return merged._replace(up_s=here.up_s)
             except Exception as error:  # noqa: BLE001 - metrics are told whatever became of the other process
                 log.warning("the metrics of all processes are not to be had: %s", type(error).__name__)
-        return merge([series_of(snapshot)])
+        return here
+
+    def close(self) -> None:
+        """Before the process ends: what it counted last goes out, and its gauges are told no more."""
+        self._ended.set()
+        if self._recording is not None:
+            handle, snapshot = self._recording, self._metrics.snapshot()
+            try:
+                asked(lambda: handle.ended.remote(self._source, snapshot), _LAST_S)
+            except Exception as error:  # noqa: BLE001 - the other process may have ended before
+                log.info("the last counts of this process were not told: %s", type(error).__name__)
 
     def _open(self, spec: Watch) -> None:
         if self._json is not None:
@@ -89,26 +116,43 @@ class Watching:
         self._traces = open_traces(spec)
         self._tellers = [*([tell_log()] if spec.json_logs else []), *([self._traces.tell] if self._traces else [])]
 
-    def _look(self) -> None:
+    def _here(self) -> list[BatchingEncoder]:
+        return [encoder for encoder in self._encoders() if encoder.fingerprint not in self._away]
+
+    def _look(self) -> dict[str, Snapshot]:
+        """The metrics of this process, by its name, as they are now."""
         for name, (lane, most) in self._lanes().items():
             self._metrics.set(table.QUEUE_DEPTH, len(lane), name)
             self._metrics.set(table.QUEUE_LIMIT, most, name)
+        self._golden.look(self._here())
         for encoder in self._encoders():
-            self._metrics.set(table.QUEUE_DEPTH, len(encoder), f"encode {encoder.label}")
-            self._metrics.set(table.ENCODER_LOADED, 1, encoder.label)
+            if encoder.fingerprint in self._away:  # what waits here for its replicas; they tell the rest
+                self._metrics.set(table.QUEUE_DEPTH, len(encoder), queue_of(encoder))
+        snapshot = self._metrics.snapshot()
+        self._merger.put(self._source, snapshot)
+        return {self._source: snapshot}
+
+    def _elsewhere(self) -> dict[str, Snapshot]:
+        """The metrics of each replica of encoders and heads of their own. Who does not answer now does the next time."""
+        found: dict[str, Snapshot] = {}
+        for handle in self._asked:
+            try:
+                answers = handle.broadcast("snapshot").results(timeout_s=_AWAY_S, return_exceptions=True)
+            except Exception as error:  # noqa: BLE001 - no replica is up, or Serve does not say in time which
+                log.info("replicas do not tell their metrics now: %s", type(error).__name__)
+                continue
+            found |= {each["id"]: each for each in answers if not isinstance(each, BaseException)}
+        for source, snapshot in found.items():
+            self._merger.put(source, snapshot)
+        return found
 
     def _run(self) -> None:
-        tried = 0.0
-        while True:
-            time.sleep(_EVERY_S)
+        while not self._ended.wait(_EVERY_S):
             try:
-                self._look()
+                told = self._look() | self._elsewhere()
                 if self._recording is not None:
-                    handle, snapshot = self._recording, self._metrics.snapshot()
-                    asked(lambda: handle.heard.remote(self._source, snapshot), _MERGED_S)  # noqa: B023 - asked at once
-                if time.monotonic() - tried >= self._watch.golden_every_s:
-                    tried = time.monotonic()
-                    expected = [(e, read_encoder(self._layout, e.fingerprint).golden(e.label)) for e in self._encoders()]
-                    watch_golden(self._metrics, expected)
+                    handle = self._recording
+                    asked(lambda: handle.heard.remote(told), _MERGED_S)  # noqa: B023 - asked at once
+                self._golden.try_golden(self._here(), self._watch.golden_every_s)
             except Exception as error:  # noqa: BLE001 - watching goes on, whatever a look ran into
                 log.warning("a look at this replica failed: %s", type(error).__name__)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raystore.errors import InvalidArguments
+from raystore.errors import InvalidArguments, Quoting
 from raystore.serve.shadow.metrics import METRICS
 from raystore.serve.spec.base import Strict
 
@@ -180,13 +180,12 @@ def _read(text: str, problems: list[str]) -> Expression | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python's parser, about texts that are refused below
             tree = ast.parse(text, mode="eval").body
+        return _expression(tree, problems)
     except SyntaxError as error:
         problems.append(f"it cannot be read at character {error.offset or len(text) + 1}")
-        return None
     except (ValueError, RecursionError, MemoryError):
         problems.append("it cannot be read")
-        return None
-    return _expression(tree, problems)
+    return None
 
 
 def _expression(node: ast.expr, problems: list[str]) -> Expression | None:
@@ -207,7 +206,7 @@ def _expression(node: ast.expr, problems: list[str]) -> Expression | None:
                 return None
             return Comparison(tuple(o for o in operands if o is not None), tuple(_OPERATORS[type(op)][0] for op in ops))
         case _:
-            problems.append(f"{_said(node)} is no comparison such as agreement > 0.97")
+            problems.append(_quoting(node, "is no comparison such as agreement > 0.97"))
             return None
 
 
@@ -227,9 +226,9 @@ def _operand(node: ast.expr, problems: list[str]) -> Figure | Number | None:
             if name in METRICS:
                 return Figure(name)
             if name is not None:
-                problems.append(_unknown(name))
+                problems.append(_quoting(node, _unknown(name)))
                 return None
-    problems.append(f"{_said(node)} is neither a figure of the report nor a number")
+    problems.append(_quoting(node, "is neither a figure of the report nor a number"))
     return None
 
 
@@ -250,16 +249,18 @@ def _dotted(node: ast.expr) -> str | None:
     return None
 
 
-def _said(node: ast.expr) -> str:
+def _quoting(node: ast.expr, reason: str) -> Quoting:
+    """What is wrong with a part of the gate: the part, or where it begins, and the reason."""
     text = ast.unparse(node)
-    return f"'{text}'" if len(text) <= 80 else f"'{text[:77]}...'"
+    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    return Quoting(f"'{shown}' {reason}", unquoted=f"what begins at character {node.col_offset + 1} {reason}")
 
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
     tops = [figure for figure in METRICS if "." not in figure]
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"'{name[:80]}' is no figure of a shadow report: {hint}there are {', '.join(tops)}, and their parts (docs/shadows.md)"
+    return f"is no figure of a shadow report: {hint}there are {', '.join(tops)}, and their parts (docs/shadows.md)"
 
 
 # --- checking -----------------------------------------------------------------------------------------------------------

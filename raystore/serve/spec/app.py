@@ -15,7 +15,8 @@ from raystore.serve.spec.watch import Watch
 
 
 class Limits(Strict):
-    """What one request may hold, looked at before anything is parsed or encoded; and how many a replica takes."""
+    """What one request may hold, looked at before anything is parsed or encoded; and how many a replica takes, over HTTP and gRPC
+    together."""
 
     # One image of 10 MB is 13.4 MB in base64. What is over 64 MiB could get into Ray's object store (session.py).
     max_body_bytes: int = Field(default=2**24, ge=1024, le=2**25)
@@ -27,7 +28,14 @@ class Limits(Strict):
     max_image_frames: int = Field(default=1_000, ge=1, le=LIMITS.max_frames)
     # Requests of a replica that are under way or wait; beyond it 503 at once.
     max_requests: int = Field(default=64, ge=1, le=10_000)
-    # After which an answer is worth nothing any more; a request may ask for less (x-raystore-deadline-ms).
+    # Whose bodies are still coming; beyond it the one that has been coming longest is answered 503.
+    max_sending: int = Field(default=128, ge=1, le=10_000)
+    # Open streams. Fewer than requests, so that streams alone cannot have all places.
+    max_streams: int = Field(default=32, ge=1, le=10_000)
+    # How long a stream may send no line, or take none of its answers, before it is ended.
+    stream_idle_s: float = Field(default=60, gt=0, le=86_400)
+    # After which an answer is worth nothing any more, the reading of the body included; a request may ask for less
+    # (x-raystore-deadline-ms).
     deadline_s: float = Field(default=30, gt=0, le=600)
 
 

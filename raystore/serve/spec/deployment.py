@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from raystore.serve.spec.base import HeadName, Placed, Strict, short_for
 from raystore.serve.spec.rules import RulesSpec
 
+MOST_SHADOWS = 16
+
 
 class HeadSpec(Placed):
     """`refunds@2`, or with `own: true` a Serve deployment of its own, for heads that are slow or want a GPU."""
@@ -59,7 +61,9 @@ class DeploymentSpec(Strict):
     head: Annotated[HeadSpec, short_for("name", HeadSpec)]
     through: str | None = None  # a bridge, by which a newer encoder reads the items and the head is asked all the same
     log: Annotated[LogSpec, short_for("collection", LogSpec)] | None = None
-    shadow: list[Annotated[ShadowSpec, short_for("head", ShadowSpec)]] = Field(default_factory=list, max_length=16)
+    shadow: list[Annotated[ShadowSpec, short_for("head", ShadowSpec)]] = Field(
+        default_factory=list, max_length=MOST_SHADOWS
+    )
     canary: CanarySpec | None = None
     rules: RulesSpec = RulesSpec()
     review: Annotated[ReviewSpec, short_for("table", ReviewSpec)] | None = None

@@ -12,6 +12,7 @@ from raystore.catalog import Catalog
 from raystore.encoders.bridged import Bridge
 from raystore.errors import PassportMismatch
 from raystore.layout import check_name, names
+from raystore.serve.spec.alias import settle
 from raystore.serve.spec.base import Placed, Strict
 from raystore.serve.spec.deployment import DeploymentSpec, LogSpec, ReviewSpec
 from raystore.serve.spec.rules import RulesSpec
@@ -77,6 +78,7 @@ class DeploymentRecord(HeadRef):
     review: ReviewSpec | None = None
     keep: tuple[str, ...] = ()
     why: str | None = None  # of a promotion or a roll-back: what was done
+    alias_record: int | None = None  # and by which record of it the alias in `asked` comes to mean this head (alias.py)
 
     @property
     def reads(self) -> str:
@@ -125,6 +127,8 @@ def record_deployment(
 ) -> DeploymentRecord:
     """The published record of a deployment; the same again publishes nothing and returns the present one.
 
+    Where somebody else publishes another meanwhile, aliases are looked up again: a promotion may have moved one.
+
     Args:
         catalog: where the record is put.
         name: of the deployment and its route.
@@ -140,20 +144,27 @@ def record_deployment(
         HeadNotFound, CollectionNotFound: the spec names what is not there.
     """
     check_name("a deployment", name, dashes=True)
-    record = resolve_deployment(name, spec, open_head=open_head, held=held, encoder=encoder, through=through)
-    folder = catalog.layout.deployment(name)
-    present = catalog.latest(folder)
-    if present is not None:
-        known = _read(present[1], present[0])
-        if known.model_copy(update={"number": 0, "why": None}) == record:
-            return known
-    return publish_record(catalog, record)
+    while True:  # of those who are too late one at least was in time, so this ends
+        settle(catalog, name)
+        present = catalog.latest(catalog.layout.deployment(name))
+        record = resolve_deployment(name, spec, open_head=open_head, held=held, encoder=encoder, through=through)
+        if present is not None:
+            known = _read(present[1], present[0])
+            if known.model_copy(update={"number": 0, "why": None, "alias_record": None}) == record:
+                return known
+        published = publish_record(catalog, record, over=present[0] if present is not None else 0)
+        if published is not None:
+            return published
 
 
-def publish_record(catalog: Catalog, record: DeploymentRecord) -> DeploymentRecord:
-    """The record under the next number."""
+def publish_record(catalog: Catalog, record: DeploymentRecord, *, over: int) -> DeploymentRecord | None:
+    """The record, published as the one after number `over`; None where somebody else published that one meanwhile."""
     content = record.model_dump(mode="json", by_alias=True, exclude={"number"})
-    return record.model_copy(update={"number": catalog.put(catalog.layout.deployment(record.name), content)})
+    try:
+        number = catalog.put(catalog.layout.deployment(record.name), content, only=over + 1)
+    except FileExistsError:
+        return None
+    return record.model_copy(update={"number": number})
 
 
 def resolve_deployment(

@@ -55,6 +55,11 @@ class BeforeRule(_Rule):
     route: RuleName | None = Field(default=None, description="Another deployment answers.")
     call: Hook | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """What it names outside its condition, as it is written there."""
+        return self.require or ([self.quota.per] if self.quota is not None and self.quota.per is not None else [])
+
 
 class AfterRule(_Rule):
     """After the head has spoken. All are looked at, in order; each sees what those before it changed."""

@@ -1,15 +1,11 @@
-"""Many processes' metrics as one: sums that never fall, and the text that Prometheus reads. Knows no HTTP and no Ray.
+"""Many processes' metrics as one, and the text that Prometheus reads. Knows no HTTP and no Ray.
 
-A process that ended keeps what it counted and loses its gauges, so a total never falls because a replica was replaced. Merging the
-snapshots of 8 processes of 100 series each and writing them costs a few ms.
+Merging the snapshots of 8 processes of 100 series each and writing them costs a few ms.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import core
 from prometheus_client.exposition import generate_latest
@@ -23,9 +19,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # By metric name and label values.
 Series = dict[str, dict[tuple[str, ...], Value]]
-
-_GONE = 64  # processes that ended and could still be heard of again
-_FOLDED = 4_096  # ids of those whose counts are summed up for good
 
 
 def series_of(snapshot: Snapshot) -> Series:
@@ -47,70 +40,6 @@ def merge(parts: Iterable[Series]) -> Series:
             for labels, value in rows.items():
                 into[labels] = _joined(BY_NAME[name], into[labels], value) if labels in into else value
     return merged
-
-
-class Merger:
-    """The newest snapshot of each process, and the counts of those that ended. Safe in many threads.
-
-    Memory is bounded by how many processes there are: what ended longer ago is one sum, with as many series as one process may have.
-    """
-
-    def __init__(self, silent_s: float = 60, clock: Callable[[], float] = time.monotonic) -> None:
-        """`silent_s`: who sends nothing for so long counts as ended, until it sends again."""
-        self._silent_s = silent_s
-        self._clock = clock
-        self._live: dict[str, tuple[Snapshot, float]] = {}
-        self._gone: OrderedDict[str, Snapshot] = OrderedDict()  # by the process's id
-        self._folded: Series = {}
-        self._folded_ids: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def put(self, source: str, snapshot: Snapshot) -> None:
-        """The newest of `source`. Where another process had that name before, that one has ended. What is old changes nothing."""
-        with self._lock:
-            if snapshot["id"] in self._folded_ids:
-                return  # it was taken for ended long ago, and its counts are in the sum
-            present = self._live.get(source)
-            if present is not None and present[0]["id"] != snapshot["id"]:
-                self._end(source)
-            elif present is not None and present[0]["n"] >= snapshot["n"]:
-                return
-            earlier = self._gone.pop(snapshot["id"], snapshot)
-            self._live[source] = (snapshot if snapshot["n"] >= earlier["n"] else earlier, self._clock())
-
-    def gone(self, source: str) -> None:
-        """The process ended: its counts stay, its gauges do not."""
-        with self._lock:
-            self._end(source)
-
-    @property
-    def sources(self) -> list[str]:
-        with self._lock:
-            self._end_silent()
-            return sorted(self._live)
-
-    def merged(self) -> Series:
-        with self._lock:
-            self._end_silent()
-            ended = [_counts(series_of(snapshot)) for snapshot in self._gone.values()]
-            return merge([self._folded, *ended, *(series_of(snapshot) for snapshot, _ in self._live.values())])
-
-    def _end_silent(self) -> None:
-        since = self._clock() - self._silent_s
-        for source in [source for source, (_, heard) in self._live.items() if heard < since]:
-            self._end(source)
-
-    def _end(self, source: str) -> None:
-        ended = self._live.pop(source, None)
-        if ended is None:
-            return
-        self._gone[ended[0]["id"]] = ended[0]
-        while len(self._gone) > _GONE:
-            id_, snapshot = self._gone.popitem(last=False)
-            self._folded = _bounded(merge([self._folded, _counts(series_of(snapshot))]))
-            self._folded_ids[id_] = None
-        while len(self._folded_ids) > _FOLDED:
-            self._folded_ids.popitem(last=False)
 
 
 def exposition(series: Series) -> str:
@@ -157,11 +86,12 @@ def _joined(metric: Metric, one: Value, other: Value) -> Value:
     return one + other
 
 
-def _counts(series: Series) -> Series:
+def counts_of(series: Series) -> Series:
+    """What stays of a process that ended: its gauges do not."""
     return {name: rows for name, rows in series.items() if not isinstance(BY_NAME[name], Gauge)}
 
 
-def _bounded(series: Series) -> Series:
+def bounded(series: Series) -> Series:
     """As many series of a metric as one process may have; the others are added up as "other"."""
     for name, rows in series.items():
         metric = BY_NAME[name]

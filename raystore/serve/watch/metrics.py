@@ -114,6 +114,13 @@ class Metrics:
             return child
 
 
+def count_batch(metrics: Metrics, encoder: str, items: int, tokens: int, seconds: float) -> None:
+    """Count what an encoder took at once."""
+    metrics.observe(table.BATCH_SECONDS, seconds, encoder)
+    metrics.observe(table.BATCH_ITEMS, items, encoder)
+    metrics.observe(table.BATCH_TOKENS, tokens, encoder)
+
+
 def _family(metric: Metric) -> Any:
     name, labels = metric.full_name, metric.labels
     if isinstance(metric, Histogram):

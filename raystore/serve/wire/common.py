@@ -6,14 +6,28 @@ a request are its texts and images as they were sent, by the path of their field
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Kept = str | int | float | bool | None
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # what a caller's own must be, whole: it stands in logs
+
+
+def _in_utc(value: datetime) -> datetime:
+    """As `data.rows.as_time`, whose module brings Arrow and Lance, which a client has no use for."""
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("expected a time that the calendar has in UTC, too") from None
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
 
 CONTENT = (
     "A string that begins with `data:image/` is an image (`data:image/png;base64,...`; JPEG, PNG, GIF, WebP, BMP or TIFF), "

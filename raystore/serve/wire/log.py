@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -13,6 +12,7 @@ from raystore.serve.wire.common import (
     ColumnName,
     Fingerprint,
     Kept,
+    Moment,
     Text,
     with_example,
 )
@@ -32,7 +32,7 @@ class LogRow(BaseModel):
     vector: list[float] | None = None
     subject: str | None = None
     tenant: str | None = None
-    time: datetime | None = None
+    time: Moment | None = None
 
     def row(self) -> dict[str, Any]:
         """The row as it was sent: only the fields that were."""

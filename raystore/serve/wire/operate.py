@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
@@ -10,7 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from raystore.serve.review.labels import Disagreement
 from raystore.serve.review.queue import ReviewItem
 from raystore.serve.spec.base import HeadName
-from raystore.serve.wire.common import EXAMPLE_REQUEST_ID, with_example
+from raystore.serve.wire.common import EXAMPLE_REQUEST_ID, Moment, with_example
 
 Order = Literal["oldest", "least_confident"]
 Labels = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
@@ -48,7 +47,7 @@ class PromoteRequest(BaseModel):
         default=None, alias="if", description="A condition on the shadow's report; 409 where it does not hold."
     )
     labels: Labels | None = Field(default=None, description="Where labels have arrived: 'table.column'.")
-    since: datetime | None = None
+    since: Moment | None = None
 
 
 class RollbackRequest(BaseModel):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
@@ -19,6 +18,7 @@ from raystore.serve.wire.common import (
     ErrorBody,
     Fingerprint,
     Kept,
+    Moment,
     Text,
     with_example,
 )
@@ -37,7 +37,7 @@ class PredictItem(BaseModel):
     vector: list[float] | None = Field(default=None, description="With `fingerprint`, in place of content.")
     subject: Id | None = None
     tenant: Id | None = None
-    time: datetime | None = None
+    time: Moment | None = None
     columns: dict[ColumnName, Kept] = Field(default_factory=dict, max_length=100)
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class PredictRequest(PredictOptions):
     vector: list[float] | None = Field(default=None, description="With `fingerprint`, in place of content.")
     subject: Id | None = None
     tenant: Id | None = None
-    time: datetime | None = None
+    time: Moment | None = None
     columns: dict[ColumnName, Kept] = Field(default_factory=dict, max_length=100)
     items: list[PredictItem] | None = Field(default=None, min_length=1)
 
@@ -234,7 +234,8 @@ class PredictAnswer(BaseModel):
 
 
 class StreamLine(BaseModel):
-    """A line of the stream's answer: of an item its prediction or what was wrong with it; of the last line the counts."""
+    """A line of the stream's answer: of an item its prediction or what was wrong with it; of the last line the counts, and why the
+    stream was ended, where its sender did not end it."""
 
     model_config = with_example(
         {"line": 0, "error": {"type": "InvalidRequest", "message": "...", "request_id": EXAMPLE_REQUEST_ID}}
@@ -243,7 +244,7 @@ class StreamLine(BaseModel):
     line: int | None = None
     prediction: Prediction | LabelsPrediction | NumberPrediction | None = None
     error: ErrorBody | None = None
-    done: int | None = Field(default=None, description="Lines that were read.")
+    done: int | None = Field(default=None, description="Lines that were answered, or empty.")
     failed: int | None = None
     lineage: Lineage | None = None
     request_id: str | None = None

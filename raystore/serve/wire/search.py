@@ -22,6 +22,7 @@ from raystore.serve.wire.common import (
 )
 
 RowId = Annotated[str, StringConstraints(min_length=1)]
+_FLOAT32 = 3.4e38  # what a score can be
 
 
 class SearchRequest(BaseModel):
@@ -45,7 +46,9 @@ class SearchRequest(BaseModel):
     k: int | None = Field(default=None, ge=1, le=1000, description="10 by default; with min_score, every row up to limit.")
     where: Annotated[str, StringConstraints(max_length=4096)] | None = None
     columns: list[ColumnName] = Field(default_factory=list, max_length=64)
-    min_score: float | None = Field(default=None, allow_inf_nan=False, description="Only rows that score at least so much.")
+    min_score: float | None = Field(
+        default=None, ge=-_FLOAT32, le=_FLOAT32, allow_inf_nan=False, description="Only rows that score at least so much."
+    )
     limit: int = Field(
         default=1000,
         ge=1,
