@@ -545,8 +545,8 @@ def test_http_and_grpc_share_the_places_of_a_replica(served: Served) -> None:
         assert stub.Predict(sent).predictions[0].label == "card"
 
 
-def test_a_call_whose_message_does_not_come_is_ended_and_takes_no_place(orchestrator: Orchestrator) -> None:
-    spec = AppSpec(limits=Limits(max_requests=1, deadline_s=0.5))
+def test_a_call_whose_message_does_not_come_is_ended_and_leaves_places(orchestrator: Orchestrator) -> None:
+    spec = AppSpec(limits=Limits(max_requests=2, deadline_s=0.5))
     never: queue.Queue[bytes | None] = queue.Queue()
     with (
         serving(lambda: orchestrator, spec) as address,

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
 from raystore.errors import AddressInUse
+from raystore.serve.run import haproxy_door
 from raystore.serve.run.haproxy_door import narrowed
 from raystore.serve.run.process import keep_calls_on_loopback
 from raystore.serve.run.proxy import ProxyFolder, check_port_free, free_port
+from raystore.serve.wire.common import ErrorAnswer
 
 CONFIG = """defaults
     mode http
@@ -44,6 +48,34 @@ def test_the_template_of_this_ray_has_the_listeners_that_are_moved() -> None:
     templates = pytest.importorskip("ray.serve._private.haproxy_templates").HAPROXY_CONFIG_TEMPLATE
     config = templates.replace("{{ config.metrics_port }}", "9101").replace("{{ config.stats_port }}", "8404")
     assert narrowed(config, "/x").count("bind unix@/x/") == 2
+    rendered = re.sub(r"\{%-.*%\}\n", "", config).replace("{{ hc.default_server_directive }}", "default-server check")
+    assert narrowed(rendered, "/x", most=9).count(" maxconn 9\n") == 1
+
+
+SERVED = """    errorfile 503 /tmp/rs-x/n/500.http
+backend http-raystore
+    option httpchk GET /-/healthz
+    http-check expect status 200
+    default-server fastinter 250ms check
+    server a 127.0.0.1:30000 check
+"""
+
+
+def test_a_replica_gets_no_more_requests_than_it_takes_and_an_unreached_one_is_503() -> None:
+    lines = narrowed(SERVED, "/tmp/rs-x/n", most=7).splitlines()
+    assert lines[0] == "    errorfile 503 /tmp/rs-x/n/503.http"
+    assert lines[4] == "    default-server fastinter 250ms check maxconn 7"
+    assert lines[5].startswith("    http-request return status 503 content-type application/json hdr retry-after 1 ")
+    assert lines[5].endswith(" if { path_beg /v1/ } { be_conn_free le 0 }")
+    assert narrowed(SERVED, "/tmp/rs-x/n").count("maxconn") == 0
+
+
+def test_what_haproxy_answers_by_itself_has_the_one_shape_of_errors() -> None:
+    said = {name: json.loads(text) for name, text in (("busy", haproxy_door._BUSY), ("nobody", haproxy_door._NOBODY))}
+    for each in said.values():
+        assert ErrorAnswer.model_validate(each).error.message.endswith("Ask again later.")
+    head, _, body = haproxy_door._NOBODY_SAID.partition("\r\n\r\n")
+    assert (head.splitlines()[0], json.loads(body)) == ("HTTP/1.0 503 Service Unavailable", said["nobody"])
 
 
 def test_the_proxys_folder_is_private_and_short_enough_for_sockets() -> None:
@@ -71,8 +103,6 @@ def test_a_port_in_use_is_said() -> None:
 
 
 def test_the_door_is_no_module_that_needs_the_package() -> None:
-    from raystore.serve.run import haproxy_door
-
     source = Path(haproxy_door.__file__).read_text(encoding="utf-8")
     assert "import raystore" not in source
     assert "from raystore" not in source

@@ -2,8 +2,7 @@
 
 The door is asked again for each group, so a key that was revoked, or has ended, ends its open streams too; and each block of lines
 counts as a request, by the rates of whoever sends it. What goes over a rate waits, which holds the sender, as long as a request may
-last. A group takes a place among the requests under way while it is predicted, and none while the next is waited for. Knows lines by
-their numbers alone: how one is read and written is the face's.
+last. Knows lines by their numbers alone: how one is read and written is the face's.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from raystore.errors import BodyTooSlow, Overloaded, RateExceeded, RaystoreError
+from raystore.errors import BodyTooSlow, RateExceeded, RaystoreError
 from raystore.serve.answer.asked import Asked
 from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.door.admission import Admission
@@ -48,7 +47,7 @@ class Stream(Generic[T]):
         deployment: that answers.
         options: fingerprint, top and evidence.
         who, request_id: as they are told to the orchestrator.
-        admission: places and limits.
+        admission: the limits of the moment.
         again: the door.
         read: the item of a line, by its number and what was sent; None where the line is empty. Raises what is wrong with it.
         size: bytes of what was sent.
@@ -101,7 +100,7 @@ class Stream(Generic[T]):
                 else:
                     if asked is not None:
                         good.append((number, asked))
-            lines += await self._in_turn(good)
+            lines += await self._predicted(good, time.monotonic() + self._admission.limits.deadline_s) if good else []
             lines.sort(key=lambda line: line.number)
             self.failed += sum(line.error is not None for line in lines)
             yield lines
@@ -132,19 +131,6 @@ class Stream(Generic[T]):
                 if time.monotonic() + error.retry_after_s > until:
                     raise
                 await asyncio.sleep(error.retry_after_s)
-
-    async def _in_turn(self, good: Sequence[tuple[int, Asked]]) -> list[Line]:
-        if not good:
-            return []
-        until = time.monotonic() + self._admission.limits.deadline_s
-        try:
-            await self._admission.turn(until)
-        except Overloaded as error:
-            return [Line(number, error=error) for number, _ in good]
-        try:
-            return await self._predicted(good, until)
-        finally:
-            self._admission.leave()
 
     async def _predicted(self, good: Sequence[tuple[int, Asked]], until: float) -> list[Line]:
         """Together; or one by one, where together one of them fails."""

@@ -1,17 +1,15 @@
-"""How much a replica takes at once: requests that are answered, bodies that are still coming, streams that are open.
+"""How much a replica takes at once: requests, and among them bodies that are still coming and streams that are open.
 
-One for HTTP and gRPC together, for as long as the process lives: a changed file changes its limits and not its counts. A request counts
-as under way from when its body is whole, a stream while lines of it are answered; so who sends slowly takes no place of those that
-are answered. Of one event loop, without a lock. Costs some 2 us a request. Knows no HTTP and no orchestrator.
+One for HTTP and gRPC together, for as long as the process lives: a changed file changes its limits and not its counts. Who sends
+slowly and who keeps a stream open takes a place, of which each may have a part only; so there are always some for requests that come
+whole. One bound over all is what HAProxy can hold before a replica too (`run/haproxy_door.py`). Of one event loop, without a lock.
+Costs some 2 us a request. Knows no HTTP and no orchestrator.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 
 from raystore.errors import BodyTooSlow, Overloaded
@@ -23,54 +21,25 @@ class Admission:
         """
         Args:
             limits: may be set anew at any time, from any thread.
-            changed: told how many requests are under way.
+            changed: told how many requests are here.
         """
         self.limits = limits
         self._changed = changed
-        self._under_way = 0
+        self._here = 0
         self._streams = 0
         self._coming: dict[asyncio.Timeout, None] = {}  # the oldest first
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    def check(self) -> None:
-        """Raises Overloaded where no place is free now: then there is no use in reading what else a request sends."""
-        if self._under_way >= self.limits.max_requests:
-            raise Overloaded(limit=self.limits.max_requests)
 
     def enter(self) -> None:
-        """Take a place among the requests under way, or raise Overloaded. To be given back by `leave`."""
-        self.check()
+        """Take a place, or raise Overloaded. To be given back by `leave`."""
+        if self._here >= self.limits.max_requests:
+            raise Overloaded(limit=self.limits.max_requests)
         self._count(1)
-
-    async def turn(self, until: float) -> None:
-        """As `enter`, and wait for a place until then (time.monotonic()); who waits longest has the next."""
-        if self._under_way < self.limits.max_requests:
-            self._count(1)
-            return
-        mine = asyncio.get_running_loop().create_future()
-        self._waiting.append(mine)
-        try:
-            async with asyncio.timeout(until - time.monotonic()):
-                await mine
-        except BaseException as error:
-            if mine.done() and not mine.cancelled():  # it was given in the moment that waiting ended
-                self.leave()
-            with suppress(ValueError):
-                self._waiting.remove(mine)
-            if isinstance(error, TimeoutError):
-                raise Overloaded(limit=self.limits.max_requests) from None
-            raise
 
     def leave(self) -> None:
         self._count(-1)
-        while self._waiting and self._under_way < self.limits.max_requests:
-            first = self._waiting.popleft()
-            if not first.done():
-                self._count(1)
-                first.set_result(None)
 
     def open_stream(self) -> None:
-        """Take a place among the open streams, or raise Overloaded. To be given back by `close_stream`."""
+        """Of a request that has its place: it is a stream. Raises Overloaded. To be given back by `close_stream`."""
         if self._streams >= self.limits.max_streams:
             raise Overloaded(limit=self.limits.max_streams, what="streams are open")
         self._streams += 1
@@ -83,8 +52,8 @@ class Admission:
         return Coming(self._coming, self.limits.max_sending, within_s)
 
     def _count(self, by: int) -> None:
-        self._under_way += by
-        self._changed(self._under_way)
+        self._here += by
+        self._changed(self._here)
 
 
 class Coming:

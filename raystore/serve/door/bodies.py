@@ -1,7 +1,7 @@
-"""Reads each body whole before the routes see it: so many bytes at most, within the request's time. Then the request is under way.
+"""Takes a place for each request, and reads its body whole before the routes see it: so many bytes at most, within its time.
 
-What is over a limit is answered 413, 408 or 503 and not kept. A stream, which is answered line by line, reads its own body, bounds each
-line, and takes a place for lines that are answered together (`answer/streaming.py`). Parses nothing.
+What is over a limit is answered 413, 408 or 503 and not kept. A stream, which is answered line by line, reads its own body and bounds
+each line (`answer/streaming.py`). Parses nothing.
 """
 
 from __future__ import annotations
@@ -40,36 +40,44 @@ class Bodies:
         if scope["type"] != "http" or not scope["path"].startswith("/v1"):
             await self.app(scope, receive, send)
             return
-        admission = self.admission
-        streams = _STREAM.fullmatch(scope["path"]) is not None
-        body, unread = b"", False
         try:
-            admission.check()
-            if streams:
-                admission.open_stream()
+            self.admission.enter()
+        except RaystoreError as error:
+            await answer_error(error, request_id(scope))(scope, receive, send)
+            return
+        try:
+            if _STREAM.fullmatch(scope["path"]) is not None:
+                await self._stream(scope, receive, send)
             else:
-                declared, within_s = _said(scope, admission.limits.deadline_s)
-                scope["state"]["until"] = time.monotonic() + within_s
-                unread = True
-                async with admission.coming(within_s):
-                    body = await self._read(declared, receive)
-                unread = False
-                admission.enter()
+                await self._whole(scope, receive, send)
+        finally:
+            self.admission.leave()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self.admission.open_stream()
+        except RaystoreError as error:
+            await answer_error(error, request_id(scope))(scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.admission.close_stream()
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        declared, within_s = _said(scope, self.admission.limits.deadline_s)
+        scope["state"]["until"] = time.monotonic() + within_s
+        try:
+            async with self.admission.coming(within_s):
+                body = await self._read(declared, receive)
         except RaystoreError as error:
             response = answer_error(error, request_id(scope))
-            if unread:
-                response.headers["connection"] = "close"
+            response.headers["connection"] = "close"  # the rest of it is not read
             await response(scope, receive, send)
             return
         except ClientDisconnect:  # there is nobody to answer
             return
-        try:
-            await self.app(scope, receive if streams else _replayed(body, receive), send)
-        finally:
-            if streams:
-                admission.close_stream()
-            else:
-                admission.leave()
+        await self.app(scope, _replayed(body, receive), send)
 
     async def _read(self, declared: int, receive: Receive) -> bytes:
         """The body. Raises BodyTooLarge, and ClientDisconnect where its sender left."""

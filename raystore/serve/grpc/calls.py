@@ -68,12 +68,7 @@ class Calls:
                 data = await anext(sent, None)
             if data is None:
                 raise InvalidRequestError([("request", "expected a message")])
-            admission.enter()
-            try:
-                answer = await handle(call, data)
-            finally:
-                admission.leave()
-            yield answer
+            yield await handle(call, data)
 
         async def answer(sent: AsyncIterator[bytes], context: Any) -> bytes:
             answers = [each async for each in self._answered(route, path, one, sent, context)]
@@ -125,11 +120,14 @@ class Calls:
         again = partial(self._door.let_in, path, "POST", metadata.get("authorization"))
         try:
             principal = await again()
-            self._admission.check()
-            call = Call(id_, principal, again, self._until(context))
-            async with aclosing(handle(call, self._counted(call, sent))) as messages:
-                async for message in messages:
-                    yield message
+            self._admission.enter()
+            try:
+                call = Call(id_, principal, again, self._until(context))
+                async with aclosing(handle(call, self._counted(call, sent))) as messages:
+                    async for message in messages:
+                        yield message
+            finally:
+                self._admission.leave()
         except asyncio.CancelledError:
             refusal = Refusal(499, {"type": "Cancelled", "message": "the caller is gone.", "request_id": id_})
             raise

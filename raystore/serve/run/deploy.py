@@ -181,7 +181,7 @@ def _start_serve(spec: AppSpec) -> bool:
     _check_inline_limit(binary)
     env = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(_PROXY_READY_S)}
     if binary is not None:
-        _folder = ProxyFolder(binary, spec.tls)
+        _folder = ProxyFolder(binary, spec.tls, spec.limits.max_requests)
         env |= _folder.env
     options = {
         "http_options": {"host": spec.host, "port": spec.port, **_tls(spec, binary)},

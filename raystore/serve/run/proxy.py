@@ -53,7 +53,11 @@ class ProxyFolder:
     Serve's default is a folder every user of the machine can enter, with an admin socket every user can write to.
     """
 
-    def __init__(self, binary: str, tls: Tls | None = None) -> None:
+    def __init__(self, binary: str, tls: Tls | None = None, most: int | None = None) -> None:
+        """
+        Args:
+            most: requests that a replica takes at once.
+        """
         base = tempfile.gettempdir()
         # A node id and a socket name are appended, and a socket's path may not be longer than 107 bytes.
         self.path = Path(tempfile.mkdtemp(prefix="rs-", dir=base if len(base) <= 20 else "/tmp"))  # noqa: S108
@@ -63,11 +67,17 @@ class ProxyFolder:
         )
         door.chmod(0o700)
         self._door = door
+        if most is not None:
+            self.limit(most)
         if tls is not None:
             pair = self.path / haproxy_door.CERTIFICATE
             pair.touch(mode=0o600)
             parts = (file.read_text(encoding="ascii") for file in (tls.certificate, tls.key))
             pair.write_text("\n".join(parts), encoding="ascii")
+
+    def limit(self, most: int) -> None:
+        """How many requests a replica takes from now on; HAProxy reads it when Serve starts it anew, as at each change of replicas."""
+        (self.path / haproxy_door.MOST).write_text(str(most), encoding="ascii")
 
     @property
     def env(self) -> dict[str, str]:

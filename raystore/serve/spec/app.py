@@ -26,11 +26,11 @@ class Limits(Strict):
     max_image_bytes: int = Field(default=10_000_000, ge=1, le=LIMITS.max_bytes)
     max_image_pixels: int = Field(default=50_000_000, ge=1, le=LIMITS.max_pixels)
     max_image_frames: int = Field(default=1_000, ge=1, le=LIMITS.max_frames)
-    # Requests of a replica that are under way or wait; beyond it 503 at once.
-    max_requests: int = Field(default=64, ge=1, le=10_000)
-    # Whose bodies are still coming; beyond it the one that has been coming longest is answered 503.
-    max_sending: int = Field(default=128, ge=1, le=10_000)
-    # Open streams. Fewer than requests, so that streams alone cannot have all places.
+    # Requests of a replica, from their first byte to their answer's last, streams among them; beyond it 503 at once.
+    max_requests: int = Field(default=128, ge=1, le=10_000)
+    # Of those, whose bodies are still coming; beyond it the one that has been coming longest is answered 503. And open streams. Both
+    # together fewer than requests, so that some places are always for those that come whole.
+    max_sending: int = Field(default=32, ge=1, le=10_000)
     max_streams: int = Field(default=32, ge=1, le=10_000)
     # How long a stream may send no line, or take none of its answers, before it is ended.
     stream_idle_s: float = Field(default=60, gt=0, le=86_400)
