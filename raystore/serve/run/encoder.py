@@ -21,7 +21,7 @@ from raystore.encoders import Encoders, open_encoder
 from raystore.secret import load_store_key
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.recording.seal import Seal
-from raystore.serve.run.process import keep_calls_on_loopback
+from raystore.serve.run.process import keep_calls_on_loopback, take_turns_quickly
 from raystore.serve.run.watched import WatchedEncoders
 from raystore.serve.spec.app import Batch
 from raystore.serve.spec.watch import Watch
@@ -40,6 +40,7 @@ class EncoderReplica:
     def __init__(self, root: str, fingerprint: str, threads: int, batch: Mapping[str, Any]) -> None:
         no_core_files()
         keep_calls_on_loopback()
+        take_turns_quickly()
         layout, about = open_root(root, create=False)
         self._seal = Seal(load_store_key(layout, about["key_id"]))
         self._metrics = Metrics("encoder")
