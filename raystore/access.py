@@ -60,6 +60,15 @@ class Rates(BaseModel):
         return self
 
 
+class Sizes(BaseModel):
+    """What one request of a key may hold, where that is less than the service's own limits allow everybody."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_body_bytes: int | None = Field(default=None, ge=1024, le=2**25)
+    max_items: int | None = Field(default=None, ge=1, le=4096)
+
+
 @dataclass(frozen=True)
 class Principal:
     """Who asks. The person at this machine holds every verb; a key holds those it was made with, a token those of its roles."""
@@ -69,6 +78,12 @@ class Principal:
     rates: Rates | None = None  # None: those of the service
     kind: Literal["local", "key", "token", "nobody"] = "key"
     expires_at: datetime | None = None
+    sizes: Sizes | None = None  # of a key
+
+    @property
+    def who(self) -> str:
+        """As rules, quotas, logs and reviews name it: a token's holder may have the name of a key, and is somebody else."""
+        return f"token:{self.name}" if self.kind == "token" else self.name
 
     def may(self, verb: Verb) -> bool:
         return verb in self.verbs
@@ -88,6 +103,7 @@ class KeyFacts:
     created_at: datetime | None
     expires_at: datetime | None
     rates: Rates | None
+    sizes: Sizes | None = None
 
 
 def is_loopback(host: str) -> bool:
@@ -123,6 +139,7 @@ class ApiKeys:
         *,
         expires_at: datetime | None = None,
         rates: Rates | None = None,
+        sizes: Sizes | None = None,
     ) -> str:
         """The new key, `rs.<name>.<secret>`. It is not kept and cannot be shown again; one of that name before it is dead.
 
@@ -130,6 +147,7 @@ class ApiKeys:
             verbs: what it may do; by default log, predict and search.
             expires_at: from then on it is refused; without a zone it is UTC. None: never.
             rates: limits of its own, in place of those of the service.
+            sizes: of its requests, beside those of the service: the lower counts.
 
         Raises:
             InvalidName, InvalidArguments: what was given makes no key.
@@ -149,6 +167,7 @@ class ApiKeys:
             "created": self._now().isoformat(),
             "expires": expires.astimezone(UTC).isoformat() if expires is not None else None,
             "rates": rates.model_dump(exclude_none=True) if rates is not None else None,
+            "sizes": sizes.model_dump(exclude_none=True) if sizes is not None else None,
         }
         while not self._published(name, record, self._last(name) + 1):
             pass  # somebody made one under the same name at the same time; the last counts
@@ -181,7 +200,7 @@ class ApiKeys:
         if record is None or not hmac.compare_digest(wanted, found) or self._state(record) != "valid":
             raise not_valid()
         facts = self._facts(name, record)
-        return Principal(name, frozenset(facts.verbs), rates=facts.rates, expires_at=facts.expires_at)
+        return Principal(name, frozenset(facts.verbs), rates=facts.rates, expires_at=facts.expires_at, sizes=facts.sizes)
 
     def _facts(self, name: str, record: dict[str, Any]) -> KeyFacts:
         return KeyFacts(
@@ -191,6 +210,7 @@ class ApiKeys:
             created_at=_time(record.get("created")),
             expires_at=_time(record.get("expires")),
             rates=Rates(**record["rates"]) if record.get("rates") else None,
+            sizes=Sizes(**record["sizes"]) if record.get("sizes") else None,
         )
 
     def _state(self, record: dict[str, Any]) -> Literal["valid", "expired", "revoked"]:

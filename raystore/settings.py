@@ -23,6 +23,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("RAYSTORE_KEY_DIR", "", "Folder of the store's key file; empty keeps it in the store's own keys folder."),
     Setting("RAYSTORE_BACKEND", "", "Backend that encodes: torch or openvino; empty takes openvino where it is installed."),
     Setting("RAYSTORE_SQL_MEMORY", "", "What DuckDB may hold before it spills, like 4GB; empty takes half of the memory."),
+    Setting("RAYSTORE_MAX_REQUESTS", "", "On a cluster: limits.max_requests of the deployment file, for HAProxy (docs/operate.md)."),
     Setting("RAYSTORE_SQL_CACHE", "", "Columns and scores kept between queries, like 1GB; empty takes an eighth of the memory."),
 )  # fmt: skip
 

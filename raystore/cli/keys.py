@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from raystore.access import SERVICE, KeyFacts, Rates, Verb
+from raystore.access import SERVICE, KeyFacts, Rates, Sizes, Verb
 from raystore.cli.state import STATE
+from raystore.cli.words import moment
 from raystore.errors import AlreadyExists, InvalidArguments, KeyNotFound
 
+M = TypeVar("M", bound=BaseModel)
 key = typer.Typer(help="API keys, demanded on any address but loopback.", no_args_is_help=True, rich_markup_mode=None)
-
-_SPAN = re.compile(r"([0-9]{1,6})([hdw])")
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 @key.command("create")
@@ -34,23 +32,26 @@ def key_create(
     ] = None,
     burst: Annotated[int | None, typer.Option(help="Of those, how many at once; by default two seconds' worth.")] = None,
     bytes_per_s: Annotated[float | None, typer.Option(help="Bytes of request bodies a second.")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of a request, where the service allows more.")] = None,
+    max_items: Annotated[int | None, typer.Option(help="Items of a request, where the service allows more.")] = None,
 ) -> None:
     """Make a key. It is shown once and not kept."""
     problems = [f"'{v}' is no verb, expected {', '.join(Verb)}" for v in verb if v not in set(Verb)]
     until = None
     try:
-        until = _moment(expires) if expires is not None else None
+        until = moment(expires) if expires is not None else None
     except (ValueError, OverflowError):
         problems.append(f"--expires is '{expires}', expected 12h, 30d, 8w, or a date like 2027-01-01")
     if until is not None and until <= datetime.now(UTC):
         problems.append(f"--expires is '{expires}', which is past")
-    rates, wrong = _rates({"requests_per_s": requests_per_s, "burst": burst, "bytes_per_s": bytes_per_s})
-    if problems or wrong:
-        raise InvalidArguments(call="key create", problems=[*problems, *wrong])
+    rates, wrong = _limits(Rates, {"requests_per_s": requests_per_s, "burst": burst, "bytes_per_s": bytes_per_s})
+    sizes, too = _limits(Sizes, {"max_body_bytes": max_body_bytes, "max_items": max_items})
+    if problems or wrong or too:
+        raise InvalidArguments(call="key create", problems=[*problems, *wrong, *too])
     store = STATE.open(create=True)
     if name in store.keys.names():
         raise AlreadyExists(noun="key", name=name, advice=f"Another name, or first: raystore key revoke {name}")
-    made = store.keys.create(name, [Verb(v) for v in verb] or SERVICE, expires_at=until, rates=rates)
+    made = store.keys.create(name, [Verb(v) for v in verb] or SERVICE, expires_at=until, rates=rates, sizes=sizes)
     STATE.out.emit({"name": name, "key": made}, lambda: STATE.out.say(made))
 
 
@@ -58,7 +59,7 @@ def key_create(
 def key_list() -> None:
     """Every key there was, what it may do, and whether it is valid."""
     rows = [_row(facts) for facts in STATE.open().keys.facts()]
-    shown = [{**row, "verbs": ", ".join(row["verbs"]), "rates": _told(row["rates"])} for row in rows]
+    shown = [{**row, "verbs": ", ".join(row["verbs"]), "rates": _told(row["rates"], row["sizes"])} for row in rows]
     STATE.out.emit(rows, lambda: STATE.out.table(shown, ["key", "verbs", "created", "expires", "state", "rates"]))
 
 
@@ -73,19 +74,11 @@ def key_revoke(name: Annotated[str, typer.Argument(help="As `key list` shows it.
     STATE.out.emit({"revoked": name}, lambda: STATE.out.say(f"revoked {name}"))
 
 
-def _moment(text: str) -> datetime:
-    """UTC; ValueError where it is no span and no time."""
-    if span := _SPAN.fullmatch(text):
-        return datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _rates(given: Mapping[str, float | None]) -> tuple[Rates | None, list[str]]:
-    """The rates, None where no option was given; and what is wrong with them."""
+def _limits(kind: type[M], given: Mapping[str, float | None]) -> tuple[M | None, list[str]]:
+    """The limits, None where no option was given; and what is wrong with them."""
     named = {name: value for name, value in given.items() if value is not None}
     try:
-        return (Rates.model_validate(named) if named else None), []
+        return (kind.model_validate(named) if named else None), []
     except ValidationError as error:
         found = [(e["loc"], e["msg"].removeprefix("Value error, ")) for e in error.errors(include_url=False)]
         return None, [
@@ -101,12 +94,13 @@ def _row(facts: KeyFacts) -> dict[str, Any]:
         "expires": _shown(facts.expires_at),
         "state": facts.state,
         "rates": facts.rates.model_dump(exclude_none=True) if facts.rates is not None else None,
+        "sizes": facts.sizes.model_dump(exclude_none=True) if facts.sizes is not None else None,
     }
 
 
-def _shown(moment: datetime | None) -> str | None:
-    return moment.isoformat(timespec="seconds") if moment is not None else None
+def _shown(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="seconds") if at is not None else None
 
 
-def _told(rates: Mapping[str, float] | None) -> str | None:
-    return ", ".join(f"{name} {value:.10g}" for name, value in rates.items()) if rates is not None else None
+def _told(*limits: Mapping[str, float] | None) -> str | None:
+    return ", ".join(f"{name} {value:.10g}" for each in limits if each for name, value in each.items()) or None

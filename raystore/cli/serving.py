@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raystore.cli.state import STATE
+from raystore.cli.words import moment
 from raystore.errors import InvalidArguments
 
 if TYPE_CHECKING:
     from raystore.serve.operate.promote import Promoted
+    from raystore.serve.run.deploy import Running
     from raystore.serve.spec.app import AppSpec
 
 shadow = typer.Typer(help="Heads that see what the live head sees.", no_args_is_help=True, rich_markup_mode=None)
@@ -24,7 +26,12 @@ File = Annotated[
 Labels = Annotated[
     str | None, typer.Option(help="Where labels have arrived: table.column, or SQL that gives id and label.")
 ]
-Since = Annotated[datetime | None, typer.Option(help="Of predictions since then; UTC.")]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Of predictions since then: 24h, 7d or 2w ago, or a date or time (UTC) like 2027-01-01."
+    ),
+]
 
 
 def serve(
@@ -60,34 +67,41 @@ def run(file: str | None, host: str | None, port: int | None) -> None:
     spec = _spec(file)
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     spec = parse_spec({**spec.model_dump(by_alias=True), **changes}, "serve")
-    serve_app(
-        spec.store or STATE.root,
-        spec,
-        started=lambda running: STATE.out.emit(
-            {"url": running.url},
-            lambda: STATE.out.say(f"serving at {running.url}; API page at {running.url}/docs; Ctrl-C stops"),
-        ),
-    )
+
+    def started(running: Running) -> None:
+        doing, ends = (
+            ("changed what is served", "its own process ends it") if running.elsewhere else ("serving", "Ctrl-C stops")
+        )
+        said = f"{doing} at {running.url}; API page at {running.url}/docs; {ends}"
+        STATE.out.emit({"url": running.url}, lambda: STATE.out.say(said))
+
+    serve_app(spec.store or STATE.root, spec, started=started)
 
 
 def check(file: str | None, *, drawing: bool) -> None:
     """What would run, and what does not fit: exit code 1 then."""
     from raystore.serve.answer.loading import Rooms
     from raystore.serve.operate.check import check as checked
+    from raystore.serve.run.deploy import nodes_joined
 
     spec = _spec(file)
-    found = checked(spec, Rooms(spec.store or STATE.root))
+    found = checked(spec, Rooms(spec.store or STATE.root), nodes_joined())
 
     def draw() -> None:
         if drawing or found.fits:
             STATE.out.say(found.graph())
         for problem in found.problems:
             STATE.out.say(f"does not fit: {problem}")
+        for warning in found.warnings:
+            STATE.out.say(f"warning: {warning}")
         if found.fits and not drawing:
             STATE.out.say(f"{len(found.records)} deployment{'' if len(found.records) == 1 else 's'}: everything fits")
 
     records = {name: record.model_dump(mode="json", by_alias=True) for name, record in found.records.items()}
-    STATE.out.emit({"fits": found.fits, "problems": list(found.problems), "deployments": records}, draw)
+    STATE.out.emit(
+        {"fits": found.fits, "problems": list(found.problems), "warnings": list(found.warnings), "deployments": records},
+        draw,
+    )
     if not found.fits:
         raise typer.Exit(1)
 
@@ -112,11 +126,14 @@ def shadow_report(
     deployment: Annotated[str, typer.Argument(help="Its name.")],
     labels: Labels = None,
     since: Since = None,
-    until: Annotated[datetime | None, typer.Option(help="Of predictions before then; UTC.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Of predictions before then; written as --since.")
+    ] = None,
     page: Annotated[Path | None, typer.Option("--html", help="Write an HTML page; {head} stands for the shadow.")] = None,
 ) -> None:
     """Each shadow beside the live head: agreement, flips, gain where labels have arrived, latency, what is needed to tell."""
-    reports = STATE.open().deployments.reports(deployment, labels=labels, since=since, until=until)
+    begin, end = _moments("shadow report", since=since, until=until)
+    reports = STATE.open().deployments.reports(deployment, labels=labels, since=begin, until=end)
 
     def draw() -> None:
         if not reports:
@@ -145,7 +162,8 @@ def promote(
     since: Since = None,
 ) -> None:
     """Let a shadow answer; a running service follows within a second or two, and no request fails."""
-    done = STATE.open().deployments.promote(head, deployment=deployment, gate=gate, labels=labels, since=since)
+    [begin] = _moments("promote", since=since)
+    done = STATE.open().deployments.promote(head, deployment=deployment, gate=gate, labels=labels, since=begin)
     _said(done)
 
 
@@ -157,6 +175,20 @@ def rollback(
 ) -> None:
     """Let the head answer that answered before."""
     _said(STATE.open().deployments.rollback(deployment, to=to))
+
+
+def _moments(call: str, **given: str | None) -> list[datetime | None]:
+    """InvalidArguments names every option that is no time."""
+    found: list[datetime | None] = []
+    problems = []
+    for name, text in given.items():
+        try:
+            found.append(None if text is None else moment(text, ago=True))
+        except (ValueError, OverflowError):
+            problems.append(f"--{name} is '{text}', expected 24h, 7d, 2w, or a date like 2027-01-01")
+    if problems:
+        raise InvalidArguments(call=call, problems=problems)
+    return found
 
 
 def _said(done: Promoted) -> None:

@@ -1,4 +1,4 @@
-"""How the words of a command line are read: NAME=VALUE, option values, settings, splits. Pure but for the files they name."""
+"""How the words of a command line are read: NAME=VALUE, option values, moments, settings, splits. Pure but for the files they name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ SPLIT_HELP = (
     "time:2026-03-01,2026-04-01; by a column: group:COLUMN:.8,.1,.1; or given, by the SQL's own column split."
 )
 _SIDES = ("train", "val", "test")
+_SPAN = re.compile(r"([0-9]{1,6})([hdw])")
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _EXPECTED_SPLIT = (
     "expected .8,.1,.1, time:.8,.1,.1, time:2026-03-01,2026-04-01 (val and test from then on), "
@@ -28,6 +31,18 @@ _EXPECTED_SPLIT = (
 def query_text(text: str) -> str:
     """The text itself, or standard input where it is '-'."""
     return sys.stdin.read() if text == "-" else text
+
+
+def moment(text: str, *, ago: bool = False) -> datetime:
+    """A date or time, UTC where it names no zone; or hours, days, weeks (12h, 30d, 8w) from now, or `ago`.
+
+    Raises ValueError, or OverflowError where no calendar has that date.
+    """
+    if span := _SPAN.fullmatch(text):
+        away = timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return datetime.now(UTC) - away if ago else datetime.now(UTC) + away
+    found = datetime.fromisoformat(text)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def pairs(options: Sequence[str], call: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ Source of the waits: "Exponential Backoff And Jitter" (AWS Architecture Blog, 20
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
@@ -115,6 +116,12 @@ def new_request_id(given: str | None) -> str:
         problem = "request_id= is 1 to 64 letters, digits, '.', '_' or '-'"
         raise InvalidArguments(call="ask a service", problems=[problem])
     return given
+
+
+def part_id(request_id: str, i: int) -> str:
+    """The id of a stream's i-th request: the stream's and its number, or of a long one the beginning of its digest."""
+    whole = f"{request_id}-{i}"
+    return whole if REQUEST_ID.fullmatch(whole) else f"{hashlib.sha256(request_id.encode('ascii')).hexdigest()[:40]}-{i}"
 
 
 def exchange(call: Call[T], patience: Patience, request_id: str, url: str) -> Flow[T]:

@@ -21,7 +21,7 @@ from raystore.client.calls import (
     shadow_call,
     status_call,
 )
-from raystore.client.flow import Broken, Call, Flow, Patience, Reply, Send, exchange, new_request_id
+from raystore.client.flow import Broken, Call, Flow, Patience, Reply, Send, exchange, new_request_id, part_id
 from raystore.client.stream import WINDOW, StreamedLine, stream_call, windows
 from raystore.serve.wire.log import LogAnswer
 from raystore.serve.wire.predict import PredictAnswer
@@ -115,7 +115,7 @@ class Client:
         id_, start = new_request_id(request_id), 0
         for i, part in enumerate(windows(items, window)):
             call = stream_call(deployment, part, start, fingerprint=fingerprint, top=top, evidence=evidence)
-            yield from self._ask(call, f"{id_}-{i}", deadline_s)
+            yield from self._ask(call, part_id(id_, i), deadline_s)
             start += len(part)
 
     def log(

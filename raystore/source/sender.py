@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from raystore.errors import RaystoreError, ServiceError, ServiceRefused, ServiceUnreachable
+from raystore.errors import RaystoreError, ServiceDenied, ServiceError, ServiceRefused, ServiceUnreachable
 from raystore.source.record import Record
 from raystore.source.spool import Spool
 
@@ -143,5 +143,10 @@ class Sender:
 
 
 def may_pass(error: ServiceError | ServiceUnreachable) -> bool:
-    """Whether rows are to wait for it to pass, where they were to be sent at once."""
-    return isinstance(error, ServiceUnreachable) or error.status_code == 429 or error.status_code >= 500
+    """Whether rows are to wait for it to pass, where they were to be sent at once: it lies neither with them nor with a wrong name.
+
+    A key that has ended is renewed; an answer that is not raystore's, such as a balancer's 404, comes from what stands there meanwhile.
+    """
+    if isinstance(error, (ServiceUnreachable, ServiceDenied)):
+        return True
+    return error.status_code == 429 or error.status_code >= 500 or error.type == "UnreadableAnswer"

@@ -151,8 +151,7 @@ class Source:
         Raises:
             InvalidRows: nothing left the process.
             ServiceRefused: the service will not take them, and says why; of several hundred rows the first may be written.
-            ServiceDenied: the key.
-            ServiceUnreachable, ServiceBusy, ServiceError: where there is no spool.
+            ServiceDenied, ServiceUnreachable, ServiceBusy, ServiceError: where there is no spool.
             SpoolFull, DiskFull: the rows that were not sent are not kept.
         """
         given = check(rows, self.columns, self.encoder.max_chars, collection, now=datetime.now(UTC))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import raystore
-from raystore.access import Rates, Verb
+from raystore.access import Rates, Sizes, Verb
 from tests.cli.conftest import Cli
 
 
@@ -28,6 +28,7 @@ def test_keys_are_made_shown_once_and_revoked(cli: Cli, store: tuple[str, ...]) 
         "expires": None,
         "state": "valid",
         "rates": None,
+        "sizes": None,
     }
     assert datetime.fromisoformat(listed["created"]).tzinfo == UTC
     again = cli(*store, "key", "create", "service")
@@ -39,11 +40,12 @@ def test_keys_are_made_shown_once_and_revoked(cli: Cli, store: tuple[str, ...]) 
     assert cli(*store, "key", "create", "service").out.startswith("rs.service.")
 
 
-def test_a_key_is_made_with_an_end_and_rates_of_its_own(cli: Cli, store: tuple[str, ...]) -> None:
-    options = ("--expires", "30d", "--requests-per-s", "5", "--burst", "20", "--bytes-per-s", "1e6")
+def test_a_key_is_made_with_an_end_rates_and_sizes_of_its_own(cli: Cli, store: tuple[str, ...]) -> None:
+    options = ("--expires", "30d", "--requests-per-s", "5", "--burst", "20", "--bytes-per-s", "1e6", "--max-items", "8")
     made = cli(*store, "--json", "key", "create", "partner", *options).json["key"]
     holder = raystore.open(store[1]).keys.principal(made)
     assert holder.rates == Rates(requests_per_s=5, burst=20, bytes_per_s=1e6)
+    assert holder.sizes == Sizes(max_items=8)
     assert holder.verbs == {Verb.LOG, Verb.PREDICT, Verb.SEARCH}
     assert holder.expires_at is not None
     assert timedelta(days=29) < holder.expires_at - datetime.now(UTC) <= timedelta(days=30)
@@ -54,7 +56,7 @@ def test_a_key_is_made_with_an_end_and_rates_of_its_own(cli: Cli, store: tuple[s
         "partner",
         "log, predict, search",
         "valid",
-        "requests_per_s 5, burst 20, bytes_per_s 1000000",
+        "requests_per_s 5, burst 20, bytes_per_s 1000000, max_items 8",
     )
 
 

@@ -121,6 +121,17 @@ def test_a_shadows_report_is_shown_written_and_told_as_json(
     written = cli(*store, "shadow", "report", "s-report", "--html", page)
     assert written.out.endswith(f"written: {tmp_path / 'topics-2.html'}\n")
     assert (tmp_path / "topics-2.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    for given, n in (
+        (("--since", "9999w"), 40),
+        (("--since", "2026-11-01T12:10"), 30),
+        (("--until", "2026-11-01T12:10Z"), 10),
+    ):
+        assert cli(*store, "--json", "shadow", "report", "s-report", *given).json[0]["n_paired"] == n
+    assert cli(*store, "shadow", "report", "s-report", "--until", "9999w").out.startswith("nothing was seen")
+    wrong = cli(*store, "shadow", "report", "s-report", "--since", "yesterday", "--until", "999999w")
+    assert wrong.code == 2
+    assert "--since is 'yesterday', expected 24h, 7d, 2w, or a date like 2027-01-01" in wrong.err
+    assert "--until is '999999w'" in wrong.err
     assert cli(*store, "shadow", "report", "nobody").code == 3
     Rooms(studied.root).record("s-unseen", DeploymentSpec.model_validate({"head": "topics@1", "shadow": ["topics@2"]}))
     unseen = cli(*store, "shadow", "report", "s-unseen")

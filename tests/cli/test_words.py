@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raystore.cli.words import option_values, pairs, setting_of, settings_of, split_of, value_of
+from raystore.cli.words import moment, option_values, pairs, setting_of, settings_of, split_of, value_of
 from raystore.errors import InvalidArguments
 
 
@@ -34,6 +35,18 @@ from raystore.errors import InvalidArguments
 def test_a_value_is_a_number_a_list_json_or_text(text: str, value: Any) -> None:
     found = value_of(text)
     assert (found, type(found)) == (value, type(value))
+
+
+def test_a_moment_is_a_span_from_now_either_way_or_a_time_that_is_utc_where_it_names_no_zone() -> None:
+    for text, span in (("12h", timedelta(hours=12)), ("30d", timedelta(days=30)), ("8w", timedelta(weeks=8))):
+        assert abs(moment(text) - datetime.now(UTC) - span) < timedelta(minutes=5)
+        assert abs(datetime.now(UTC) - moment(text, ago=True) - span) < timedelta(minutes=5)
+    assert moment("2027-01-01", ago=True) == moment("2027-01-01T01:00+01:00") == datetime(2027, 1, 1, tzinfo=UTC)
+    for text in ("24", "-1d", "1.5h", "1m", "yesterday", ""):
+        with pytest.raises(ValueError):
+            moment(text)
+    with pytest.raises(OverflowError):
+        moment("999999w", ago=True)
 
 
 def test_every_option_that_is_no_pair_is_named() -> None:

@@ -29,6 +29,7 @@ from raystore.errors import (
     ServiceRefused,
     ServiceUnreachable,
 )
+from raystore.serve.wire.common import REQUEST_ID
 from raystore.serve.wire.predict import Prediction
 from raystore.vectors import mark
 from tests.client.service import FINGERPRINT, LOGGED, PREDICTED, PREDICTION, Sent, Service, failure, success
@@ -309,6 +310,19 @@ def test_a_stream_of_any_length_is_sent_in_windows_and_answered_in_order(ask: As
     assert [sent.headers["x-request-id"] for sent in service.sent] == ["s-0", "s-1", "s-2"]
     assert service.sent[0].query == {"top": "2", "fingerprint": "a" * 64}
     assert service.sent[0].headers["content-type"] == "application/x-ndjson"
+
+
+def test_a_stream_under_the_longest_request_id_that_a_service_takes_has_ids_for_its_windows(
+    ask: Ask, service: Service
+) -> None:
+    for name in ("a" * 64, "b" * 64, "b" * 63):
+        for _ in range(2):  # a repetition is known by the same ids
+            service.answers = [streamed]
+            assert len(ask("predict_stream", "triage", ["x", "y"], window=1, request_id=name)) == 2
+    sent = [each.headers["x-request-id"] for each in service.sent]
+    assert all(REQUEST_ID.fullmatch(id_) for id_ in sent)
+    assert [sent[i : i + 2] for i in range(0, 12, 4)] == [sent[i : i + 2] for i in range(2, 12, 4)]
+    assert len(set(sent)) == 6
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ FITTING = Cluster(
     replicas_balanced=True,
     narrowed=True,
     paired=False,
+    most=128,
 )
 SPEC = AppSpec(host="0.0.0.0")
 
@@ -81,6 +82,14 @@ def test_haproxy_is_started_by_its_door_alone() -> None:
         "script as in cluster/Dockerfile"
     ]
     assert said(narrowed=False, balanced=False, replicas_balanced=False) == []
+
+
+def test_haproxy_that_lets_through_more_or_fewer_requests_than_the_file_says_is_refused() -> None:
+    sentence = "limits.max_requests is 128, and HAProxy, which refuses what is more, was {}: "
+    remedy = "set RAYSTORE_MAX_REQUESTS=128 where every node is started, before 'ray start'"
+    assert said(most=64) == [sentence.format("told 64") + remedy]
+    assert said(most=None) == [sentence.format("not told") + remedy]
+    assert said(most=None, balanced=False, replicas_balanced=False) == []
 
 
 def test_tls_stands_in_the_file_and_where_it_is_spoken() -> None:

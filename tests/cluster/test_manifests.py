@@ -13,6 +13,7 @@ import yaml
 
 from raystore import __version__
 from raystore.serve.run.build import HAPROXY, misfits, read_arguments
+from raystore.serve.run.haproxy_door import MOST_ENV
 from raystore.serve.run.proxy import ProxyFolder
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.read import load_spec
@@ -116,6 +117,11 @@ def test_the_image_sets_what_serve_reads_and_nothing_that_nobody_reads() -> None
     assert given[HAPROXY] == "1"
     source = Path(constants.__file__).read_text(encoding="utf-8")
     assert [name for name in given if f'"{name}"' not in source] == []
+
+
+def test_the_image_says_how_many_requests_a_replica_takes_as_the_deployment_file_does() -> None:
+    given = dict(re.findall(r"\b(RAYSTORE_\w+)=(\S+)", DOCKERFILE))
+    assert int(given[MOST_ENV]) == load_spec(FOLDER / "triage.yaml").limits.max_requests
 
 
 def test_the_image_installs_the_tested_versions() -> None:

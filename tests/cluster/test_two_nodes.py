@@ -106,6 +106,7 @@ def nodes() -> Iterator[Nodes]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # a Ray of this process has set 0, which is for one node
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAYSTORE_MAX_REQUESTS": "128",
     }
     common = [
         "--num-cpus=4",

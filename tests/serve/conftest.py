@@ -70,6 +70,19 @@ def make_store(root: Path, tiny_model: Path) -> Served:
     return Served(root, encoder.fingerprint, encoder.label)
 
 
+def copy_head(rooms: Rooms, name: str) -> None:
+    """A head like refunds@1 under a name of its own, to be damaged."""
+    tiny = rooms.encoders.get("tiny")
+    examples = Examples(
+        np.asarray(tiny.encode([*CARD, *MONEY])), np.repeat(np.arange(2), 5).astype(np.int64), np.ones(10, np.float32)
+    )
+    train_head(
+        rooms.layout, name=name, kind="linear", classes=["card", "money"],
+        source=ArraySource({"train": examples, "val": examples, "test": examples}),
+        fingerprint=tiny.fingerprint, encoder_label=tiny.label, snapshot={"name": name, "number": 1, "hash": "ef" * 32},
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
     """Tests only add to it: ids of their own, deployments of their own."""

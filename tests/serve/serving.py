@@ -78,11 +78,12 @@ class Serving:
         limits: Mapping[str, Any] | None = None,
         tell: Callable[[Seen], None] | None = None,
         away: Callable[[str], ServedEncoder | None] | None = None,
+        watch: Mapping[str, Any] | None = None,
         operating: bool = False,
     ) -> Service:
         """A service of these deployments, as the file has them; with `away` its encoders are its own."""
         rooms, metrics = self.rooms, Metrics("ingress")
-        spec = AppSpec.model_validate({"limits": limits or {}})
+        spec = AppSpec.model_validate({"limits": limits or {}, "watch": watch or {}})
         orchestrator = rooms.orchestrator(spec, metrics=metrics, threads=1, tell=tell, away=away or (lambda _: None))
         if away is None:
             orchestrator._encoders = self._base._encoders  # one dictionary for all: what one loads, all have
@@ -148,3 +149,26 @@ def pids_of(deployment: str, *, ready: bool = False) -> list[int]:
         if mine and f"ServeReplica:raystore:{deployment}" in title and not (ready and title.endswith(_MAKING)):
             found.append(int(process.name))
     return sorted(found)
+
+
+def files_holding(folder: Path, needle: bytes) -> list[str]:
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file() and needle in path.read_bytes():
+            found.append(str(path))
+    return found
+
+
+def object_store_counts(needles: list[bytes]) -> list[int]:
+    """How often each needle stands in this Ray's object store: its pages, read through the process that holds them."""
+    counts = [0] * len(needles)
+    for line in Path("/proc/self/maps").read_text().splitlines():  # the driver maps the store it is connected to
+        if "/dev/shm/plasma" not in line:
+            continue
+        low, high = (int(edge, 16) for edge in line.split()[0].split("-"))
+        with Path("/proc/self/mem").open("rb", buffering=0) as memory:
+            memory.seek(low)
+            while (left := high - memory.tell()) > 0:
+                block = memory.read(min(left, 2**24))
+                counts = [count + block.count(needle) for count, needle in zip(counts, needles, strict=True)]
+    return counts

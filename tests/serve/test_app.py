@@ -58,7 +58,7 @@ def test_predict_answers_with_label_probabilities_and_lineage(client: TestClient
     }
     assert body["fingerprint"] == served.fingerprint
     assert body["request_id"] == answer.headers["x-request-id"]
-    assert set(body["timings_ms"]) == {"rules", "encode", "head", "total"}
+    assert set(body["timings_ms"]) == {"rules", "queue", "encode", "head", "total"}
     assert body["logged"] is None
 
 

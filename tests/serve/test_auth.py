@@ -9,6 +9,7 @@ import socket
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
-from raystore.access import LOCAL, NOBODY, ApiKeys, Principal, Rates, Verb
+from raystore.access import LOCAL, NOBODY, ApiKeys, Principal, Rates, Sizes, Verb
 from raystore.errors import KeyRequired, NoSuchRoute, NotAllowed, RateExceeded, WrongMethod
 from raystore.layout import Layout
 from raystore.serve.door.admission import Admission
@@ -32,11 +33,14 @@ from raystore.serve.door.auth import BELIEVED_S, Door, door_of
 from raystore.serve.door.bodies import Bodies
 from raystore.serve.door.middleware import KeyCheck, LastResort, principal_of, request_id
 from raystore.serve.door.oidc import Tokens
+from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.door.rates import Buckets
 from raystore.serve.door.routes import PUBLIC, ROUTES, verb_of
 from raystore.serve.http.app import make_app
+from raystore.serve.http.operate import _reviewer
 from raystore.serve.spec.app import AppSpec, Limits
 from raystore.serve.spec.read import parse_spec
+from raystore.serve.watch.finished import Finished
 from tests.serve.serving import running
 from tests.serve.test_oidc import Provider, public, signed, spec
 
@@ -673,6 +677,40 @@ def test_a_token_of_a_provider_whose_keys_stand_in_a_file_comes_in(keys: ApiKeys
     assert client.post(**search, headers=bearer(signed(KEY))).status_code == 503
     assert client.post(**search).status_code == 401
     assert client.post(**search, headers=bearer(signed(KEY, roles=[]))).status_code == 403
+
+
+def test_a_tokens_holder_is_told_apart_from_a_key_of_that_name(keys: ApiKeys, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [public(KEY, "one")]}))
+    app_spec = AppSpec(oidc=spec(jwks=str(tmp_path / "keys.json")))
+    finished: list[Finished] = []
+    app = make_app(lambda: None, app_spec, door_of(app_spec, keys), tellers=[finished.append])
+    client = TestClient(app, base_url="http://localhost")
+    for credential in (keys.create("anna", [Verb.SEARCH]), signed(KEY)):
+        client.post("/v1/collections/tickets/search", json={"id": "t-1"}, headers=bearer(credential))
+    assert [each.key for each in finished] == ["anna", "token:anna"]
+    scope = {"type": "http", "headers": [], "state": {"principal": Principal("anna", frozenset(), kind="token")}}
+    assert [_reviewer(Request(scope), named) for named in (None, "anna", "token:anna")] == ["token:anna"] * 3
+    with pytest.raises(InvalidRequestError):
+        _reviewer(Request(scope), "token:ben")
+
+
+def test_a_key_with_sizes_of_its_own_is_held_to_them_and_to_those_of_the_service(keys: ApiKeys) -> None:
+    small = keys.create("small", sizes=Sizes(max_body_bytes=2_000, max_items=2))
+    large = keys.create("large", sizes=Sizes(max_body_bytes=2**25, max_items=4096))
+    app_spec = AppSpec(host="0.0.0.0", limits=Limits(max_body_bytes=10_000, max_items=3))
+    orchestrator: Any = SimpleNamespace(live={})  # nothing that is refused gets further
+    client = TestClient(make_app(lambda: orchestrator, app_spec, door_of(app_spec, keys)), base_url="http://localhost")
+
+    def over(key: str, n: int, chars: int = 1) -> str:
+        body = {"items": [{"text": "a" * chars}] * n}
+        answer = client.post("/v1/predict/triage", json=body, headers=bearer(key))
+        assert (answer.status_code, answer.json()["error"]["type"]) == (413, "BodyTooLarge")
+        return str(answer.json()["error"]["message"])
+
+    assert over(small, 3) == "body.items has 3 items, over the limit of 2."
+    assert over(large, 4) == "body.items has 4 items, over the limit of 3."
+    assert over(small, 1, 2_000).endswith("over the limit of 2000.")
+    assert over(large, 1, 10_000).endswith("over the limit of 10000.")
 
 
 def test_no_odd_way_to_write_a_path_gets_past_the_door_of_a_real_server(keys: ApiKeys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray.serve.exceptions import BackPressureError
 
 from raystore.encoders.passport import Passport
 from raystore.errors import DeadlineMissed, ItemsUnusable, Overloaded
+from raystore.serve.answer.deadline import waited_until
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.run.away import AwayEncoder, Patience, Terms, asked
 
@@ -132,6 +134,7 @@ def test_an_encoder_away_goes_by_the_terms_of_the_moment(served: Any) -> None:
     rooms = Rooms(served.root)
     passport: Passport = rooms.encoders.get("tiny").passport
     terms = [Terms(30, replicas=2)]
+    told: list[float] = []
     calls = Calls(LATE, (np.zeros((1, passport.dim), np.float32), [0], {}))
 
     class Handle:
@@ -139,7 +142,8 @@ def test_an_encoder_away_goes_by_the_terms_of_the_moment(served: Any) -> None:
 
         class encode:
             @staticmethod
-            def remote(_: bytes) -> Answer:
+            def remote(_: bytes, left_s: float) -> Answer:
+                told.append(left_s)
                 return calls()
 
     encoder = AwayEncoder(Handle(), rooms.seal, passport, "tiny", lambda: terms[-1])  # type: ignore[arg-type]
@@ -151,3 +155,13 @@ def test_an_encoder_away_goes_by_the_terms_of_the_moment(served: Any) -> None:
     with pytest.raises(DeadlineMissed, match=r"^the request was given 0.2 s"):
         encoder.encode_each(["a card"])
     assert calls.made == 3
+    assert 0 < told[1] < told[0] < 30, "each call says what is left"
+    assert told[2] < 0.2
+    terms.append(Terms(30, replicas=1))
+    with waited_until(time.monotonic() + 0.1):
+        with pytest.raises(DeadlineMissed, match=r"^the request was given 0.1 s"):
+            encoder.encode_each(["a card"])
+        assert 0 < told[3] < 0.1, "and not what the file allows"
+        calls.outcomes = [7]
+        with pytest.raises(DeadlineMissed, match=r"^the request was given 0 s"):
+            encoder.count_tokens(["a card"])

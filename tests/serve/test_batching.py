@@ -13,6 +13,8 @@ from raystore.encoders.items import Encoded, Item
 from raystore.encoders.passport import Passport, TextPart
 from raystore.errors import DeadlineMissed, ItemsUnusable
 from raystore.serve.answer.batching import BatchingEncoder
+from raystore.serve.answer.deadline import present_until, run_within, waited_until
+from raystore.serve.answer.timer import Timer
 from raystore.serve.spec.app import Batch
 from raystore.vectors import mark
 
@@ -33,9 +35,11 @@ class Lengths:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.until: list[float | None] = []
         self.go = threading.Event()
 
     def encode_each(self, items: Sequence[Item]) -> Encoded:
+        self.until.append(present_until())
         self.batches.append(len(items))
         if len(self.batches) == 1:
             self.go.wait(10)
@@ -145,6 +149,67 @@ def test_a_caller_whose_time_is_up_does_not_wait_for_a_busy_encoder_and_its_item
     assert busy.encode(["yy"], until=time.monotonic() + 60).tolist() == [[2]]
     assert asyncio.run(busy.encode_soon(["zzz"], until=time.monotonic() + 60)).tolist() == [[3]]
     assert inner.batches == [1, 1, 1]
+
+
+def test_a_batch_is_given_as_long_as_the_most_patient_of_its_callers_waits(inner: Lengths) -> None:
+    encoder = BatchingEncoder(inner)
+    soon, late = time.monotonic() + 60, time.monotonic() + 600
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(encoder.encode, ["x"], until=soon)
+        while not inner.batches:
+            pass
+        asked = [pool.submit(encoder.encode, ["yy"], until=until) for until in (late, soon)]
+        while len(encoder) < 2:
+            pass
+        inner.go.set()
+        assert [each.result().tolist() for each in (first, *asked)] == [[[1]], [[2]], [[2]]]
+    assert inner.until == [soon, late]
+    assert encoder.encode(["zzz"]).tolist() == [[3]]
+    with waited_until(late):
+        assert encoder.encode(["zzz"]).tolist() == [[3]]
+    assert inner.until[2:] == [None, late], "who names no deadline has that of what it works at"
+
+
+def test_what_waits_for_a_thread_waits_no_longer_than_its_deadline() -> None:
+    begun, go, ran = threading.Event(), threading.Event(), []
+
+    async def ask(pool: ThreadPoolExecutor) -> float | None:
+        with pytest.raises(DeadlineMissed, match=r"they ran out before a thread was free for it\. Nothing was answered\.$"):
+            await run_within(pool, lambda: ran.append(1), time.monotonic() + 0.02)
+        go.set()
+        return await run_within(pool, present_until, None)
+
+    def hold() -> None:
+        begun.set()
+        go.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        assert begun.wait(60)
+        assert asyncio.run(ask(pool)) is None
+        until = time.monotonic() + 60
+        assert asyncio.run(run_within(pool, present_until, until)) == until
+    assert ran == []
+
+
+def test_what_an_encoder_is_given_of_a_text_counts_no_more_tokens_than_its_model_reads(inner: Lengths) -> None:
+    inner.go.set()
+    told: list[int] = []
+    encoder = BatchingEncoder(inner, seen=lambda _items, tokens, _seconds: told.append(tokens))
+    encoder.encode(["y" * 100_000, "y"])
+    encoder.encode(["y" * 40])
+    assert told == [2 * 100, 12]
+
+
+def test_the_time_in_the_queue_is_a_stage_of_its_own(inner: Lengths) -> None:
+    inner.go.set()
+    timer = Timer()
+    with timer.stage("encode"):
+        BatchingEncoder(inner).encode(["y"], timer=timer)
+    queue, encode = timer.stages
+    assert (queue.name, encode.name) == ("queue", "encode")
+    assert encode.start_s == pytest.approx(queue.start_s + queue.seconds)
+    assert set(timer.done()) == {"queue", "encode", "total"}
 
 
 def test_an_encoder_that_was_closed_still_encodes_what_comes_late(inner: Lengths) -> None:

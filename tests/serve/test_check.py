@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 from raystore.errors import InvalidArguments, PassportMismatch
 from raystore.serve.answer.loading import Rooms
-from raystore.serve.operate.check import check, refuse_misfits
+from raystore.serve.operate.check import Node, check, refuse_misfits, refuse_unplaceable
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import deployment_records
 from tests.serve.conftest import Served
@@ -57,7 +58,7 @@ def test_a_file_that_fits_is_drawn_and_nothing_is_recorded(rooms: Rooms, house: 
         "grpc://127.0.0.1:9123 ─┘\n"
         "├─ c-triage\n"
         "│  ├─ rules before: old\n"
-        f"│  ├─ encoder {tiny} (in the orchestrator)\n"
+        f"│  ├─ encoder {tiny} (in the orchestrator; on several nodes a deployment of its own)\n"
         "│  ├─ head refunds@2\n"
         "│  ├─ rules after: unsure, look\n"
         "│  ├─ log ─▶ collection tickets, before the answer, 50% of them\n"
@@ -80,6 +81,48 @@ def test_a_shadow_whose_encoder_a_promotion_would_miss_is_drawn_so(rooms: Rooms)
     assert f"{line} (promoted only once encoders: names it)" in check(AppSpec.model_validate(spec), rooms).graph()
     placed = AppSpec.model_validate({**spec, "encoders": {"photos": {}}})
     assert check(placed, rooms).graph().endswith(line)
+
+
+def test_where_an_encoder_runs_is_drawn_as_the_file_places_it(rooms: Rooms) -> None:
+    tiny = rooms.encoders.get("tiny").label
+
+    def line(**spec: Any) -> str:
+        drawn = check(AppSpec.model_validate({"deployments": {"c-place": {"head": "refunds@2"}}, **spec}), rooms).graph()
+        [found] = [each.strip(" ├─└") for each in drawn.splitlines() if "encoder" in each]
+        return found
+
+    assert line() == f"encoder {tiny} (in the orchestrator; on several nodes a deployment of its own)"
+    assert line(colocate=True) == f"encoder {tiny} (in the orchestrator)"
+    assert line(colocate=False) == f"encoder {tiny} (a deployment of its own × 1, 1 cores)"
+    assert line(colocate=False, encoders={"tiny": {"cpus": 2}}) == f"encoder {tiny} (a deployment of its own × 1, 2 cores)"
+
+
+def test_a_replica_that_fits_on_no_node_is_told_beforehand(rooms: Rooms) -> None:
+    file = {
+        "encoders": {"tiny": {"cpus": 4}, "photos": {"gpu": 1}},
+        "deployments": {"c-large": {"head": {"name": "refunds@2", "own": True, "cpus": 3, "gpu": 0.5}}},
+    }
+    spec = AppSpec.model_validate(file)
+    nodes = [Node(cpus=8, gpus=0), Node(cpus=2, gpus=2)]
+    head = (
+        "deployments.c-large.head: a replica asks for 3 cores and 0.5 GPUs, which no node has (2 cores and 2 GPUs; 8 cores)"
+    )
+    assert check(spec, rooms, nodes).problems == (head,)
+    with pytest.raises(InvalidArguments) as refused:
+        refuse_unplaceable(spec, rooms, nodes)
+    assert str(refused.value) == f"deploy: {head}."
+    refuse_unplaceable(spec, rooms, [Node(cpus=4, gpus=1)])
+
+
+def test_what_this_machine_has_too_few_cores_for_is_a_warning_where_no_ray_is_known(rooms: Rooms) -> None:
+    found = check(
+        AppSpec.model_validate({"encoders": {"tiny": {"cpus": 1000}}, "deployments": {"c-w": {"head": "refunds@2"}}}), rooms
+    )
+    cores = os.cpu_count()
+    assert (found.fits, found.warnings) == (True, (
+        f"encoders.tiny: a replica asks for 1000 cores, which no node has ({cores} core{'' if cores == 1 else 's'}); "
+        "a Ray that is started on this machine could not place it",
+    ))  # fmt: skip
 
 
 def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:

@@ -12,23 +12,28 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from raystore.errors import HeadNotFound, InvalidArguments, KeyRequired
+from raystore.errors import HeadNotFound, InvalidArguments, JobFailed, KeyRequired
+from raystore.serve.run import deploy as deploy_module
+from raystore.serve.run.balancer import Balancer
 from raystore.serve.run.deploy import Running, deploy
 from raystore.serve.run.proxy import free_port, haproxy_binary
 from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.records import deployment_records
 from tests.pictures import data_url
 from tests.serve.conftest import Served
+from tests.serve.serving import files_holding, object_store_counts, pids_of
 
 pytestmark = pytest.mark.ray
 
 CANARY = "CANARY-91c4-unheard"
+TRIAGE = {"triage": {"head": "refunds@2"}}
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +79,15 @@ def test_errors_keep_their_shape_behind_the_proxy(client: httpx.Client) -> None:
     assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 421
     large = client.post("/v1/predict/triage", content=(b"x" * 65_536 for _ in range(257)))
     assert (large.status_code, large.json()["error"]["type"]) == (413, "BodyTooLarge")
+    for sent in ("has space!", "fine-1"):
+        [id_] = client.get("/v1/models", headers={"x-request-id": sent}).headers.get_list("x-request-id")
+        assert (id_ == sent) == (sent == "fine-1")
 
 
 def test_the_head_changes_in_place_without_a_failed_request(running: Running, served: Served) -> None:
     statuses: list[int] = []
     heads: list[str] = []
-    replicas = _replica_pids()
+    replicas = pids_of("orchestrator")
     done = threading.Event()
 
     def ask() -> None:
@@ -103,7 +111,7 @@ def test_the_head_changes_in_place_without_a_failed_request(running: Running, se
     assert set(statuses) == {200}
     assert (heads[0], heads[-1]) == ("refunds@1", "refunds@2")
     assert heads == sorted(heads)
-    assert _replica_pids() == replicas
+    assert pids_of("orchestrator") == replicas
 
 
 def test_what_does_not_fit_is_refused_and_the_present_goes_on(
@@ -116,6 +124,54 @@ def test_what_does_not_fit_is_refused_and_the_present_goes_on(
     with pytest.raises(KeyRequired):
         deploy(served.root, spec_at(running, host="0.0.0.0"), threads=1)
     assert client.get("/readyz").status_code == 200
+
+
+def test_a_replica_that_no_node_is_large_enough_for_is_refused_and_nothing_is_recorded(
+    running: Running, served: Served
+) -> None:
+    import ray
+
+    before = deployment_records(served.rooms.catalog)["triage"].number
+    [node] = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+    with pytest.raises(InvalidArguments) as refused:
+        deploy(served.root, spec_at(running, encoders={"tiny": {"cpus": 1000}}, deployments=TRIAGE), threads=1)
+    has = "" if not node.get("GPU") else f" and {node['GPU']:g} GPU{'' if node['GPU'] == 1 else 's'}"
+    cores = f"{node['CPU']:g} core{'' if node['CPU'] == 1 else 's'}{has}"
+    assert str(refused.value) == f"deploy: encoders.tiny: a replica asks for 1000 cores, which no node has ({cores})."
+    assert deployment_records(served.rooms.catalog)["triage"].number == before
+
+
+def test_a_change_that_does_not_become_ready_says_why_and_what_was_there_goes_on(
+    running: Running, served: Served, client: httpx.Client
+) -> None:
+    import ray
+    from ray import serve
+
+    cores = ray.cluster_resources()["CPU"]  # enough for one of the two
+    wanted = spec_at(running, encoders={"tiny": {"cpus": cores, "replicas": 2}}, deployments=TRIAGE)
+    with pytest.raises(JobFailed, match=r"after 6 s .*'encoder-tiny' has \d replicas that run and \d that wait for cores"):
+        deploy(served.root, wanted, threads=1, ready_s=6)
+    assert client.post("/v1/predict/triage", json={"text": "red and blue"}).status_code == 200
+    soon(lambda: serve.status().applications["raystore"].deployments.keys() == {"orchestrator"})
+    assert client.post("/v1/predict/triage", json={"text": "red and blue"}).status_code == 200
+
+
+@pytest.mark.skipif(haproxy_binary() is None, reason="no HAProxy for this platform")
+def test_another_limit_of_requests_holds_in_place_whoever_deploys(
+    running: Running, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [balancer] = balancers()
+    replicas = pids_of("orchestrator")
+    for most, another in ((77, True), (128, False)):
+        if another:  # a process that did not start Serve knows nothing of its proxy
+            monkeypatch.setattr(deploy_module, "_folder", None)
+            monkeypatch.setattr(deploy_module, "_started", False)
+        else:
+            monkeypatch.undo()
+        deploy(served.root, spec_at(running, deployments=TRIAGE, limits={"max_requests": most}), threads=1)
+        bounds = {row["slim"] for row in balancer._rows() if row["svname"] not in ("FRONTEND", "BACKEND")}
+        assert bounds == {str(most)}
+    assert pids_of("orchestrator") == replicas
 
 
 def test_a_large_body_is_in_no_file_of_the_session_and_not_in_the_object_store(
@@ -132,10 +188,10 @@ def test_a_large_body_is_in_no_file_of_the_session_and_not_in_the_object_store(
 
     needles = [CANARY.encode(), base64.b64encode(noise[3_000_000:3_000_060]), noise[3_000_000:3_000_060]]
     session = Path(ray._private.worker._global_node.get_session_dir_path())
-    assert [_files_holding(session, needle) for needle in needles] == [[], [], []]
-    stores = _object_store_counts([*needles, b"raystore-control-7d1e"])
+    assert [files_holding(session, needle) for needle in needles] == [[], [], []]
+    stores = object_store_counts([*needles, b"raystore-control-7d1e"])
     control = ray.put(b"raystore-control-7d1e" * 20_000)  # over what goes inline: it must be seen
-    seen = _object_store_counts([*needles, b"raystore-control-7d1e"])
+    seen = object_store_counts([*needles, b"raystore-control-7d1e"])
     del control
     assert stores[:3] == seen[:3] == [0, 0, 0]
     assert seen[3] > stores[3]
@@ -154,6 +210,45 @@ def test_nothing_of_serve_listens_beyond_loopback(running: Running) -> None:
         assert wide == []
     else:  # Ray's own ports follow its node's address; the proxy's must not
         assert [line for line in wide if "haproxy" in line] == []
+
+
+def test_a_replica_is_given_the_time_that_a_request_may_take_before_it_is_killed(running: Running) -> None:
+    from ray.serve.context import _get_global_client
+
+    [placed] = _get_global_client().get_serve_details()["applications"]["raystore"]["deployments"].values()
+    assert placed["deployment_config"]["graceful_shutdown_timeout_s"] == 30 + AppSpec().limits.deadline_s + 20
+
+
+@pytest.mark.skipif(haproxy_binary() is None, reason="no HAProxy for this platform")
+def test_stopping_answers_what_is_under_way_and_begins_nothing_new(running: Running) -> None:
+    """The last that asks `running`: it ends it."""
+    [balancer] = balancers()
+    rest = threading.Event()
+    statuses: list[int] = []
+
+    def body() -> Iterator[bytes]:
+        yield b'{"text": "the card '
+        rest.wait(60)
+        yield b'never arrived"}'
+
+    def ask() -> None:
+        json_ = {"content-type": "application/json"}
+        statuses.append(
+            httpx.post(f"{running.url}/v1/predict/triage", content=body(), headers=json_, timeout=60).status_code
+        )
+
+    asking, stopping = threading.Thread(target=ask), threading.Thread(target=running.stop)
+    asking.start()
+    soon(lambda: balancer._under_way() == 1)
+    stopping.start()
+    soon(lambda: httpx.get(f"{running.url}/readyz", timeout=10).status_code == 503)
+    assert stopping.is_alive()
+    rest.set()
+    for each in (asking, stopping):
+        each.join()
+    assert statuses == [200]
+    assert not _listens(int(running.url.rsplit(":", 1)[1]))
+    running.stop()  # again: nothing is left to do
 
 
 PROGRAM = """
@@ -189,6 +284,19 @@ def test_a_server_that_is_ended_frees_its_port(served: Served, tmp_path: Path, h
     shutil.rmtree(sessions, ignore_errors=True)
 
 
+def soon(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def balancers() -> list[Balancer]:
+    """Of the proxy that deploying started."""
+    assert deploy_module._folder is not None
+    return [Balancer(admin) for admin in deploy_module._folder.path.glob("*/admin.sock")]
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -196,37 +304,3 @@ def _listens(port: int) -> bool:
 
 def _listeners() -> list[str]:
     return subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout.splitlines()
-
-
-def _replica_pids() -> set[str]:
-    found = set()
-    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"ServeReplica:raystore" in cmdline.read_bytes():
-                found.add(cmdline.parent.name)
-        except OSError:
-            continue
-    return found
-
-
-def _files_holding(folder: Path, needle: bytes) -> list[str]:
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_file() and needle in path.read_bytes():
-            found.append(str(path))
-    return found
-
-
-def _object_store_counts(needles: list[bytes]) -> list[int]:
-    """How often each needle stands in this Ray's object store: its pages, read through the process that holds them."""
-    counts = [0] * len(needles)
-    for line in Path("/proc/self/maps").read_text().splitlines():  # the driver maps the store it is connected to
-        if "/dev/shm/plasma" not in line:
-            continue
-        low, high = (int(edge, 16) for edge in line.split()[0].split("-"))
-        with Path("/proc/self/mem").open("rb", buffering=0) as memory:
-            memory.seek(low)
-            while (left := high - memory.tell()) > 0:
-                block = memory.read(min(left, 2**24))
-                counts = [count + block.count(needle) for count, needle in zip(counts, needles, strict=True)]
-    return counts

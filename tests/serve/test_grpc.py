@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -29,18 +29,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from raystore.access import ApiKeys, Rates, Verb
+from raystore.access import ApiKeys, Rates, Sizes, Verb
 from raystore.errors import AddressInUse, BodyTooLarge, InvalidArguments
 from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.door.admission import Admission
 from raystore.serve.door.auth import BELIEVED_S, Door
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.door.rates import Buckets
+from raystore.serve.grpc import health
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.health import asked_service
 from raystore.serve.grpc.messages import log_rows, parse, predict_request
 from raystore.serve.grpc.raystore_pb2_grpc import OrchestratorStub
 from raystore.serve.grpc.server import make_grpc_server
+from raystore.serve.grpc.stream import _together
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
 from raystore.serve.watch.finished import Finished
@@ -496,6 +498,35 @@ def test_health_is_the_standard_service_and_follows_readiness(orchestrator: Orch
         watched.cancel()
 
 
+def test_few_may_watch_at_once_and_all_are_told_of_a_change(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_WATCHING", 2)
+    ready: list[Orchestrator | None] = [None]
+    with serving(lambda: ready[0], AppSpec()) as address, grpc.insecure_channel(address) as channel:
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        two = [watch(b""), watch(b"")]
+        assert [next(each) for each in two] == [b"\x08\x02", b"\x08\x02"]
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(b""))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == "2 calls watch already. Ask Check instead, or try again later."
+        ready[0] = orchestrator
+        assert [next(each) for each in two] == [b"\x08\x01", b"\x08\x01"]
+        two[0].cancel()
+        for _ in range(600):  # the server hears of it in a moment
+            third = watch(b"")
+            try:
+                assert next(third) == b"\x08\x01"
+                break
+            except grpc.RpcError:
+                time.sleep(0.05)
+        else:
+            pytest.fail("a place that was given back was not found")
+        for each in (two[1], third):
+            each.cancel()
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "service"),
     [
@@ -578,6 +609,22 @@ class Feed:
             list(self.answers)
         self.put(None)
         return caught.value
+
+
+def test_a_key_with_sizes_of_its_own_is_held_to_them(orchestrator: Orchestrator, served: Served) -> None:
+    keys = ApiKeys(served.rooms.layout, served.rooms.store_key)
+    key = keys.create("grpc_small", sizes=Sizes(max_body_bytes=1_024, max_items=1))
+    metadata = [("authorization", f"Bearer {key}")]
+    with serving(lambda: orchestrator, AppSpec(), Door(keys)) as address, stub_of(address) as stub:
+        for sent, problem in (
+            ([text("a")] * 2, "request.items has 2 items, over the limit of 1."),
+            ([text("a" * 2_000)], "the message has 2014 bytes, over the limit of 1024."),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Predict(pb.PredictRequest(deployment="triage", items=sent), metadata=metadata)
+            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, problem)
+        asked = pb.PredictRequest(deployment="triage", items=[text("a card")])
+        assert stub.Predict(asked, metadata=metadata).predictions[0].label == "card"
 
 
 def test_a_revoked_key_ends_its_open_streams(orchestrator: Orchestrator, served: Served) -> None:
@@ -821,6 +868,26 @@ def written(proto: str) -> set[tuple[str, ...]]:
         elif match := re.fullmatch(r"rpc (\w+)\((.+)\) returns \((.+)\);", code):
             found.add(("rpc", match[1], match[2], match[3]))
     return found
+
+
+def test_messages_of_a_stream_wait_by_bytes_and_not_by_number_alone() -> None:
+    came: list[bytes] = []
+
+    async def sent() -> AsyncIterator[bytes]:
+        for size in (400, 400, 400, 2_000, 1, 1):
+            came.append(b"x" * size)
+            yield came[-1]
+
+    async def run() -> list[list[int]]:
+        groups: list[list[int]] = []
+        async for group in _together(sent(), most=1_000):
+            groups.append([len(message) for message in group])
+            await asyncio.sleep(0.01)  # what may come meanwhile does
+            waiting = came[sum(map(len, groups)) :]
+            assert sum(map(len, waiting[:-1])) <= 1_000 or len(waiting) <= 2, "beside the one that waits for room"
+        return groups
+
+    assert asyncio.run(run()) == [[400, 400], [400], [2_000], [1, 1]]
 
 
 def test_the_messages_have_the_fields_of_http() -> None:

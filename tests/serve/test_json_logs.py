@@ -22,9 +22,9 @@ CANARY = "zebra-quartz-4711"
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
     stream = io.StringIO()
-    handler = start_json_logs(stream)
+    start_json_logs(stream)
     yield stream
-    stop_json_logs(handler)
+    stop_json_logs()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -119,7 +119,9 @@ def test_lines_go_to_one_place_only_and_once(written: io.StringIO) -> None:
 
 def test_without_json_logs_all_is_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
     stream = io.StringIO()
-    stop_json_logs(start_json_logs(stream))
+    start_json_logs(stream)
+    stop_json_logs()
+    stop_json_logs()
     with caplog.at_level(logging.WARNING, "raystore.serve"):
         logging.getLogger("raystore.serve").warning("said")
     assert caplog.messages == ["said"]

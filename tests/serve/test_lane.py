@@ -137,6 +137,43 @@ def test_closing_with_time_works_off_everything_that_was_put_in() -> None:
     assert (work.done, work.dropped) == ([1, 2, 3], [])
 
 
+def test_images_fill_a_lane_that_has_room_for_many_more_texts_and_a_batch_too() -> None:
+    """A thing's bytes are ten times its number here: 9 is a large one."""
+    work = Work()
+    work.go.clear()
+    lane = Lane(
+        "a-lane", work, most=100, dropped=work.give_up, batch=50, bytes_of=lambda n: 10 * n, most_bytes=200, batch_bytes=100
+    )
+    lane.put(1)
+    assert work.begun.wait(60)
+    lane.put(9, 1, 1, 8, 3, 1)
+    assert work.dropped == [(3, "full")]
+    assert len(lane) == 5, "the others are counted by number"
+    work.go.set()
+    assert lane.drain(60)
+    assert work.batches == [[1], [9, 1], [1, 8, 1]]
+    work.go.clear()
+    work.begun.clear()
+    lane.put(2)
+    assert work.begun.wait(60)
+    lane.put(30)
+    lane.put(1)
+    assert work.dropped == [(3, "full"), (1, "full")], "one that is larger by itself waits alone"
+    work.go.set()
+    assert lane.drain(60)
+    assert work.batches[3:] == [[2], [30]]
+
+
+def test_bytes_end_a_pause_as_numbers_do() -> None:
+    work = Work()
+    lane = Lane("a-lane", work, most=100, dropped=work.give_up, batch=10, pause_s=3600, bytes_of=lambda n: n, batch_bytes=5)
+    lane.put(1)
+    assert lane.drain(60)
+    lane.put(2, 3)
+    assert lane.drain(60)
+    assert work.batches == [[1], [2, 3]]
+
+
 @pytest.mark.parametrize(("error", "said"), [(Overloaded(limit=7), "7 requests"), (ValueError(CANARY), "ValueError")])
 def test_a_batch_that_fails_is_given_up_and_the_next_one_is_not(
     error: Exception, said: str, caplog: pytest.LogCaptureFixture

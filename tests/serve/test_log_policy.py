@@ -15,6 +15,7 @@ from raystore.errors import InvalidRows, WriterBlocked
 from raystore.serve.answer.keeping import Row, log_lane
 from raystore.serve.answer.served import ServedCollection
 from raystore.serve.operate.promote import promote
+from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import deployment_records
 from raystore.serve.watch import table
 from tests.serve.conftest import Served, recorded
@@ -116,6 +117,38 @@ def test_a_log_that_is_not_required_is_written_behind_the_answer_and_on_leaving(
     assert service.count(table.LOG_DROPPED, kept.name, "closed") == 1
 
 
+def test_rows_of_requests_that_a_change_of_the_service_overtook_are_logged_by_what_answers_now(
+    serving: Serving, kept: CollectionTable, served: Served
+) -> None:
+    other = CollectionTable.create(serving.rooms.layout, f"{kept.name[:50]}_2", {served.fingerprint: 32}, {})
+    log = {"required": False}
+    service = serving.serve(
+        {
+            "l-before": {"head": "refunds@2", "log": {**log, "collection": kept.name}},
+            "l-late": {"head": "refunds@2", "log": {**log, "collection": other.name}},
+        }
+    )
+    before = service.orchestrator
+    after = serving.rooms.orchestrator(AppSpec(), metrics=service.metrics, threads=1)
+    after.adopt(before)
+    after.update(before.live)
+    before.close()
+    asked: list[str] = []
+
+    def opened(name: str) -> ServedCollection:
+        asked.append(name)
+        return serving.rooms.opened(name)
+
+    after.collections.opened = opened
+    service.ask("l-before", {"id": "a", "text": TEXT})  # asked of the one before, whose lane is opened only now
+    after.drain(60)
+    assert [row["id"] for row in rows_of(kept)] == ["a"]
+    assert asked == [kept.name]
+    service.ask("l-before", {"id": "b", "text": TEXT})
+    service.ask("l-late", {"id": "c", "text": TEXT})
+    assert [service.count(table.LOG_DROPPED, name, "closed") for name in (kept.name, other.name)] == [1, 1]
+
+
 def test_one_row_that_cannot_be_written_takes_no_other_with_it(serving: Serving, kept: CollectionTable) -> None:
     log = {"collection": kept.name, "required": False}
     service = serving.serve({"l-one": {"head": "refunds@2", "log": log}})
@@ -130,17 +163,18 @@ def test_one_row_that_cannot_be_written_takes_no_other_with_it(serving: Serving,
     assert service.count(table.LOG_DROPPED, kept.name, "InvalidRows") == 1
 
 
-def row(id_: str) -> Row:
-    return Row({"id": id_}, "f" * 64, None)
+def row(id_: str, fingerprint: str = "f" * 64) -> Row:
+    return Row({"id": id_}, fingerprint, None)
 
 
 class Commits:
-    """What a log lane commits: `refused` ids are refused, and the first so many calls find the writer blocked."""
+    """What a log lane commits: `refused` ids are refused, at `broken` ones it breaks, and the first so many calls find the writer
+    blocked."""
 
-    def __init__(self, *, refused: Sequence[str] = (), blocked: int = 0) -> None:
+    def __init__(self, *, refused: Sequence[str] = (), broken: Sequence[str] = (), blocked: int = 0) -> None:
         self.calls: list[list[str]] = []
         self.dropped: list[tuple[str, str, int]] = []
-        self._refused = set(refused)
+        self._refused, self._broken = set(refused), set(broken)
         self._blocked = blocked
         self.lane = log_lane("tickets", 1_000, self._commit, lambda *facts: self.dropped.append(facts), retry_s=0)
 
@@ -154,6 +188,8 @@ class Commits:
         self.calls.append(ids)
         if len(self.calls) <= self._blocked:
             raise WriterBlocked(folder="tickets", waited_s=1.0, holder="another process")
+        if self._broken & set(ids):
+            raise ValueError(CANARY)
         wrong = [(i, id_, "is refused") for i, id_ in enumerate(ids) if id_ in self._refused]
         if wrong:
             raise InvalidRows(collection="tickets", n_rows=len(ids), problems=wrong)
@@ -179,6 +215,25 @@ def test_refused_rows_are_found_by_halves_and_all_others_are_written() -> None:
     written = [id_ for call in commits.calls if not {"b-7", "b-200"} & set(call) for id_ in call]
     assert written == [id_ for id_ in ids if id_ not in ("b-7", "b-200")]
     assert len(commits.calls) <= 33, "some sixteen looks a refused row, not one commit a row"
+
+
+def test_rows_that_fail_for_a_reason_nobody_knows_are_counted_and_those_written_beside_them_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    commits = Commits(broken=["bad"])
+    commits.lane.put(row("good"), row("bad", "e" * 64), row("fine"))
+    assert commits.lane.drain(60)
+    assert sorted(id_ for call in commits.calls for id_ in call) == ["bad", "fine", "good"]
+    assert commits.dropped == [("tickets", "ValueError", 1)]
+    assert "1 rows were not logged to collection 'tickets': ValueError" in caplog.text
+    assert CANARY not in caplog.text
+
+
+def test_a_row_is_weighed_with_what_it_holds() -> None:
+    image = bytes(10**6)
+    held = Row({"id": "a", "image": image, "note": "x" * 10**5}, "f" * 64, np.zeros((1, 384), np.float32))
+    assert 1_101_536 <= held.n_bytes <= 1_102_000
+    assert 1_536 <= Row({"id": "a", "vector": np.zeros(384, np.float32)}, "f" * 64, None).n_bytes <= 4_000
 
 
 def test_a_request_that_could_not_be_logged_counts_in_no_quota(serving: Serving, kept: CollectionTable) -> None:

@@ -79,7 +79,7 @@ def test_what_is_counted_observed_and_set_is_in_the_snapshot() -> None:
     metrics.count(table.LOGGED, "tickets")
     metrics.count(table.LOGGED, "tickets", by=3)
     metrics.set(table.QUEUE_DEPTH, 7, "recording")
-    metrics.add(table.IN_FLIGHT, 1)
+    metrics.set(table.IN_FLIGHT, 1)
     metrics.observe(table.BATCH_ITEMS, 3, "minilm")
     metrics.observe(table.BATCH_ITEMS, 5000, "minilm")
     found = read(metrics)
@@ -373,6 +373,7 @@ def test_the_status_says_what_answers_and_how_it_is_doing() -> None:
     metrics.set(table.REVIEW_OPEN, 3, "triage")
     metrics.count(table.LOG_DROPPED, "tickets", "full", by=2)
     metrics.count(table.SHADOW_DROPPED, "triage", "full", by=5)
+    metrics.count(table.RECORDING_DROPPED, "triage", "full", by=7)
     clock.now += 60
     merger.put("one", metrics.snapshot())
     serving = Serving(name="triage", number=7, head="refunds@3", encoder="minilm@5f3c", shadows=["refunds@4"])
@@ -416,7 +417,11 @@ def test_the_status_says_what_answers_and_how_it_is_doing() -> None:
         ],
         "queues": {"recording": {"depth": 12, "limit": 1000}},
         "encoders": {"minilm@5f3c": {"processes": 1, "golden_cosine": 0.99999, "golden_checked_at": 1700000000}},
-        "dropped": {"log": {"tickets": {"full": 2}}, "shadow": {"triage": {"full": 5}}},
+        "dropped": {
+            "log": {"tickets": {"full": 2}},
+            "shadow": {"triage": {"full": 5}},
+            "recording": {"triage": {"full": 7}},
+        },
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raystore.serve.answer.evidence import SnapshotEvidence
 from raystore.serve.answer.served import Predicted, ServedHead
 from raystore.serve.watch import table
 from raystore.serve.wire.predict import (
@@ -24,7 +26,7 @@ from raystore.serve.wire.predict import (
     PredictRequest,
     StreamLine,
 )
-from raystore.vectors import Vectors
+from raystore.vectors import Matrix, Vectors
 from tests.pictures import PICTURES, data_url
 from tests.serve.conftest import Served, Whole
 from tests.serve.serving import CANARY, Held, Service, Serving
@@ -352,6 +354,35 @@ def test_a_canary_answers_its_share_of_subjects_or_of_requests_and_always_the_sa
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
+def test_what_no_file_can_allow_is_refused_before_it_is_all_read(serving: Serving) -> None:
+    service = serving.serve({"p-most": {"head": "refunds@2"}})
+    many, path = [{"text": "a"}] * 4096, "/v1/predict/p-most"
+    assert service.refused("p-most", {"items": many}) == (
+        413,
+        "BodyTooLarge",
+        "body.items has 4096 items, over the limit of 256.",
+    )
+    too_many = "list should have at most 4096 items after validation, not"
+    for url, body, problem in (
+        (path, {"items": [*many, {"text": "a"}]}, f"body.items: {too_many} 4097"),
+        (
+            path,
+            {"vector": [0.5] * 65_537, "fingerprint": "a" * 64},
+            f"body.vector: {too_many.replace('4096', '65536')} 65537",
+        ),
+        ("/v1/collections/kept/log", {"rows": [{"id": "a", "text": "a"}] * 4097}, f"body.rows: {too_many} 4097"),
+        (
+            "/v1/collections/kept/log",
+            {"rows": [{f"x{i}": 1 for i in range(1001)}]},
+            "body.rows[0]: expected at most 1,000 fields in a row",
+        ),
+        ("/v1/embeddings", {"model": "tiny", "input": ["a"] * 4097}, "body.input: expected at most 4,096 strings"),
+    ):
+        answer = service.client.post(url, json=body)
+        assert answer.status_code == 422
+        assert answer.json()["error"]["message"] == f"1 field of this request is wrong: {problem}."
+
+
 def test_a_deadline_is_kept_while_the_encoder_is_busy(serving: Serving, served: Served) -> None:
     held = Held(serving.rooms.load_encoder(served.fingerprint, 1))
     service = serving.serve({"p-late": {"head": "refunds@2"}}, away=lambda _: held)
@@ -366,6 +397,46 @@ def test_a_deadline_is_kept_while_the_encoder_is_busy(serving: Serving, served: 
         late[2]
         == f"the request was given {late[2].split()[4]} s, and they ran out before it was encoded. Nothing was answered."
     )
+
+
+def test_no_route_waits_for_a_busy_encoder_beyond_its_deadline(serving: Serving, served: Served) -> None:
+    held = Held(serving.rooms.load_encoder(served.fingerprint, 1))
+    service = serving.serve({"p-routes": {"head": "refunds@2"}}, away=lambda _: held)
+    asked = {
+        "/v1/embeddings": {"model": "tiny", "input": TEXT},
+        "/v1/collections/kept/search": {"text": TEXT},
+        "/v1/collections/kept/log": {"rows": [{"id": "never", "text": TEXT}]},
+    }
+    with service.client as client, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(service.ask, "p-routes", {"text": TEXT})
+        assert held.begun.wait(60)
+        late = {url: client.post(url, json=body, headers={"x-raystore-deadline-ms": "300"}) for url, body in asked.items()}
+        held.go.set()
+        first.result(60)
+    for url, answer in late.items():
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"]) == (504, "DeadlineMissed"), url
+        assert error["message"].endswith(" s, and they ran out before it was encoded. Nothing was answered."), url
+    assert service.count(table.LOGGED, "kept") == 0
+    assert service.client.post("/v1/collections/kept/log", json=asked["/v1/collections/kept/log"]).json()["added"] == 1
+
+
+def test_evidence_is_looked_for_no_longer_than_the_deadline_and_then_nothing_is_logged(serving: Serving) -> None:
+    service = serving.serve({"p-evidence": {"head": "refunds@2", "log": "kept"}})
+    live = service.orchestrator.live["p-evidence"]
+    searched = []
+
+    def slowly(query: Matrix, k: int) -> tuple[list[str], list[float]]:
+        searched.append(k)
+        time.sleep(0.1)
+        return [], []
+
+    service.orchestrator.update({"p-evidence": replace(live, evidence=SnapshotEvidence(slowly, dict))})
+    asked = {"items": [{"text": TEXT}] * 100, "evidence": 1}
+    late = service.refused("p-evidence", asked, headers={"x-raystore-deadline-ms": "1000"})
+    assert late[:2] == (504, "DeadlineMissed")
+    assert len(searched) < 100
+    assert service.count(table.LOGGED, "kept") == 0
 
 
 class _Late:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from raystore.errors import AddressInUse
+from raystore.serve.door import middleware
 from raystore.serve.run import haproxy_door
-from raystore.serve.run.haproxy_door import narrowed
+from raystore.serve.run.haproxy_door import MOST, MOST_ENV, most_of, narrowed
 from raystore.serve.run.process import keep_calls_on_loopback
 from raystore.serve.run.proxy import ProxyFolder, check_port_free, free_port
-from raystore.serve.wire.common import ErrorAnswer
+from raystore.serve.wire.common import REQUEST_ID, ErrorAnswer
 
+# ruff: noqa: E501 - HAProxy's lines
 CONFIG = """defaults
     mode http
 frontend prometheus
@@ -37,6 +39,8 @@ frontend prometheus
 frontend http_frontend
     bind 127.0.0.1:8000
     http-request set-header x-request-disconnect-disabled ?1
+    http-request del-header x-request-id unless { req.fhdr_cnt(x-request-id) eq 1 } { req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,64}$ }
+    http-response set-header x-request-id %[res.fhdr(x-request-id)] if { res.fhdr_cnt(x-request-id) gt 1 }
 listen stats
   bind unix@/tmp/rs-x/n/stats.sock mode 600
   stats enable
@@ -65,17 +69,51 @@ def test_a_replica_gets_no_more_requests_than_it_takes_and_an_unreached_one_is_5
     lines = narrowed(SERVED, "/tmp/rs-x/n", most=7).splitlines()
     assert lines[0] == "    errorfile 503 /tmp/rs-x/n/503.http"
     assert lines[4] == "    default-server fastinter 250ms check maxconn 7"
-    assert lines[5].startswith("    http-request return status 503 content-type application/json hdr retry-after 1 ")
-    assert lines[5].endswith(" if { path_beg /v1/ } { be_conn_free le 0 }")
-    assert narrowed(SERVED, "/tmp/rs-x/n").count("maxconn") == 0
+    rules = [line.split()[1] for line in lines[5:-3]]
+    assert rules == ["set-var(txn.raystore_why)"] * 2 + ["set-var(txn.raystore_id)"] * 2 + [
+        "track-sc1", "sc-inc-gpc0(1)", "return", "return",
+    ]  # fmt: skip
+    assert lines[-3:] == [
+        "    server a 127.0.0.1:30000 check",
+        "backend raystore_shed",
+        "    stick-table type string len 128 size 1k store gpc0",
+    ]
+    unbounded = narrowed(SERVED, "/tmp/rs-x/n")
+    assert ("maxconn" in unbounded, "be_conn_free" in unbounded, "nbsrv eq 0" in unbounded) == (False, False, True)
 
 
-def test_what_haproxy_answers_by_itself_has_the_one_shape_of_errors() -> None:
-    said = {name: json.loads(text) for name, text in (("busy", haproxy_door._BUSY), ("nobody", haproxy_door._NOBODY))}
-    for each in said.values():
-        assert ErrorAnswer.model_validate(each).error.message.endswith("Ask again later.")
-    head, _, body = haproxy_door._NOBODY_SAID.partition("\r\n\r\n")
-    assert (head.splitlines()[0], json.loads(body)) == ("HTTP/1.0 503 Service Unavailable", said["nobody"])
+def test_a_replica_that_could_not_be_reached_is_told_in_the_one_shape_of_errors() -> None:
+    head, _, body = haproxy_door._unreached(tls=True).partition("\r\n\r\n")
+    assert head.splitlines()[0] == "HTTP/1.0 503 Service Unavailable"
+    error = ErrorAnswer.model_validate(json.loads(body)).error
+    assert (error.type, error.message) == (
+        "Unavailable", "No replica of this service could be reached. Ask again later.",
+    )  # fmt: skip
+    assert "strict-transport-security: max-age=31536000" in head.splitlines()
+
+
+def test_haproxy_puts_on_its_answers_what_the_application_does() -> None:
+    for tls in (False, True):
+        mine = dict(middleware.LastResort(None, tls=tls).headers)  # type: ignore[arg-type]
+        mine |= {"content-security-policy": middleware._NOTHING, "retry-after": "1"}
+        assert mine == {**haproxy_door._HEADERS, **(haproxy_door._TLS_HEADERS if tls else {})}
+    [pattern] = {found for line in haproxy_door._refusals(True, False) for found in re.findall(r"-m reg (\S+)", line)}
+    assert pattern == f"^{REQUEST_ID.pattern}$"
+
+
+def test_how_much_a_replica_takes_is_said_by_the_node_then_by_all_nodes_then_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = tmp_path / "node"
+    node.mkdir()
+    monkeypatch.delenv(MOST_ENV, raising=False)
+    assert most_of(node) is None
+    monkeypatch.setenv(MOST_ENV, "5")
+    assert most_of(node) == 5
+    (tmp_path / MOST).write_text("6")
+    assert most_of(node) == 6
+    (node / MOST).write_text("7")
+    assert most_of(node) == 7
 
 
 def test_the_proxys_folder_is_private_and_short_enough_for_sockets() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,16 @@ from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
 from raystore.serve.rules.said import Said
 from raystore.serve.run.follow import Follower
+from raystore.serve.run.graph import records_anything
 from raystore.serve.shadow.report import shadow_reports
+from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.spec.watch import Watch
 from raystore.serve.watch import table
 from raystore.serve.watch.merging import series_of
 from raystore.serve.watch.metrics import Metrics
 from raystore.serve.watch.table import Metric
-from tests.serve.conftest import Served, Whole, recorded
+from tests.serve.conftest import Served, Whole, copy_head, recorded
 from tests.serve.serving import CANARY, Service, Serving
 
 TEXT = "the card never arrived"
@@ -60,10 +62,11 @@ class Recorded:
         self.metrics = Metrics("recording")
         self.recorder = Recorder(rooms, watch or Watch(), self.metrics)
         self.seen: list[Seen] = []
+        self._watch = (watch or Watch()).model_dump()
         self._serving = Serving(rooms)
 
     def serve(self, name: str, **deployment: Any) -> Service:
-        service = self._serving.serve({name: deployment}, tell=self._told)
+        service = self._serving.serve({name: deployment}, tell=self._told, watch=self._watch)
         self.update(service)
         return service
 
@@ -248,6 +251,7 @@ def test_a_shadow_with_an_encoder_of_its_own_reads_sealed_content(house: Served,
     assert seen.content is not None
     assert CANARY not in str(seen)
     assert CANARY.encode() not in seen.content
+    assert seen.n_bytes == seen.vectors.nbytes + len(seen.content), "what queues are bounded by"
     # a ready vector has no content: this shadow is not asked, and that is counted
     vector = rooms.encoders.get("tiny").encode([TEXT])[0].tolist()
     service.ask("r-clip", {"id": "y", "vector": vector, "fingerprint": house.fingerprint})
@@ -364,6 +368,7 @@ def test_only_what_rules_in_shadow_name_is_told_to_where_they_are_looked_at(reco
     recorded_.serve("r-hook", head="refunds@2", rules=hook).ask("r-hook", item)
     [facts] = recorded_.seen[-1].facts
     assert (facts["text"], facts["columns"]) == (None, item["columns"]), "nobody knows what a hook looks at"
+    assert recorded_.seen[-1].n_bytes > recorded_.seen[0].n_bytes + len(f"{CANARY} note"), "queues are bounded by that"
 
 
 def _rows(rooms: Rooms, name: str) -> list[Any]:
@@ -399,11 +404,9 @@ def test_rules_in_shadow_are_counted_and_one_that_raises_harms_nothing(
 
 
 def test_a_shadow_whose_file_is_damaged_is_counted_and_the_others_go_on(recorded_: Recorded) -> None:
-    from raystore.train.fit import train_head  # a head of its own, which is damaged then
-
     rooms = recorded_.rooms
     good = rooms.head("refunds@1")
-    _copy_head(rooms, "hurt", train_head)
+    copy_head(rooms, "hurt")
     service = recorded_.serve("r-hurt", head="refunds@2", shadow=["hurt@1", "refunds@1"])
     [arrays] = rooms.layout.heads("hurt").rglob("head.safetensors")
     arrays.chmod(0o644)
@@ -413,22 +416,6 @@ def test_a_shadow_whose_file_is_damaged_is_counted_and_the_others_go_on(recorded
         service.ask("r-hurt", {"id": f"x-{i}", "text": TEXT})
     assert {row["head"] for row in recorded_.kept("r-hurt")} == {good.label, "refunds@2"}
     assert recorded_.count(table.SHADOW_DROPPED, "r-hurt", "HeadCorrupt") == 3
-
-
-def _copy_head(rooms: Rooms, name: str, train_head: Callable[..., Any]) -> None:
-    import numpy as np
-
-    from raystore.train.source import ArraySource, Examples
-    from tests.serve.conftest import CARD, MONEY
-
-    tiny = rooms.encoders.get("tiny")
-    vectors = np.asarray(tiny.encode([*CARD, *MONEY]))
-    examples = Examples(vectors, np.repeat(np.arange(2), 5).astype(np.int64), np.ones(10, np.float32))
-    train_head(
-        rooms.layout, name=name, kind="linear", classes=["card", "money"],
-        source=ArraySource({"train": examples, "val": examples, "test": examples}),
-        fingerprint=tiny.fingerprint, encoder_label=tiny.label, snapshot={"name": name, "number": 1, "hash": "ef" * 32},
-    )  # fmt: skip
 
 
 # --- changes ---------------------------------------------------------------------------------------------------------
@@ -457,29 +444,41 @@ def test_a_deployment_that_keeps_nothing_is_told_of_nowhere(recorded_: Recorded)
     assert _rows(recorded_.rooms, "r-nothing") == []
 
 
+def test_the_recording_process_is_there_where_something_is_told_or_metrics_are_added_up(rooms: Rooms) -> None:
+    records = {"r-there": recorded(rooms, "r-there", "refunds@2")}
+    files: list[dict[str, Any]] = [{}, {"watch": {"drift": "all"}}, {"replicas": 2}]
+    assert [records_anything(AppSpec.model_validate(file), records) for file in files] == [False, True, True]
+    records = {"r-there": recorded(rooms, "r-there", "refunds@2", keep=["product"])}
+    assert records_anything(AppSpec(), records)
+
+
 # --- drift -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_drift_is_measured_against_the_rows_that_the_head_was_not_fitted_on(whole: Whole) -> None:
-    recorded = Recorded(whole.rooms, Watch(drift_every_s=1, drift_window=200))
-    service = recorded.serve("r-drift", head="topics@1", keep=["product"])
+@pytest.mark.parametrize(("of", "keep"), [("kept", ["product"]), ("all", [])])
+def test_drift_is_measured_against_the_rows_that_the_head_was_not_fitted_on(whole: Whole, of: str, keep: list[str]) -> None:
+    name = f"r-drift-{of}"
+    recorded = Recorded(whole.rooms, Watch.model_validate({"drift": of, "drift_every_s": 1, "drift_window": 200}))
+    service = recorded.serve(name, head="topics@1", keep=keep)
     strange = whole.vectors[:100].copy()
     strange[:, 0] += 3
     until = time.monotonic() + 120
     found: Sequence[Any] = ()
     while not found and time.monotonic() < until:
         items = [{"vector": vector.tolist()} for vector in strange]
-        service.ask("r-drift", {"items": items, "fingerprint": whole.fingerprint})
+        service.ask(name, {"items": items, "fingerprint": whole.fingerprint})
         time.sleep(0.2)
         series = series_of(recorded.metrics.snapshot())
-        found = [labels for labels in series.get(table.DRIFT_PSI.name, {}) if labels[0] == "r-drift"]
+        found = [labels for labels in series.get(table.DRIFT_PSI.name, {}) if labels[0] == name]
     assert {of for _, of in found} == {"labels", "scores", "embedding"}
-    assert recorded.count(table.DRIFT_PSI, "r-drift", "embedding") > 0.25
-    assert recorded.count(table.DRIFT_AUC, "r-drift") > 0.9
-    assert recorded.count(table.DRIFT_MEASURED, "r-drift") > 0
-    recorded.serve("r-drift", head="price@1", keep=["product"])
+    assert recorded.count(table.DRIFT_PSI, name, "embedding") > 0.25
+    assert recorded.count(table.DRIFT_AUC, name) > 0.9
+    assert recorded.count(table.DRIFT_MEASURED, name) > 0
+    recorded.serve(name, head="price@1", keep=keep)
     assert table.DRIFT_PSI.name not in series_of(recorded.metrics.snapshot()), "another head has another reference"
+    assert recorded.recorder.drain(60)
+    assert bool(_rows(recorded.rooms, name)) == bool(keep), "to watch it, nothing is kept"
     recorded.recorder.close()
 
 

@@ -238,6 +238,14 @@ def test_more_queries_than_may_run_at_once_are_asked_to_wait(service: SqlService
     assert service.rows("SELECT 1") == [[1]]
 
 
+def test_a_query_runs_no_longer_than_somebody_waits_for_it(service: SqlService) -> None:
+    slow = {"sql": "SELECT count(*) FROM range(10000000) a, range(1000000) b"}
+    late = service.client.post("/v1/sql", json=slow, headers={"x-raystore-deadline-ms": "500"})
+    assert (late.status_code, error(late)["type"]) == (504, "DeadlineMissed")
+    assert error(late)["message"].endswith(" s, and they ran out while the query ran. Nothing was answered.")
+    assert service.rows("SELECT 1") == [[1]]
+
+
 def test_a_key_needs_the_verb_sql(service: SqlService) -> None:
     rooms, spec = Rooms(service.root), AppSpec(host="0.0.0.0")
     keys = ApiKeys(rooms.layout, rooms.store_key)

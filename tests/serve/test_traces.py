@@ -13,9 +13,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from raystore import __version__
 from raystore.errors import ExtraNotInstalled
+from raystore.serve.run.watching import Watching
 from raystore.serve.spec.watch import Watch
 from raystore.serve.watch.finished import Finished, Stage
+from raystore.serve.watch.metrics import Metrics
 from raystore.serve.watch.traces import open_traces
+from tests.serve.conftest import Served
 
 ROUTE = "/v1/predict/{deployment}"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -184,3 +187,11 @@ def test_without_the_exporter_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     assert str(caught.value) == (
         "traces need opentelemetry-exporter-otlp-proto-http. Install it: pip install 'raystore[otel]'"
     )
+
+
+def test_a_replica_that_ends_sends_the_spans_that_wait(collector: Collector, served: Served) -> None:
+    watching = Watching(served.rooms.layout, Metrics("ingress"), None, {}, {})
+    [tell] = watching.watch(Watch(traces=collector.address), tuple, dict)
+    tell(finished())
+    watching.close()
+    assert [span.name for span in collector.spans if span.kind == SERVER] == [f"POST {ROUTE}"]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.responses import PlainTextResponse
 
 from raystore.client import Client
 from raystore.data.collection import CollectionTable
@@ -256,7 +257,17 @@ def service() -> Iterator[Service]:
 
 
 @pytest.mark.parametrize(
-    "answer", [failure(503, "NotReady"), failure(429, "RateExceeded"), failure(500, "X"), failure(507, "DiskFull")]
+    "answer",
+    [
+        failure(503, "NotReady"),
+        failure(429, "RateExceeded"),
+        failure(500, "X"),
+        failure(507, "DiskFull"),
+        failure(401, "KeyRequired"),
+        failure(403, "NotAllowed"),
+        PlainTextResponse("Not Found", 404),
+    ],
+    ids=["503", "429", "500", "507", "a key that has ended", "a key without the verb", "a balancer's 404"],
 )
 def test_a_service_that_cannot_take_rows_now_is_waited_for(
     answer: Any, service: Service, packed: Packed, tmp_path: Path
@@ -269,8 +280,8 @@ def test_a_service_that_cannot_take_rows_now_is_waited_for(
         assert source.flush(20)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 421])
-def test_what_is_wrong_with_the_address_or_the_key_is_told_at_once_and_loses_no_waiting_row(
+@pytest.mark.parametrize("status", [404, 421])
+def test_what_is_wrong_with_a_name_or_the_address_is_told_at_once_and_loses_no_waiting_row(
     status: int, service: Service, packed: Packed, tmp_path: Path
 ) -> None:
     service.answers = [failure(503, "NotReady")]

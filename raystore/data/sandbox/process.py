@@ -26,7 +26,7 @@ from typing import Any, Literal
 from raystore.catalog import Catalog
 from raystore.data.sandbox import frames
 from raystore.data.sandbox.relations import folders, shown
-from raystore.errors import JobFailed, QueryBusy, QueryRefused, QueryStopped
+from raystore.errors import DeadlineMissed, JobFailed, QueryBusy, QueryRefused, QueryStopped
 
 _START_S = 60.0
 _ABOUT_BYTES = 2**22  # columns and versions, as JSON
@@ -90,17 +90,20 @@ class SqlSandbox:
         tables: Sequence[str] = (),
         limit: int,
         form: Literal["json", "arrow"] = "json",
+        until: float | None = None,
     ) -> Rows:
         """The query's first rows, at most `limit` and the limits' `max_rows` and `max_bytes`.
 
         Args:
             params: by name; texts, numbers, booleans, null and lists of them.
             collections, tables: the relations that may be read.
+            until: the time.monotonic() after which nobody waits for it.
 
         Raises:
             QueryRefused: it is no SELECT over these relations, does not bind, or failed at a value.
             QueryStopped: it met the limit of time or memory, or one row is over `max_bytes`.
             QueryBusy: as many queries are running as may.
+            DeadlineMissed: `until` came first.
             JobFailed: no process could be started.
 
         Cost: the query's own, and some 30 ms; 0.25 s more for the first, and where queries come faster than spares start.
@@ -119,7 +122,7 @@ class SqlSandbox:
             }
             process = self._ready()
             try:
-                return self._answer(process, request, frozenset(collections))
+                return self._answer(process, request, frozenset(collections), until)
             finally:
                 process.end()
         finally:
@@ -149,8 +152,10 @@ class SqlSandbox:
             process.end()
         raise JobFailed(job="SQL", reason="its process did not start", advice="Run 'raystore doctor'.")
 
-    def _answer(self, process: _Process, request: Mapping[str, Any], collections: Set[str]) -> Rows:
-        deadline = time.monotonic() + self.limits.timeout_s
+    def _answer(self, process: _Process, request: Mapping[str, Any], collections: Set[str], until: float | None) -> Rows:
+        began = time.monotonic()
+        longest = began + self.limits.timeout_s
+        deadline = min(longest, until) if until is not None else longest
         try:
             frames.send(process.stdin, json.dumps(request).encode(), deadline)
             about = json.loads(frames.receive(process.stdout, deadline, max_bytes=_ABOUT_BYTES))
@@ -160,6 +165,9 @@ class SqlSandbox:
                 about = json.loads(frames.receive(process.stdout, deadline, max_bytes=_ABOUT_BYTES))
             body = frames.receive(process.stdout, deadline, max_bytes=self.limits.max_bytes + _BODY_SLACK)
         except frames.FrameLateError:
+            if deadline < longest:
+                given_s = max(0.0, round(deadline - began, 3))
+                raise DeadlineMissed(deadline_s=given_s, stage="while the query ran") from None
             raise self._too_long() from None
         except (frames.FrameLostError, json.JSONDecodeError, UnicodeDecodeError):
             code = process.end()

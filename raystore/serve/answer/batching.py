@@ -2,7 +2,7 @@
 
 A lone request is encoded at once. Where requests come densely, a batch waits a few milliseconds for as many as the batch before
 had: their senders were answered together, and send the next ones almost together. Callers wait in a thread (`encode`) or in an
-event loop (`encode_soon`). Knows no HTTP and no Ray.
+event loop (`encode_soon`), until the deadline they name or else that of what they work at (`deadline.py`). Knows no HTTP and no Ray.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from raystore.encoders.bridged import Bridge
 from raystore.encoders.items import Encoded, Item
 from raystore.encoders.passport import Passport
 from raystore.errors import DeadlineMissed, ItemsUnusable
+from raystore.serve.answer.deadline import present_until, waited_until
+from raystore.serve.answer.timer import Timer
 from raystore.serve.spec.app import Batch
 from raystore.vectors import Vectors, mark
 
@@ -73,6 +75,8 @@ class BatchingEncoder:
         self.bridge: Bridge | None = getattr(encoder, "bridge", None)  # of an encoder that is one
         self._encoder = encoder
         self._limits = batch or Batch()
+        text = encoder.passport.text
+        self._max_tokens = text.max_length if text is not None else 0  # the model reads no more of a text
         self._seen = seen
         self._waiting: deque[_Job] = deque()
         self._arrived = threading.Condition()
@@ -92,31 +96,34 @@ class BatchingEncoder:
             self._closing = True
             self._arrived.notify_all()
 
-    def encode(self, items: Sequence[Item], *, until: float | None = None) -> Vectors:
+    def encode(self, items: Sequence[Item], *, until: float | None = None, timer: Timer | None = None) -> Vectors:
         """(n, dim) unit rows in the order of `items`.
 
         Args:
             until: the time.monotonic() after which nobody waits for it any more.
+            timer: told how long they waited for their batch.
 
         Raises:
             ItemsUnusable: some have no vector; they are named. DeadlineMissed. And what the encoder raises.
         """
-        return self._whole(self.encode_each(items, until=until), len(items))
+        return self._whole(self.encode_each(items, until=until, timer=timer), len(items))
 
-    def encode_each(self, items: Sequence[Item], *, until: float | None = None) -> Encoded:
+    def encode_each(self, items: Sequence[Item], *, until: float | None = None, timer: Timer | None = None) -> Encoded:
         """The vectors of the items that have one, and why the others have none; what other callers send changes neither."""
         done = threading.Event()
-        job = _Job(items, until, done.set)
+        job = self._job(items, until, done.set)
         self._put(job)
         if not done.wait(job.left):
             raise job.missed()
-        return job.outcome()
+        return job.outcome(timer)
 
-    async def encode_soon(self, items: Sequence[Item], *, until: float | None = None) -> Vectors:
+    async def encode_soon(
+        self, items: Sequence[Item], *, until: float | None = None, timer: Timer | None = None
+    ) -> Vectors:
         """As `encode`, for a caller in an event loop, which goes on meanwhile."""
-        return self._whole(await self.each_soon(items, until=until), len(items))
+        return self._whole(await self.each_soon(items, until=until, timer=timer), len(items))
 
-    async def each_soon(self, items: Sequence[Item], *, until: float | None = None) -> Encoded:
+    async def each_soon(self, items: Sequence[Item], *, until: float | None = None, timer: Timer | None = None) -> Encoded:
         """As `encode_each`, for a caller in an event loop."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[None] = loop.create_future()
@@ -129,19 +136,19 @@ class BatchingEncoder:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(finish)
 
-        job = _Job(items, until, tell)
+        job = self._job(items, until, tell)
         self._put(job)
-        if until is None:
+        if job.until is None:
             await waiting
-            return job.outcome()
-        timer = loop.call_at(loop.time() + (job.left or 0), finish)  # the encoder may be busy for longer than that
+            return job.outcome(timer)
+        leaving = loop.call_at(loop.time() + (job.left or 0), finish)  # the encoder may be busy for longer than that
         try:
             await waiting
         finally:
-            timer.cancel()
+            leaving.cancel()
         if not job.done:
             raise job.missed()
-        return job.outcome()
+        return job.outcome(timer)
 
     def _whole(self, encoded: Encoded, n: int) -> Vectors:
         if encoded.problems:
@@ -151,6 +158,10 @@ class BatchingEncoder:
         vectors = np.empty((n, self.dim), dtype=np.float32)
         vectors[encoded.places] = encoded.vectors
         return mark(vectors, self.fingerprint)
+
+    def _job(self, items: Sequence[Item], until: float | None, told: Callable[[], object]) -> _Job:
+        tokens = max((_tokens(item, self._max_tokens) for item in items), default=0)
+        return _Job(items, tokens, until if until is not None else present_until(), told)
 
     def _put(self, job: _Job) -> None:
         with self._arrived:
@@ -191,14 +202,17 @@ class BatchingEncoder:
             n, most = items + len(job.items), max(longest, job.tokens)
             if jobs and (n > self._limits.max_items or n * most > self._limits.max_tokens):
                 break
+            job.waited_s = now - job.since
             jobs.append(self._waiting.popleft())
             items, longest = n, most
         return jobs, items * longest
 
     def _encode_together(self, jobs: Sequence[_Job], tokens: int) -> None:
         started = time.monotonic()
+        ends = [job.until for job in jobs if job.until is not None]
         try:
-            encoded = self._encoder.encode_each([item for job in jobs for item in job.items])
+            with waited_until(max(ends) if len(ends) == len(jobs) else None):  # an encoder in another process looks at it
+                encoded = self._encoder.encode_each([item for job in jobs for item in job.items])
         except BaseException as error:  # noqa: BLE001 - its caller is handed it and raises it
             if len(jobs) == 1:
                 jobs[0].fail(error)
@@ -231,8 +245,13 @@ class BatchingEncoder:
         )
 
     def _encode_alone(self, job: _Job) -> None:
+        if job.until is not None and time.monotonic() > job.until:
+            job.fail(job.missed())
+            return
         try:
-            job.finish(self._encoder.encode_each(job.items))
+            with waited_until(job.until):
+                encoded = self._encoder.encode_each(job.items)
+            job.finish(encoded)
         except BaseException as error:  # noqa: BLE001 - its caller is handed it and raises it
             job.fail(error)
 
@@ -240,11 +259,12 @@ class BatchingEncoder:
 class _Job:
     """Items of one caller; `told` is called once, from the encoder's thread."""
 
-    def __init__(self, items: Sequence[Item], until: float | None, told: Callable[[], object]) -> None:
+    def __init__(self, items: Sequence[Item], tokens: int, until: float | None, told: Callable[[], object]) -> None:
         self.items = items
+        self.tokens = tokens  # of the longest
         self.until = until
         self.since = time.monotonic()
-        self.tokens = max((_tokens(item) for item in items), default=0)
+        self.waited_s = 0.0  # for its batch
         self._told = told
         self._encoded: Encoded | None = None
         self._error: BaseException | None = None
@@ -270,12 +290,17 @@ class _Job:
         self._error = error
         self._told()
 
-    def outcome(self) -> Encoded:
+    def outcome(self, timer: Timer | None) -> Encoded:
+        if timer is not None:
+            timer.waited(self.waited_s)
         if self._error is not None:
-            raise self._error
+            # The encoder's own sentence would tell what was left of the time when it was asked.
+            late = isinstance(self._error, DeadlineMissed) and self.until is not None
+            raise self.missed() if late else self._error
         assert self._encoded is not None
         return self._encoded
 
 
-def _tokens(item: Item) -> int:
-    return len(item) // _CHARS_A_TOKEN + 2 if isinstance(item, str) else _IMAGE_TOKENS
+def _tokens(item: Item, most: int) -> int:
+    """About how many the model reads of it; of a text `most`."""
+    return min(len(item) // _CHARS_A_TOKEN + 2, most) if isinstance(item, str) else _IMAGE_TOKENS

@@ -13,6 +13,7 @@ from raystore.errors import CollectionNotFound, InvalidArguments, PassportMismat
 from raystore.index.search.asked import SearchOptions
 from raystore.index.search.question import question
 from raystore.serve.answer.batching import BatchingEncoder
+from raystore.serve.answer.deadline import check_in_time
 from raystore.serve.answer.served import ServedCollection
 from raystore.serve.answer.timer import Timer
 from raystore.vectors import Vectors, as_unit_rows, mark
@@ -59,13 +60,21 @@ class Collections:
         return {fingerprint: self._encoder(loaded) for fingerprint, loaded in collection.loaded_as.items()}
 
     def log(
-        self, name: str, rows: Sequence[Mapping[str, Any]], *, fingerprint: str | None = None, request_id: str
+        self,
+        name: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        fingerprint: str | None = None,
+        request_id: str,
+        timer: Timer | None = None,
     ) -> dict[str, Any]:
-        """What was added; durable when it returns. Raises what `RowLog.log` raises."""
+        """What was added; durable when it returns. Raises what `RowLog.log` raises, and DeadlineMissed, before anything is written."""
+        check_in_time("before the rows were looked at")
+        timer = timer or Timer()
         collection = self.served(name)
-        timer = Timer()
         self._encoder_of(name, collection, fingerprint)  # raises where the vectors are of none of its encoders
-        result = collection.log(rows, self.encoders_of(collection), fingerprint)
+        with timer.stage("log"):
+            result = collection.log(rows, self.encoders_of(collection), fingerprint)
         self._logged(name, result.added)
         return {
             "added": result.added,
@@ -88,6 +97,7 @@ class Collections:
         fingerprint: str | None = None,
         through: str | None = None,
         request_id: str,
+        timer: Timer | None = None,
         **options: Unpack[SearchOptions],
     ) -> dict[str, Any]:
         """The rows nearest to a text or an image, to a row by its id (itself among them) or to a vector, moved towards the liked rows
@@ -99,26 +109,27 @@ class Collections:
 
         Raises:
             CollectionNotFound, ItemsUnusable, ItemNotFound, PassportMismatch, DimensionMismatch, InvalidVectors, InvalidArguments,
-            SqlRefused (`where`), ColumnNotFound, ShardsMissing.
+            SqlRefused (`where`), ColumnNotFound, ShardsMissing, DeadlineMissed.
         """
+        timer = timer or Timer()
         collection = self.served(name)
-        timer = Timer()
         bridge = None if through is None else self._bridge(through)
         asked = fingerprint if bridge is None else bridge.target
         chosen = self._encoder_of(name, collection, asked)
         with timer.stage("encode"):
             base: Vectors | None = None
             if bridge is not None and item is not None:
-                base = bridge.ask(self._encoder(bridge.fingerprint).encode([item]))
+                base = bridge.ask(self._encoder(bridge.fingerprint).encode([item], timer=timer))
             elif bridge is not None and vector is not None:
                 base = bridge.ask(mark(np.asarray(vector, np.float32), fingerprint or bridge.source))
             elif item is not None:
-                base = self._encoder(chosen).encode([item])
+                base = self._encoder(chosen).encode([item], timer=timer)
             elif id is not None:
                 base = collection.vectors_of([id], chosen)
             elif vector is not None:
                 base = mark(as_unit_rows(vector, self._encoder(chosen).dim, "search"), chosen)
             query, without = question(collection, chosen, base, like, unlike, "search")
+        check_in_time("before the collection was searched")
         with timer.stage("search"):
             found = collection.search(query, fingerprint=chosen, without=without, **options)
         return {

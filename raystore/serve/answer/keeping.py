@@ -1,9 +1,10 @@
 """What predictions leave in a collection: the embedding and kept columns of an item; its content only where the collection's owner
 chose to keep that (`keep_source`).
 
-Required: durable before the answer. Else behind a bounded queue, which one thread empties in groups; what does not fit is
-dropped and counted. A row's id is the item's, so a request that is repeated under its id leaves one row. The content goes along
-as far as the log, which knows a row again by its keyed digest, and encodes it for those of the collection's encoders that have not.
+Required: durable before the answer. Else behind a queue, bounded by rows and by bytes, which one thread empties in groups; what does
+not fit is dropped and counted. A row's id is the item's, so a request that is repeated under its id leaves one row. The content goes
+along as far as the log, which knows a row again by its keyed digest, and encodes it for those of the collection's encoders that have
+not.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from raystore.errors import (
     InvalidRows,
     InvalidVectors,
     ItemsUnusable,
-    RaystoreError,
 )
 from raystore.serve.answer.asked import share
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.answer.predicting import Part
 from raystore.serve.answer.served import ServedCollection
-from raystore.serve.lane import RETRY_S, Lane, patiently
+from raystore.serve.lane import RETRY_S, Lane, patiently, weight
 from raystore.vectors import Matrix
 
 log = logging.getLogger("raystore.serve")
@@ -45,6 +45,11 @@ class Row:
     row: dict[str, Any]
     fingerprint: str
     vector: Matrix | None
+
+    @property
+    def n_bytes(self) -> int:
+        vector = self.row.get("vector", self.vector)
+        return weight(self.row.values()) + (0 if vector is None else vector.nbytes)
 
 
 def rows_of(part: Part, collection: ServedCollection, reads: BatchingEncoder) -> list[Row]:
@@ -95,10 +100,11 @@ def log_lane(
             write_some([each for each in batch if each.fingerprint == fingerprint])
 
     def write_some(rows: list[Row]) -> None:
-        """All at once; where a row is refused, the halves apart, so that it takes no other with it."""
+        """All at once; where a row is refused, the halves apart, so that it takes no other with it. What was not written is counted
+        here, whatever the reason: a lane would count the whole batch."""
         try:
             patiently(lambda: commit(rows), retry_s=retry_s)
-        except RaystoreError as error:
+        except Exception as error:  # noqa: BLE001 - of a table, an encoder, a remote call: counted, and never fatal
             if isinstance(error, _OF_ROWS) and len(rows) > 1:
                 half = len(rows) // 2
                 write_some(rows[:half])
@@ -113,5 +119,6 @@ def log_lane(
         most=most,
         batch=_GROUP,
         pause_s=_PAUSE_S,
+        bytes_of=lambda each: each.n_bytes,
         dropped=lambda rows, reason: dropped(name, reason, len(rows)),
     )

@@ -220,7 +220,7 @@ class Rooms:
             metrics: of this process.
             threads: the encoders'.
             away: the encoder of a fingerprint where it runs somewhere else.
-            tell: told of requests whose deployment keeps predictions.
+            tell: told of requests to deployments that keep predictions, or whose drift is watched.
         """
 
         def load(fingerprint: str) -> ServedEncoder:
@@ -243,6 +243,7 @@ class Rooms:
             seal=self.seal,
             metrics=metrics or Metrics("ingress"),
             tell=tell,
+            tells=lambda record: record.is_told(spec.watch),
             batch=batch,
         )
 

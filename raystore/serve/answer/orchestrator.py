@@ -10,11 +10,9 @@ It holds texts and images only while it encodes them and never puts one into an 
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
@@ -24,10 +22,12 @@ from raystore.errors import DeploymentNotFound, InvalidArguments
 from raystore.serve.answer.asked import Asked
 from raystore.serve.answer.batching import BatchingEncoder, ServedEncoder
 from raystore.serve.answer.collections import Collections
-from raystore.serve.answer.keeping import Row, log_lane, rows_of, write
+from raystore.serve.answer.deadline import check_in_time, present_until, run_within, waited_until
+from raystore.serve.answer.keeping import Row, rows_of, write
 from raystore.serve.answer.live import Live
 from raystore.serve.answer.predicting import Part, predict_parts
 from raystore.serve.answer.served import Known, ServedCollection, ServedSql
+from raystore.serve.answer.shared import Shared
 from raystore.serve.answer.timer import Timer
 from raystore.serve.lane import Lane
 from raystore.serve.recording.seal import Seal
@@ -35,9 +35,13 @@ from raystore.serve.recording.seen import Seen
 from raystore.serve.recording.tell import seen_of
 from raystore.serve.rules.said import Passed
 from raystore.serve.spec.app import Batch
+from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.watch import table
 from raystore.serve.watch.metrics import Metrics, count_batch
 from raystore.vectors import Vectors
+
+# Threads that look for evidence: a search for each item of a request, beside which logs have to find a thread.
+_EVIDENCE = 2
 
 
 class Orchestrator:
@@ -57,6 +61,7 @@ class Orchestrator:
         seal: Seal,
         metrics: Metrics,
         tell: Callable[[Seen], None] | None = None,
+        tells: Callable[[DeploymentRecord], bool] = lambda record: record.keeps_predictions,
         batch: Callable[[str], tuple[Batch, int]] = lambda _: (Batch(), 1),
         where: str = "this service",
     ) -> None:
@@ -68,10 +73,11 @@ class Orchestrator:
             open_collection: a collection by name; whoever opens it keeps it.
             collection_names, table_names: those this service serves; tables are for SQL alone.
             sandbox: runs SQL away from here.
-            threads: where what blocks runs: logging, evidence.
+            threads: where rows are logged that are required.
             seal: what content is sealed with that is told on.
             metrics: of this process.
-            tell: told of every request whose deployment keeps predictions; returns at once.
+            tell: told of every request to a deployment that `tells`; returns at once.
+            tells: whether somebody wants to know of a deployment's requests.
             batch: of a fingerprint, what is encoded at once, and how many batches at a time.
             where: what error sentences call this service.
         """
@@ -81,16 +87,16 @@ class Orchestrator:
         self._table_names = table_names
         self._sandbox = sandbox
         self._threads = threads
+        self._evidence_threads = ThreadPoolExecutor(_EVIDENCE, thread_name_prefix="raystore-evidence")
         self._seal = seal
         self._metrics = metrics
         self._tell = tell
+        self._tells = tells
         self._batch = batch
         self._where = where
         self._live: dict[str, Live] = {}
-        self._loaded: dict[str, ServedEncoder] = {}
         self._encoders: dict[str, BatchingEncoder] = {}
-        self._log_lanes: dict[str, Lane[Row]] = {}
-        self._loading = threading.Lock()
+        self._shared = Shared(self._commit, self._lost)
         self.collections = Collections(
             open_collection=open_collection,
             names=collection_names,
@@ -112,20 +118,21 @@ class Orchestrator:
     @property
     def lanes(self) -> dict[str, tuple[Lane[Any], int]]:
         """The queues of logs that are not required, by name, and what each may hold."""
-        return {f"log {name}": (lane, lane.most) for name, lane in self._log_lanes.items()}
+        return {f"log {name}": (lane, lane.most) for name, lane in self._shared.lanes.items()}
 
     def update(self, deployments: Mapping[str, Live]) -> None:
         """Serve these from now on. Their encoders are loaded first; requests under way end with what they began with."""
         for deployment in deployments.values():
             self.encoder(deployment.record.reads)
         self._live = dict(deployments)
-        for name, lane in self._log_lanes.items():
+        self._shared.commit = self._commit
+        for name, lane in self._shared.lanes.items():
             lane.most = self._log_queue(name, lane.most)
 
     def adopt(self, other: Orchestrator) -> None:
-        """Take over the encoders another orchestrator of this store has in memory, and the rows that wait there."""
-        self._loaded.update(other._loaded)
-        self._log_lanes.update(other._log_lanes)
+        """Share with another orchestrator of this store the encoders in memory, and the rows that wait to be logged: this one logs them
+        from its next `update` on, also those of requests under way there."""
+        self._shared = other._shared
 
     def close(self) -> None:
         """Let go of what does not end by itself. Requests under way are still answered."""
@@ -135,19 +142,17 @@ class Orchestrator:
 
     def drain(self, wait_s: float) -> None:
         """Log what waits to be logged, for so long at most."""
-        until = time.monotonic() + wait_s
-        for lane in self._log_lanes.values():
-            lane.close(max(0.0, until - time.monotonic()))
+        self._shared.drain(wait_s)
 
     def encoder(self, fingerprint: str) -> BatchingEncoder:
         found = self._encoders.get(fingerprint)
         if found is None:
-            with self._loading:
+            with self._shared.loading:
                 found = self._encoders.get(fingerprint)
                 if found is None:
                     limits, turns = self._batch(fingerprint)
-                    loaded = self._loaded.get(fingerprint) or self._load_encoder(fingerprint)
-                    self._loaded[fingerprint] = loaded
+                    loaded = self._shared.loaded.get(fingerprint) or self._load_encoder(fingerprint)
+                    self._shared.loaded[fingerprint] = loaded
                     # What an encoder away takes at once its replicas count: what several processes send becomes one batch there.
                     seen = (
                         None
@@ -204,7 +209,7 @@ class Orchestrator:
             evidence: labelled rows to name that are nearest.
             who: the name of who asks, for rules.
             until: the time.monotonic() after which nobody waits for the answer.
-            timer: whose stages the caller wants to know.
+            timer: whose stages the caller tells on; without, they are counted here.
 
         Raises:
             DeploymentNotFound: with the names there are.
@@ -213,7 +218,21 @@ class Orchestrator:
             RuleRefused, ColumnsRequired, QuotaExceeded, HookFailed: a rule.
             DeadlineMissed. And what a log raises: nothing was answered then.
         """
-        timer = timer or Timer()
+        with waited_until(until):
+            return await self._predict(name, asked, fingerprint, top, evidence, who, request_id, timer)
+
+    async def _predict(
+        self,
+        name: str,
+        asked: Sequence[Asked],
+        fingerprint: str | None,
+        top: int,
+        evidence: int,
+        who: str,
+        request_id: str,
+        given: Timer | None,
+    ) -> dict[str, Any]:
+        timer = given or Timer()
         deployments, live = self._live, self.deployment(name)
         predictions: list[dict[str, Any]] = [{}] * len(asked)
         logged: list[str] = []
@@ -227,7 +246,6 @@ class Orchestrator:
                 fingerprint=fingerprint,
                 who=who,
                 top=top,
-                until=until,
                 timer=timer,
                 where=self._where,
                 passed=passed,
@@ -235,22 +253,28 @@ class Orchestrator:
             for part in parts:
                 for one in part.items:
                     predictions[one.place] = one.prediction
+                if evidence and part.live.evidence is not None:
+                    with timer.stage("evidence"):
+                        ask = partial(part.live.evidence, part.vectors, evidence)
+                        found = await run_within(self._evidence_threads, ask, present_until())
+                    for one, near in zip(part.items, found, strict=True):
+                        predictions[one.place]["evidence"] = near
+                    check_in_time("before it was answered")
+            for part in parts:  # at last: what is answered 504 is not logged
                 if part.live.record.log is not None:
                     with timer.stage("log"):
                         logged += await self._log(part)
-                if evidence and part.live.evidence is not None:
-                    with timer.stage("evidence"):
-                        found = await self._blocking(part.live.evidence, part.vectors, evidence)
-                    for one, near in zip(part.items, found, strict=True):
-                        predictions[one.place]["evidence"] = near
         except BaseException:  # nothing is answered, so nothing counts in a quota
             for each in passed:
                 each.give_back()
             raise
         for part in parts:
             self._count(part)
-            if part.live.record.keeps_predictions and self._tell is not None:
+            if self._tell is not None and self._tells(part.live.record):
                 self._tell(seen_of(part, request_id, who, self._seal))
+        if given is None:
+            for stage, seconds in timer.by_stage().items():
+                self._metrics.observe(table.STAGE_SECONDS, seconds, name, stage)
         others = {
             (part.live.record.name, one.by.head): part.live.lineage_of(one.by) for part in parts for one in part.items
         }
@@ -287,9 +311,6 @@ class Orchestrator:
             for rule in said.fired:
                 metrics.count(table.RULES_FIRED, record.name, rule)
 
-    async def _blocking(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments))
-
     async def _log(self, part: Part) -> list[str]:
         """The ids of the rows that are durable now."""
         record = part.live.record
@@ -300,15 +321,9 @@ class Orchestrator:
         if not rows:
             return []
         if record.log.required:
-            await self._blocking(self._commit, name, rows)
+            await run_within(self._threads, partial(self._commit, name, rows), present_until())
             return [each.row["id"] for each in rows]
-        lane = self._log_lanes.get(name)
-        if lane is None:
-            commit = partial(self._commit, name)
-            lane = self._log_lanes.setdefault(
-                name, log_lane(name, self._log_queue(name, record.log.queue), commit, self._lost)
-            )
-        lane.put(*rows)
+        self._shared.put(name, rows, self._log_queue(name, record.log.queue))
         return []
 
     def _log_queue(self, collection: str, otherwise: int) -> int:
@@ -328,7 +343,7 @@ class Orchestrator:
         self._metrics.count(table.LOGGED, collection, by=added)
 
     def embed(
-        self, items: Sequence[Item], model: str, *, dimensions: int | None = None
+        self, items: Sequence[Item], model: str, *, dimensions: int | None = None, timer: Timer | None = None
     ) -> tuple[Vectors, BatchingEncoder, int]:
         """The vectors of the items, the encoder that made them, and how many tokens it read of the texts.
 
@@ -336,7 +351,9 @@ class Orchestrator:
             EncoderNotFound: with the names there are.
             InvalidArguments: `dimensions` is not the encoder's own.
             ItemsUnusable: items the encoder does not take or cannot read.
+            DeadlineMissed.
         """
+        timer = timer or Timer()
         encoder = self.encoder(self._resolve_encoder(model))
         if dimensions not in (None, encoder.dim):
             problem = (
@@ -345,7 +362,8 @@ class Orchestrator:
             )
             raise InvalidArguments(call="embeddings", problems=[problem])
         texts = [item for item in items if isinstance(item, str)]
-        return encoder.encode(items), encoder, encoder.count_tokens(texts) if texts else 0
+        with timer.stage("encode"):
+            return encoder.encode(items, timer=timer), encoder, encoder.count_tokens(texts) if texts else 0
 
     def sql(
         self, query: str, params: Mapping[str, Any], *, limit: int, form: Literal["json", "arrow"] = "json"
@@ -353,11 +371,11 @@ class Orchestrator:
         """The query's rows over what this service serves, and the seconds they took.
 
         Raises:
-            QueryRefused, QueryStopped, QueryBusy: see `SqlSandbox.run`.
+            QueryRefused, QueryStopped, QueryBusy, DeadlineMissed: see `SqlSandbox.run`.
         """
         started = time.perf_counter()
         served = {"collections": self.collections.names(), "tables": self._table_names()}
-        rows = self._sandbox.run(query, params, **served, limit=limit, form=form)
+        rows = self._sandbox.run(query, params, **served, limit=limit, form=form, until=present_until())
         return rows, round(time.perf_counter() - started, 4)
 
 

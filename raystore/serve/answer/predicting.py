@@ -6,7 +6,6 @@ canary); each part is encoded and predicted whole. Keeps nothing of what it is a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from raystore.errors import (
-    DeadlineMissed,
     DeploymentNotFound,
     InvalidArguments,
     InvalidVectors,
@@ -23,6 +21,7 @@ from raystore.errors import (
 )
 from raystore.serve.answer.asked import Asked, share
 from raystore.serve.answer.batching import BatchingEncoder
+from raystore.serve.answer.deadline import check_in_time
 from raystore.serve.answer.live import Live
 from raystore.serve.answer.said import Spoken, shown, spoken
 from raystore.serve.answer.timer import Timer
@@ -75,12 +74,11 @@ async def predict_parts(
     fingerprint: str | None,
     who: str,
     top: int,
-    until: float | None,
     timer: Timer,
     where: str,
     passed: list[Passed],
 ) -> list[Part]:
-    """The parts of a request, each predicted.
+    """The parts of a request, each predicted. What nobody waits for any more (`deadline.py`) is not asked further.
 
     Args:
         deployments: those that are served.
@@ -88,7 +86,6 @@ async def predict_parts(
         fingerprint: of the encoder that made the vectors among `asked`.
         who: the name of who asks.
         top: labels to name with their probabilities.
-        until: the time.monotonic() after which nobody waits any more.
         where: what error sentences call this service.
         passed: gets what rules let through, with what their quotas counted: whoever does not answer in the end gives it back.
 
@@ -96,7 +93,6 @@ async def predict_parts(
         DeploymentNotFound, RuleRefused, ColumnsRequired, QuotaExceeded, HookFailed, ItemsUnusable, PassportMismatch, InvalidVectors,
         DimensionMismatch, DeadlineMissed.
     """
-    began = time.monotonic()
     with timer.stage("rules"):
         groups = _routed(name, asked, deployments, who, where, passed)
     parts = []
@@ -104,19 +100,13 @@ async def predict_parts(
         live, mine = deployments[to], [asked[i] for i in group.places]
         with timer.stage("encode"):
             try:
-                vectors = await _vectors(live, mine, encoder(live.record.reads), fingerprint, until)
+                vectors = await _vectors(live, mine, encoder(live.record.reads), fingerprint, timer)
             except (ItemsUnusable, InvalidVectors) as error:
                 raise _in_request(error, asked, group.places) from None
-        _check_in_time(until, began, "before the head was asked")
+        check_in_time("before the head was asked")
         parts.append(await _answered(live, group, mine, vectors, who, top, timer))
-    _check_in_time(until, began, "before it was answered")
+    check_in_time("before it was answered")
     return parts
-
-
-def _check_in_time(until: float | None, began: float, stage: str) -> None:
-    """Encoding and slow heads take their time: what nobody waits for is neither asked further nor logged."""
-    if until is not None and time.monotonic() > until:
-        raise DeadlineMissed(deadline_s=max(0.0, round(until - began, 3)), stage=stage)
 
 
 def _routed(
@@ -183,12 +173,12 @@ def _in_request(
 
 
 async def _vectors(
-    live: Live, asked: Sequence[Asked], encoder: BatchingEncoder, fingerprint: str | None, until: float | None
+    live: Live, asked: Sequence[Asked], encoder: BatchingEncoder, fingerprint: str | None, timer: Timer
 ) -> Vectors:
     """(n, d) unit rows of the head's encoder: encoded here, or given and checked."""
     content = [item.item for item in asked if item.item is not None]
     if len(content) == len(asked):
-        vectors = await encoder.encode_soon(content, until=until)
+        vectors = await encoder.encode_soon(content, timer=timer)
     else:
         if fingerprint != encoder.fingerprint:
             raise PassportMismatch(
@@ -201,7 +191,7 @@ async def _vectors(
         rows = np.empty((len(asked), encoder.dim), np.float32)
         rows[given] = as_unit_rows([item.vector for item in asked if item.item is None], encoder.dim, "predict")
         if content:
-            rows[~given] = await encoder.encode_soon(content, until=until)
+            rows[~given] = await encoder.encode_soon(content, timer=timer)
         vectors = mark(rows, encoder.fingerprint)
     if live.record.through is not None and encoder.bridge is not None:
         return encoder.bridge.ask(vectors)

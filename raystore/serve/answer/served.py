@@ -99,6 +99,7 @@ class ServedSql(Protocol):
         tables: Sequence[str],
         limit: int,
         form: Literal["json", "arrow"],
+        until: float | None,
     ) -> Rows: ...
     def close(self) -> None: ...
 

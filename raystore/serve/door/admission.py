@@ -12,8 +12,17 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
+from raystore.access import Principal
 from raystore.errors import BodyTooSlow, Overloaded
 from raystore.serve.spec.app import Limits
+
+
+def limits_of(principal: Principal, limits: Limits) -> Limits:
+    """The limits of one request: its key's own where those are lower."""
+    if principal.sizes is None:
+        return limits
+    own = {name: most for name, most in principal.sizes if most is not None}
+    return limits.model_copy(update={name: min(most, getattr(limits, name)) for name, most in own.items()})
 
 
 class Admission:

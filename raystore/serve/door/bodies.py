@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raystore.errors import BodyTooLarge, RaystoreError
-from raystore.serve.door.admission import Admission
-from raystore.serve.door.middleware import request_id
+from raystore.serve.door.admission import Admission, limits_of
+from raystore.serve.door.middleware import principal_of, request_id
 from raystore.serve.door.problems import answer_error
 
 # How much of a body that is too large is read, and for how long, so that its sender gets to see the answer.
@@ -65,11 +65,12 @@ class Bodies:
             self.admission.close_stream()
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        declared, within_s = _said(scope, self.admission.limits.deadline_s)
+        limits = limits_of(principal_of(scope), self.admission.limits)
+        declared, within_s = _said(scope, limits.deadline_s)
         scope["state"]["until"] = time.monotonic() + within_s
         try:
             async with self.admission.coming(within_s):
-                body = await self._read(declared, receive)
+                body = await self._read(declared, limits.max_body_bytes, receive)
         except RaystoreError as error:
             response = answer_error(error, request_id(scope))
             response.headers["connection"] = "close"  # the rest of it is not read
@@ -79,9 +80,8 @@ class Bodies:
             return
         await self.app(scope, _replayed(body, receive), send)
 
-    async def _read(self, declared: int, receive: Receive) -> bytes:
+    async def _read(self, declared: int, most: int, receive: Receive) -> bytes:
         """The body. Raises BodyTooLarge, and ClientDisconnect where its sender left."""
-        most = self.admission.limits.max_body_bytes
         if declared > most:
             await _drain(receive)
             raise _too_large(declared, most)

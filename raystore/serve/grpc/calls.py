@@ -12,16 +12,17 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import grpc
 
 from raystore.access import Principal
-from raystore.errors import RaystoreError
+from raystore.errors import BodyTooLarge, RaystoreError
 from raystore.serve.answer.streaming import Again
-from raystore.serve.door.admission import Admission
+from raystore.serve.answer.timer import Timer
+from raystore.serve.door.admission import Admission, limits_of
 from raystore.serve.door.auth import Door
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.grpc.refusals import Refusal, refusal_of
@@ -41,6 +42,7 @@ class Call:
     until: float  # time.monotonic()
     deployment: str = ""  # one that exists
     items: int = 0
+    timer: Timer = field(default_factory=Timer)  # of a call with one message each way
 
 
 Messages = AsyncGenerator[bytes, None]
@@ -141,8 +143,11 @@ class Calls:
             await context.abort(refusal.code, refusal.sentence, refusal.metadata)
 
     async def _counted(self, call: Call, sent: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        most = limits_of(call.principal, self._admission.limits).max_body_bytes
         async for message in sent:
             self._door.debit(call.principal, len(message))
+            if len(message) > most:  # gRPC itself knows the service's limit alone
+                raise BodyTooLarge(what="the message", found=len(message), limit=most)
             yield message
 
     def _until(self, context: Any) -> float:
@@ -167,8 +172,9 @@ class Calls:
             started_at=at,
             seconds=seconds,
             deployment=call.deployment if call is not None else "",
+            stages=tuple(call.timer.stages) if call is not None else (),
             items=call.items if call is not None else 0,
-            key=call.principal.name if call is not None else None,
+            key=call.principal.who if call is not None else None,
             error=None if refusal is None else str(refusal.body["type"]),
             traceparent=parent,
         )

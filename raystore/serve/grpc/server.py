@@ -6,7 +6,6 @@ loop; what blocks runs in its threads.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -16,7 +15,8 @@ from typing import Any
 import grpc
 
 from raystore.errors import AddressInUse, InvalidArguments
-from raystore.serve.door.admission import Admission
+from raystore.serve.answer.deadline import run_within
+from raystore.serve.door.admission import Admission, limits_of
 from raystore.serve.door.auth import Door
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.calls import Call, Calls
@@ -83,13 +83,11 @@ def make_grpc_server(
 
 
 def _handlers(provider: Provider, spec: AppSpec, admission: Admission, calls: Calls, threads: Executor) -> Any:
-    limits = spec.limits
-
     async def predict(call: Call, data: bytes) -> bytes:
         found = ready(provider)
         sent = parse(pb.PredictRequest, data)
         call.deployment = found.deployment(sent.deployment).record.name
-        options, asked, paths = predict_request(sent, call.request_id, limits)
+        options, asked, paths = predict_request(sent, call.request_id, limits_of(call.principal, spec.limits))
         call.items = len(asked)
         with fields_named(paths):
             told = await found.predict(
@@ -98,9 +96,10 @@ def _handlers(provider: Provider, spec: AppSpec, admission: Admission, calls: Ca
                 fingerprint=options.fingerprint,
                 top=options.top,
                 evidence=options.evidence,
-                who=call.principal.name,
+                who=call.principal.who,
                 request_id=call.request_id,
                 until=call.until,
+                timer=call.timer,
             )
         answer: bytes = predict_answer(told).SerializeToString()
         return answer
@@ -108,10 +107,17 @@ def _handlers(provider: Provider, spec: AppSpec, admission: Admission, calls: Ca
     async def log(call: Call, data: bytes) -> bytes:
         found = ready(provider)
         sent = parse(pb.LogRequest, data)
-        rows, fingerprint = log_rows(sent, limits)
+        rows, fingerprint = log_rows(sent, limits_of(call.principal, spec.limits))
         call.items = len(rows)
-        write = partial(found.collections.log, sent.collection, rows, fingerprint=fingerprint, request_id=call.request_id)
-        told = await asyncio.get_running_loop().run_in_executor(threads, write)
+        write = partial(
+            found.collections.log,
+            sent.collection,
+            rows,
+            fingerprint=fingerprint,
+            request_id=call.request_id,
+            timer=call.timer,
+        )
+        told = await run_within(threads, write, call.until)
         answer: bytes = log_answer(told).SerializeToString()
         return answer
 
@@ -119,7 +125,7 @@ def _handlers(provider: Provider, spec: AppSpec, admission: Admission, calls: Ca
         SERVICE,
         {
             "Predict": calls.unary(f"/{SERVICE}/Predict", PREDICT, predict),
-            "PredictStream": calls.stream(f"/{SERVICE}/PredictStream", STREAM, Streams(provider, limits, admission)),
+            "PredictStream": calls.stream(f"/{SERVICE}/PredictStream", STREAM, Streams(provider, spec.limits, admission)),
             "Log": calls.unary(f"/{SERVICE}/Log", LOG, log),
         },
     )

@@ -46,14 +46,14 @@ class Streams:
             found=lambda: ready(self._provider),
             deployment=call.deployment,
             options=options.model_dump(),
-            who=call.principal.name,
+            who=call.principal.who,
             request_id=call.request_id,
             admission=self._admission,
             again=call.again,
             read=partial(_asked, id_=call.request_id, fingerprint=options.fingerprint, limits=self._limits),
             size=len,
         )
-        async with aclosing(_together(sent)) as groups:
+        async with aclosing(_together(sent, self._limits.max_body_bytes)) as groups:
             async for lines in one.answers(groups):
                 call.items = one.done
                 for line in lines:
@@ -80,13 +80,21 @@ def _shown(line: Line, id_: str) -> pb.StreamLine:
     return pb.StreamLine(line=line.number, error=pb.Error(**told, json=refusal.json))
 
 
-async def _together(sent: AsyncIterator[bytes]) -> AsyncGenerator[list[bytes], None]:
-    """The messages as they come; those that came while the last group was answered, in one list."""
+async def _together(sent: AsyncIterator[bytes], most: int) -> AsyncGenerator[list[bytes], None]:
+    """The messages as they come; those that came while the last group was answered, in one list. So many bytes wait at most, or one
+    message."""
     queue: asyncio.Queue[Any] = asyncio.Queue(LINES)
+    held = 0  # bytes that wait
+    taken = asyncio.Event()
 
     async def read() -> None:
+        nonlocal held
         try:
             async for message in sent:
+                while held and held + len(message) > most:
+                    taken.clear()
+                    await taken.wait()
+                held += len(message)
                 await queue.put(message)
             await queue.put(_END)
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
@@ -100,6 +108,8 @@ async def _together(sent: AsyncIterator[bytes]) -> AsyncGenerator[list[bytes], N
                 part.append(queue.get_nowait())
             last = part[-1] if part[-1] is _END or isinstance(part[-1], Exception) else None
             messages = part[:-1] if last is not None else part
+            held -= sum(map(len, messages))
+            taken.set()
             if messages:
                 yield messages
             if isinstance(last, Exception):

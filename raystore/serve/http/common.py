@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Annotated, TypeVar
 from fastapi import Path
 
 from raystore.errors import ItemsUnusable
+from raystore.serve.answer.deadline import run_within
 from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.door.problems import InvalidRequestError
 
@@ -28,8 +28,9 @@ class Threads:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="raystore-serve")
 
-    async def run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+    async def run(self, call: Callable[[], T], until: float | None = None) -> T:
+        """See `run_within`."""
+        return await run_within(self._pool, call, until)
 
 
 class NotReadyError(Exception):

@@ -106,13 +106,13 @@ def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator
 
 
 def _reviewer(request: Request, named: str | None) -> str:
-    """The name of the key or of the token's holder; where nobody is asked for one, who the request names."""
+    """The name of the key, or `token:` and that of the token's holder; where nobody is asked for one, who the request names."""
     principal = principal_of(request.scope)
     if principal.kind != "local":
-        if named not in (None, principal.name):
+        if named not in (None, principal.name, principal.who):
             raise InvalidRequestError([("body.reviewer", "is another than the key's: leave it out")])
-        return principal.name
-    return named or principal.name
+        return principal.who
+    return named or principal.who
 
 
 def add_metrics_route(app: FastAPI, operator: Operator, security: Sequence[Any]) -> None:

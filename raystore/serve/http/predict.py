@@ -19,7 +19,8 @@ from raystore.encoders.images import BadImage, ImageLimits, check_image
 from raystore.errors import BodyTooLarge
 from raystore.serve.answer.asked import Asked, item_ids
 from raystore.serve.answer.timer import Timer
-from raystore.serve.door.middleware import request_id
+from raystore.serve.door.admission import limits_of
+from raystore.serve.door.middleware import principal_of, request_id
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.http.common import Name, Provider, fields_named, ready
 from raystore.serve.http.errors import body_problems
@@ -53,14 +54,14 @@ def add_predict_routes(router: APIRouter, provider: Provider, limits: Limits) ->
         description=ABOUT,
     )
     async def predict(deployment: Name, request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
-        timer = Timer()
+        timer, allowed = Timer(), limits_of(principal_of(request.scope), limits)
         found, id_ = ready(provider), request_id(request.scope)
         body = await request.body()
         kind = content_type(request)
         if kind.startswith("image/"):
-            asked, paths = [_image(body, id_, limits)], ["body"]
+            asked, paths = [_image(body, id_, allowed)], ["body"]
         elif kind == JSON:
-            options, asked, paths = _read(body, id_, limits)
+            options, asked, paths = _read(body, id_, allowed)
         else:  # what a page in a browser can send to any address without being allowed to, too
             raise InvalidRequestError([("body", f"expected {JSON}, or an image with its type, as content-type")])
         state = request.scope["state"]
@@ -84,8 +85,7 @@ def content_type(request: Request) -> str:
 
 def who(scope: Scope) -> str:
     """The name of who asks, as the door found it."""
-    name: str = scope["state"]["principal"].name
-    return name
+    return principal_of(scope).who
 
 
 def _options(options: PredictOptions) -> dict[str, Any]:

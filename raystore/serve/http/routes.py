@@ -9,8 +9,11 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic_core import to_json
+from starlette.types import Scope
 
-from raystore.serve.door.middleware import request_id
+from raystore.serve.answer.timer import Timer
+from raystore.serve.door.admission import limits_of
+from raystore.serve.door.middleware import principal_of, request_id
 from raystore.serve.http.common import ModelName, Name, Provider, Threads, fields_named, ready
 from raystore.serve.spec.app import Limits
 from raystore.serve.wire import log as log_wire
@@ -31,12 +34,13 @@ def add_routes(router: APIRouter, provider: Provider, limits: Limits, threads: T
     )
     async def log(collection: Name, body: log_wire.LogRequest, request: Request) -> Any:
         found, id_ = ready(provider), request_id(request.scope)
+        timer, until = _timed(request.scope)
 
         def answer() -> Any:
-            rows = read_rows([row.row() for row in body.rows], limits)
-            return found.collections.log(collection, rows, fingerprint=body.fingerprint, request_id=id_)
+            rows = read_rows([row.row() for row in body.rows], limits_of(principal_of(request.scope), limits))
+            return found.collections.log(collection, rows, fingerprint=body.fingerprint, request_id=id_, timer=timer)
 
-        return await threads.run(answer)
+        return await threads.run(answer, until)
 
     @router.post(
         "/collections/{collection}/search",
@@ -46,13 +50,15 @@ def add_routes(router: APIRouter, provider: Provider, limits: Limits, threads: T
     )
     async def search(collection: Name, body: search_wire.SearchRequest, request: Request) -> Any:
         found, id_ = ready(provider), request_id(request.scope)
+        timer, until = _timed(request.scope)
 
         def answer() -> Any:
-            item = next(iter(read_items(body.contents, limits)), None)
+            item = next(iter(read_items(body.contents, limits_of(principal_of(request.scope), limits))), None)
             with fields_named(list(body.contents)):
-                return found.collections.search(collection, item=item, **body.model_dump(exclude={"text"}), request_id=id_)
+                options = body.model_dump(exclude={"text"})
+                return found.collections.search(collection, item=item, **options, request_id=id_, timer=timer)
 
-        return await threads.run(answer)
+        return await threads.run(answer, until)
 
     @router.post(
         "/embeddings",
@@ -63,11 +69,12 @@ def add_routes(router: APIRouter, provider: Provider, limits: Limits, threads: T
     )
     async def embeddings(body: openai_wire.EmbeddingsRequest, request: Request) -> Response:
         found, id_ = ready(provider), request_id(request.scope)
+        timer, until = _timed(request.scope)
 
         def answer() -> Any:
-            items = read_items(body.contents, limits)
+            items = read_items(body.contents, limits_of(principal_of(request.scope), limits))
             with fields_named(list(body.contents)):
-                vectors, encoder, tokens = found.embed(items, body.model, dimensions=body.dimensions)
+                vectors, encoder, tokens = found.embed(items, body.model, dimensions=body.dimensions, timer=timer)
             packed = [_base64(row) if body.encoding_format == "base64" else row.tolist() for row in vectors]
             said = {
                 "object": "list",
@@ -80,7 +87,7 @@ def add_routes(router: APIRouter, provider: Provider, limits: Limits, threads: T
             # Written as it is: to check some 10,000 numbers again against the model takes longer than to encode a text.
             return Response(to_json(said), media_type="application/json")
 
-        return await threads.run(answer)
+        return await threads.run(answer, until)
 
     @router.post(
         "/sql",
@@ -97,7 +104,7 @@ def add_routes(router: APIRouter, provider: Provider, limits: Limits, threads: T
             rows, seconds = found.sql(body.sql, body.params, limit=body.limit, form=form)
             return sql_wire.respond(rows, form, request_id=id_, seconds=seconds)
 
-        return await threads.run(answer)
+        return await threads.run(answer, request.scope["state"].get("until"))
 
     @router.get("/models", response_model=openai_wire.ModelList, summary="List the encoders, in OpenAI's shape")
     async def models() -> Any:
@@ -110,6 +117,13 @@ def add_routes(router: APIRouter, provider: Provider, limits: Limits, threads: T
     async def model(model: ModelName) -> Any:
         found = ready(provider)
         return await threads.run(lambda: found.model(model))
+
+
+def _timed(scope: Scope) -> tuple[Timer, float | None]:
+    """The timer of a request, whose stages are told on, and its deadline."""
+    state = scope["state"]
+    state["timer"] = timer = Timer()
+    return timer, state.get("until")
 
 
 def _base64(row: Matrix) -> str:

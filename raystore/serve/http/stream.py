@@ -19,9 +19,9 @@ from starlette.types import Receive, Scope, Send
 from raystore.errors import BodyTooLarge, ItemsUnusable, RaystoreError
 from raystore.serve.answer.asked import Asked
 from raystore.serve.answer.streaming import LINES, Line, Stream
-from raystore.serve.door.admission import Admission
+from raystore.serve.door.admission import Admission, limits_of
 from raystore.serve.door.auth import Door
-from raystore.serve.door.middleware import asked, request_id
+from raystore.serve.door.middleware import asked, principal_of, request_id
 from raystore.serve.door.problems import InvalidRequestError, answer_error, answer_invalid
 from raystore.serve.http.common import Name, Provider, ready
 from raystore.serve.http.errors import body_problems, error_body
@@ -48,7 +48,7 @@ def add_stream_route(router: APIRouter, provider: Provider, limits: Limits, door
         description=ABOUT,
     )
     async def stream(deployment: Name, request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
-        id_ = request_id(request.scope)
+        id_, allowed = request_id(request.scope), limits_of(principal_of(request.scope), limits)
         if content_type(request) != NDJSON:
             raise InvalidRequestError([("body", f"expected {NDJSON} as content-type")])
         ready(provider).deployment(deployment)  # a wrong name is an answer of its own, not a line
@@ -60,10 +60,10 @@ def add_stream_route(router: APIRouter, provider: Provider, limits: Limits, door
             request_id=id_,
             admission=admission,
             again=partial(door.let_in, *asked(request.scope)),
-            read=partial(_asked, id_=id_, fingerprint=options.fingerprint, limits=limits),
+            read=partial(_asked, id_=id_, fingerprint=options.fingerprint, limits=allowed),
             size=lambda line: line if isinstance(line, int) else len(line),
         )
-        groups = _lines(request.stream(), limits.max_body_bytes)
+        groups = _lines(request.stream(), allowed.max_body_bytes)
         return _Lines(_written(one, groups, id_, request.scope["state"]), limits.stream_idle_s)
 
 

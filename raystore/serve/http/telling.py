@@ -68,7 +68,7 @@ class Telling:
             deployment=name if name in self._deployments() else "",
             stages=tuple(timer.stages) if timer is not None else (),
             items=state.get("items", 0),
-            key=None if principal is None else principal.name,
+            key=None if principal is None else principal.who,
             error=error or state.get("error"),
             traceparent=Headers(scope=scope).get("traceparent"),
         )

@@ -5,8 +5,11 @@ Reads the store's records and heads; loads no encoder, publishes nothing, starts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from raystore.data.collection import collection_names
 from raystore.data.tables.table import table_names
@@ -14,19 +17,27 @@ from raystore.errors import InvalidArguments, RaystoreError
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.kept.predictions import keep_problems, predictions_name
 from raystore.serve.rules.check import problems as rule_problems
-from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.app import AppSpec, EncoderSpec
 from raystore.serve.spec.base import Placed
 from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_records
 
 
+class Node(NamedTuple):
+    """What a machine has to give to replicas."""
+
+    cpus: float
+    gpus: float
+
+
 @dataclass(frozen=True)
 class Check:
-    """`problems` are sentences; `records` what would be recorded of the deployments that fit."""
+    """`problems` and `warnings` are sentences; `records` what would be recorded of the deployments that fit."""
 
     spec: AppSpec
     records: dict[str, DeploymentRecord]
     problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -53,8 +64,19 @@ def refuse_misfits(spec: AppSpec, rooms: Rooms) -> None:
         raise InvalidArguments(call="deploy", problems=problems)
 
 
-def check(spec: AppSpec, rooms: Rooms) -> Check:
-    """What would run, and every problem that can be told beforehand."""
+def refuse_unplaceable(spec: AppSpec, rooms: Rooms, nodes: Sequence[Node]) -> None:
+    """Return where every replica finds a node that is large enough, were it free. InvalidArguments names those that do not."""
+    problems = tuple(_unplaceable(spec, check(spec, rooms).records, nodes))
+    if problems:
+        raise InvalidArguments(call="deploy", problems=problems)
+
+
+def check(spec: AppSpec, rooms: Rooms, nodes: Sequence[Node] | None = None) -> Check:
+    """What would run, and every problem that can be told beforehand.
+
+    Args:
+        nodes: of the Ray that would run it. Without, what this machine's cores do not suffice for is a warning.
+    """
     problems: list[str] = []
     records: dict[str, DeploymentRecord] = {}
     if not spec.deployments:
@@ -72,7 +94,28 @@ def check(spec: AppSpec, rooms: Rooms) -> Check:
         problems += [f"deployments.{name}.rules: {each}" for each in rule_problems(wanted.rules, known, name, task=task)]
         problems += [f"deployments.{name}.{each}" for each in _own_problems(name, wanted, records[name], rooms)]
     problems += [*_twins(records), *_app_problems(spec, rooms)]
-    return Check(spec, records, tuple(problems))
+    if nodes is not None:
+        return Check(spec, records, (*problems, *_unplaceable(spec, records, nodes)))
+    here = [Node(cpus=os.cpu_count() or 1, gpus=math.inf)]  # which GPUs Ray would find is Ray's to say
+    warnings = (
+        f"{each}; a Ray that is started on this machine could not place it" for each in _unplaceable(spec, records, here)
+    )
+    return Check(spec, records, tuple(problems), tuple(warnings))
+
+
+def _unplaceable(spec: AppSpec, records: Mapping[str, DeploymentRecord], nodes: Sequence[Node]) -> Iterator[str]:
+    """Replicas for which no node is large enough, even if nothing else ran there."""
+    own = {f"encoders.{name}": placed for name, placed in spec.encoders.items()}
+    heads = {f"deployments.{name}.head": record.own for name, record in records.items() if record.own is not None}
+    for name, placed in (own | heads).items():
+        if not any(placed.cpus <= node.cpus and placed.gpu <= node.gpus for node in nodes):
+            largest = "; ".join(sorted({_counted_out(*node) for node in nodes}))
+            yield f"{name}: a replica asks for {_counted_out(placed.cpus, placed.gpu)}, which no node has ({largest})"
+
+
+def _counted_out(cpus: float, gpus: float) -> str:
+    cores = f"{cpus:g} core{'' if cpus == 1 else 's'}"
+    return f"{cores} and {gpus:g} GPU{'' if gpus == 1 else 's'}" if 0 < gpus < math.inf else cores
 
 
 def _own_problems(name: str, wanted: DeploymentSpec, record: DeploymentRecord, rooms: Rooms) -> Iterator[str]:
@@ -138,9 +181,11 @@ def _drawn(spec: AppSpec, records: dict[str, DeploymentRecord]) -> Iterator[str]
 
 
 def _lines(spec: AppSpec, record: DeploymentRecord) -> list[str]:
-    own = spec.encoders.get(record.encoder.partition("@")[0])
-    place = _placed(own) if own else "in the orchestrator" if spec.colocate is not False else "a deployment of its own"
     reads = record.through.encoder if record.through else record.encoder
+    own = spec.encoders.get(reads.partition("@")[0]) or (EncoderSpec() if spec.colocate is False else None)
+    place = _placed(own) if own else "in the orchestrator"
+    if own is None and spec.colocate is None:
+        place += "; on several nodes a deployment of its own"
     lines = [_counted("rules before", [r.name for r in record.rules.before])] if record.rules.before else []
     lines.append(f"encoder {reads} ({place})")
     if record.through:

@@ -18,7 +18,7 @@ from raystore.serve.answer.loading import Rooms, hook_failed
 from raystore.serve.kept.predictions import PredictionRow, Predictions, predictions_name
 from raystore.serve.lane import Lane, patiently
 from raystore.serve.recording.drifting import Drifting
-from raystore.serve.recording.seen import Seen
+from raystore.serve.recording.seen import Seen, bytes_of_row
 from raystore.serve.recording.shadow import Candidates, Shadow
 from raystore.serve.rules.engine import Rules
 from raystore.serve.spec.alias import settle
@@ -38,7 +38,7 @@ _WAITING_SEEN = 2_000  # requests that a shadow may be behind
 
 
 class Recorder:
-    """Of all deployments of a store that keep predictions."""
+    """Of all deployments of a store that keep predictions, or whose drift is watched."""
 
     def __init__(self, rooms: Rooms, watch: Watch, metrics: Metrics) -> None:
         self._rooms = rooms
@@ -103,7 +103,7 @@ class _Deployment:
         self._kept: dict[tuple[str, ...], Predictions] = {}
         self._rows: Lane[tuple[tuple[str, ...], PredictionRow]] = Lane(
             f"predictions-{record.name}", self._write, most=_WAITING_ROWS, batch=_ROWS, pause_s=_PAUSE_S,
-            dropped=lambda rows, reason: metrics.count(table.RECORDING_DROPPED, record.name, reason, by=len(rows)),
+            bytes_of=lambda each: bytes_of_row(each[1]), dropped=lambda rows, reason: self._lost(reason, len(rows)),
         )  # fmt: skip
         self._shadows: dict[str, Lane[Seen]] = {}
         self._rules: Lane[Seen] | None = None
@@ -140,11 +140,17 @@ class _Deployment:
 
     def _lane(self, name: str, work: Callable[[list[Seen]], None]) -> Lane[Seen]:
         return Lane(
-            name, work, most=_WAITING_SEEN, size=len, dropped=lambda seen, why: self._dropped(why, sum(map(len, seen)))
+            name,
+            work,
+            most=_WAITING_SEEN,
+            size=len,
+            bytes_of=lambda seen: seen.n_bytes,
+            dropped=lambda seen, why: self._dropped(why, sum(map(len, seen))),
         )
 
     def take(self, seen: Seen) -> None:
-        self._rows.put(*((self.record.keep, row) for row in seen.rows))
+        if self.record.keeps_predictions:  # else its drift is looked for, and nothing more
+            self._rows.put(*((self.record.keep, row) for row in seen.rows))
         for shadow in self.record.shadow:
             lane = self._shadows.get(shadow.head)
             if lane is not None and (
@@ -203,14 +209,22 @@ class _Deployment:
 
     def _write(self, batch: list[tuple[tuple[str, ...], PredictionRow]]) -> None:
         for keep in dict.fromkeys(keep for keep, _ in batch):
-            kept = self._kept.get(keep)
-            if kept is None:
-                record = self.record.model_copy(update={"keep": keep})
-                kept = self._kept[keep] = Predictions.of(self._rooms.catalog, record)
             rows = [row for each, row in batch if each == keep]
-            queue = self._rooms.reviews.get(self.record)
-            patiently(partial(kept.append, queue.admit(rows) if queue is not None else rows))
+            try:
+                self._append(keep, rows)
+            except Exception as error:  # noqa: BLE001 - the others are written; the lane would count them all
+                told = error if isinstance(error, RaystoreError) else type(error).__name__
+                log.warning("%d predictions of deployment %s were not kept: %s", len(rows), self.record.name, told)
+                self._lost(type(error).__name__, len(rows))
         self.look()
+
+    def _append(self, keep: tuple[str, ...], rows: Sequence[PredictionRow]) -> None:
+        kept = self._kept.get(keep)
+        if kept is None:
+            record = self.record.model_copy(update={"keep": keep})
+            kept = self._kept[keep] = Predictions.of(self._rooms.catalog, record)
+        queue = self._rooms.reviews.get(self.record)
+        patiently(partial(kept.append, queue.admit(rows) if queue is not None else rows))
 
     def look(self) -> None:
         """Tell how many items of the review queue wait for a label."""
@@ -224,6 +238,9 @@ class _Deployment:
         except Exception as error:  # noqa: BLE001 - it is looked at again with the next metrics
             told = error if isinstance(error, RaystoreError) else type(error).__name__
             log.warning("how many items of deployment %s wait for a label is not known: %s", record.name, told)
+
+    def _lost(self, reason: str, n: int) -> None:
+        self._metrics.count(table.RECORDING_DROPPED, self.record.name, reason, by=n)
 
     def _dropped(self, reason: str, n: int) -> None:
         self._metrics.count(table.SHADOW_DROPPED, self.record.name, reason, by=n)

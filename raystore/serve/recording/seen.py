@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from raystore.serve.kept.predictions import PredictionRow
+from raystore.serve.lane import weight
 from raystore.serve.rules.said import Said
 from raystore.vectors import Matrix
 
@@ -34,3 +35,13 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of what a request makes large: content, vectors, columns, and texts that rules in shadow look at."""
+        facts = (value for each in self.facts for value in (*each.values(), *each.get("columns", {}).values()))
+        return len(self.content or b"") + self.vectors.nbytes + weight(facts) + sum(map(bytes_of_row, self.rows))
+
+
+def bytes_of_row(row: PredictionRow) -> int:
+    return weight(row.kept.values())

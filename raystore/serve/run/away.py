@@ -2,7 +2,8 @@
 
 One call carries a whole batch of concurrent requests, so the hop (some 3 ms) is shared. Encoding and predicting change nothing, so a
 call may be made twice: again at once where its replica died, and of another replica beside the first where the answer is late. Ray
-learns of a killed replica within some seconds, and until then what it was sent just hangs.
+learns of a killed replica within some seconds, and until then what it was sent just hangs. No call outlives the deadline of what it
+is made for (`answer/deadline.py`), which an encoder is told, so that it drops what nobody waits for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from raystore.encoders.items import Encoded, Item
 from raystore.encoders.loaded import MAX_CHARS
 from raystore.encoders.passport import Passport
 from raystore.errors import DeadlineMissed, Overloaded, RaystoreError
+from raystore.serve.answer.deadline import present_until
 from raystore.serve.answer.served import Predicted
 from raystore.serve.recording.seal import Seal
 from raystore.train.heads import Head, Predictions
@@ -51,7 +53,7 @@ class Handle(Protocol):
 class Terms(NamedTuple):
     """How a deployment of its own is asked, as the file has it now."""
 
-    deadline_s: float
+    deadline_s: float  # of what is asked for without a deadline of its own, as rows that are logged behind an answer
     replicas: int = 1  # the most there may be; one alone is not asked twice
 
 
@@ -121,7 +123,7 @@ def asked(call: Callable[[], Any], timeout_s: float, patience: Patience | None =
                 if patience is not None:
                     patience.took(time.monotonic() - begun, size)
                 return found
-    raise DeadlineMissed(deadline_s=timeout_s, stage="while another process was asked")
+    raise DeadlineMissed(deadline_s=max(0.0, round(timeout_s, 3)), stage="while another process was asked")
 
 
 class AwayEncoder:
@@ -142,18 +144,27 @@ class AwayEncoder:
         self._counting = Patience()
 
     def encode_each(self, items: Sequence[Item]) -> Encoded:
-        message = self._seal.seal(items)
-        vectors, places, problems = self._asked(lambda: self._handle.encode.remote(message), self._encoding, items)
+        message, until = self._seal.seal(items), self._until()
+        call = lambda: self._handle.encode.remote(message, until - time.monotonic())  # noqa: E731
+        vectors, places, problems = self._asked(call, until, self._encoding, items)
         return Encoded(mark(vectors, self.fingerprint), np.asarray(places), problems)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        message = self._seal.seal(list(texts))
-        return int(self._asked(lambda: self._handle.count_tokens.remote(message), self._counting, texts))
+        message, until = self._seal.seal(list(texts)), self._until()
+        return int(self._asked(lambda: self._handle.count_tokens.remote(message), until, self._counting, texts))
 
-    def _asked(self, call: Callable[[], Any], patience: Patience, items: Sequence[Item]) -> Any:
-        deadline_s, replicas = self._terms()
+    def _until(self) -> float:
+        return _ending(self._terms().deadline_s)
+
+    def _asked(self, call: Callable[[], Any], until: float, patience: Patience, items: Sequence[Item]) -> Any:
         size = sum(len(item) if isinstance(item, str) else _IMAGE_CHARS for item in items) / _SIZE
-        return asked(call, deadline_s, patience if replicas > 1 else None, size)
+        return asked(call, until - time.monotonic(), patience if self._terms().replicas > 1 else None, size)
+
+
+def _ending(deadline_s: float) -> float:
+    """The time.monotonic() until which an answer is waited for: the deadline of the present, or so long from now."""
+    until = present_until()
+    return until if until is not None else time.monotonic() + deadline_s
 
 
 class AwayHead:
@@ -179,6 +190,6 @@ class AwayHead:
         deadline_s, replicas = self._terms()
         call = partial(self._handle.predict.remote, self._head.label, rows, vectors.fingerprint)
         patience = self._patience if replicas > 1 else None
-        answer = partial(asked, call, deadline_s, patience, float(len(rows)))
+        answer = partial(asked, call, _ending(deadline_s) - time.monotonic(), patience, float(len(rows)))
         found: Predictions = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
         return found

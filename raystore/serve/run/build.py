@@ -19,9 +19,9 @@ from raystore.access import is_loopback
 from raystore.errors import InvalidArguments
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.operate.check import refuse_misfits
-from raystore.serve.run.deploy import alone
+from raystore.serve.run.deploy import alone, balanced
 from raystore.serve.run.graph import application
-from raystore.serve.run.haproxy_door import CERTIFICATE, certificate_of
+from raystore.serve.run.haproxy_door import CERTIFICATE, MOST_ENV, certificate_of, most_of
 from raystore.serve.run.proxy import REPLICA_ENV
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.base import Strict
@@ -49,8 +49,8 @@ class Cluster:
 
     `certificate` and its key are those of Serve's own proxy. `inline` is how many bytes of a call Ray keeps out of its object store.
     `balanced` is whether Serve answers by HAProxy (None: no proxy is up yet), `replicas_balanced` whether replicas would be told so,
-    `narrowed` whether something else is started in HAProxy's place, which has to be haproxy_door.py, and `paired` whether that finds
-    certificate and key.
+    `narrowed` whether something else is started in HAProxy's place, which has to be haproxy_door.py, `paired` whether that finds
+    certificate and key, and `most` how many requests it lets a replica have at once.
     """
 
     host: str
@@ -62,6 +62,7 @@ class Cluster:
     replicas_balanced: bool
     narrowed: bool
     paired: bool
+    most: int | None
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -144,6 +145,12 @@ def misfits(spec: AppSpec, found: Cluster) -> Iterator[str]:
             "HAProxy would show its statistics to every network: set RAY_SERVE_HAPROXY_BINARY_PATH where every node is started, to a "
             "script as in cluster/Dockerfile"
         )
+    if found.replicas_balanced and found.most != spec.limits.max_requests:
+        says = "was not told" if found.most is None else f"was told {found.most}"
+        yield (
+            f"limits.max_requests is {spec.limits.max_requests}, and HAProxy, which refuses what is more, {says}: "
+            f"set {MOST_ENV}={spec.limits.max_requests} where every node is started, before 'ray start'"
+        )
     yield from _tls_misfits(spec, found)
 
 
@@ -167,18 +174,18 @@ def _found(ray: Any) -> Cluster:
     if client is None:
         raise InvalidArguments(call="build", problems=["Serve does not run on this Ray"])
     http = client.http_config
-    proxies = ray.get(client._controller.get_proxies.remote())
-    kinds = {handle._ray_actor_creation_function_descriptor.class_name for handle in proxies.values()}
+    haproxy = Path(os.environ.get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "/")).parent
     return Cluster(
         host=http.host,
         port=http.port,
         certificate=(http.ssl_certfile, http.ssl_keyfile),
         nodes=frozenset(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]),
         inline=int(state.get_system_config().get("max_direct_call_object_size", 100 * 2**10)),
-        balanced="HAProxyManager" in kinds if kinds else None,
+        balanced=balanced(),
         replicas_balanced=os.environ.get(HAPROXY) == "1",
         narrowed=bool(os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")),
-        paired=certificate_of(Path(os.environ.get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "/")).parent) is not None,
+        paired=certificate_of(haproxy) is not None,
+        most=most_of(haproxy),
     )
 
 

@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import httpx
-
 from raystore.errors import InvalidArguments, JobFailed
 from raystore.markup import facts_html
 from raystore.serve.answer.loading import Rooms
-from raystore.serve.operate.check import refuse_misfits
-from raystore.serve.run.graph import application
+from raystore.serve.operate.check import Node, refuse_misfits, refuse_unplaceable
+from raystore.serve.run.balancer import Balancer
+from raystore.serve.run.graph import INGRESS, application, patience_s
 from raystore.serve.run.proxy import (
     REPLICA_ENV,
     ProxyFolder,
     check_port_free,
     haproxy_binary,
 )
+from raystore.serve.run.ready import NotRunningError, wait_ready
 from raystore.serve.spec.app import AppSpec
-from raystore.serve.spec.records import DeploymentRecord
-from raystore.session import INLINE_CALL_BYTES, start_ray, thread_count
+from raystore.serve.spec.records import DeploymentRecord, deployment_records
+from raystore.session import INLINE_CALL_BYTES, has_ray, start_ray, thread_count
 
 log = logging.getLogger("raystore")
 
@@ -40,14 +40,17 @@ _READY_S = 180.0
 # Of Serve's proxy; by default Serve gives it 5 s and starts another, which two busy cores do not reach.
 _PROXY_READY_S = 60
 _started = False  # Serve, by this process: then it ends it, and otherwise only its application
+_began = False  # that application, by this process: what another one began, only that one ends
 _folder: ProxyFolder | None = None  # of the proxy of that Serve
 
 
 class Running:
-    """A deployed application."""
+    """A deployed application. `elsewhere`: another process began it, and this one changed it in place."""
 
-    def __init__(self, url: str, *, owns_serve: bool) -> None:
+    def __init__(self, url: str, spec: AppSpec, *, owns_serve: bool, owns_app: bool) -> None:
         self.url = url
+        self.elsewhere = not (owns_serve or owns_app)
+        self._spec = spec
         self._owns_serve = owns_serve
         self._stopped = threading.Event()
 
@@ -63,23 +66,32 @@ class Running:
             pass
 
     def stop(self) -> None:
-        """End the application; the Serve that deploying started ends too, and its proxy with it."""
-        global _folder, _started
+        """End the application, when requests under way are answered; the Serve that deploying started ends too, and its proxy with it.
+        What another process began goes on: that one ends it.
+
+        For `limits.deadline_s` at most, and what is in a replica's queues is written down after it. An interrupt ends it at once.
+        """
+        global _began
         import ray
 
         self._stopped.set()
-        if not ray.is_initialized():
+        if self.elsewhere or not ray.is_initialized():
             return
+        _began = False
         from ray import serve
+        from ray.serve.context import _get_global_client
 
-        if self._owns_serve:
-            serve.shutdown()
-            _started = False
-        else:
-            serve.delete(APPLICATION)
-        if _folder is not None and self._owns_serve:
-            _folder.remove()
-            _folder = None
+        if _get_global_client(raise_if_no_controller_running=False) is None:
+            return
+        try:
+            if self._owns_serve and _folder is not None:
+                # Serve ends all deployments of an application together, and a request may still need an encoder of its own.
+                for admin in _folder.path.glob("*/admin.sock"):
+                    Balancer(admin).finish(self._spec.limits.deadline_s)
+            _delete(serve, patience_s(self._spec))
+        finally:
+            if self._owns_serve:
+                _end_serve(serve)
 
 
 def deploy(
@@ -101,43 +113,116 @@ def deploy(
         KeyRequired: another address than loopback, and the store has no key.
         AddressInUse: something else listens there.
         HeadNotFound, CollectionNotFound, PassportMismatch: the spec names what is not there or does not fit.
-        InvalidArguments: this Ray would keep request bodies in its object store, or serves at another address already.
-        JobFailed: the replicas did not become ready; says why.
+        InvalidArguments: this Ray would keep request bodies in its object store, serves at another address already, or has no node
+            that is large enough for a replica.
+        JobFailed: the replicas did not become ready; says why. What ran before goes on, as it was placed before.
     """
+    global _began
     rooms = Rooms(root)
     refuse_misfits(spec, rooms)
-    records = rooms.records(spec)
-    owns = _start_serve(spec)
-    import ray
+    ray = _join_ray()
+    refuse_unplaceable(spec, rooms, nodes_of(ray))
+    started = _start_serve(ray, spec)
     from ray import serve
 
-    colocate = spec.colocate if spec.colocate is not None else alone(ray)
-    bound = application(
-        rooms.layout.root,
-        spec,
-        records,
-        threads=threads or thread_count(spec.replicas.least),
-        colocate=colocate,
-        env=REPLICA_ENV if _folder is not None else {},
-    )
-    running = Running(_url(spec), owns_serve=owns)
+    present = _present()
     try:
-        serve.run(bound, name=APPLICATION, route_prefix="/")
-        _wait_ready(running.url, records, ready_s)
-    except RuntimeError as error:
-        reason = _why(serve) or f"no replica became ready ({type(error).__name__})"
-        running.stop()
-        advice = f"Check the store with 'raystore doctor'; the replicas' logs are in {_log_folder()}."
-        raise JobFailed(job="deploy", reason=reason, advice=advice) from None
-    except BaseException:
-        if owns:
-            running.stop()
+        records = rooms.records(spec)
+        wanted = Wanted(spec, threads or thread_count(spec.replicas.least), _replica_env(present))
+        _run(rooms, wanted, records)
+        running = Running(_url(spec), spec, owns_serve=_started, owns_app=_began or present is None)
+        wait_ready(serve, APPLICATION, running.url, records, ready_s)
+    except BaseException as error:
+        if present is not None:
+            newest = deployment_records(rooms.catalog)
+            _run(rooms, present, {name: newest[name] for name in present.served if name in newest})
+        elif started:
+            _end_serve(serve)
+        else:
+            _delete(serve, patience_s(spec))
+        if isinstance(error, (NotRunningError, TimeoutError)):
+            reason = str(error) if isinstance(error, NotRunningError) else "Serve's proxy did not come up in time"
+            advice = f"Check the store with 'raystore doctor'; the replicas' logs are in {_log_folder()}."
+            raise JobFailed(job="deploy", reason=reason, advice=advice) from None
         raise
+    _began = not running.elsewhere
     return running
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How the application is placed. `served` are the deployments it answers."""
+
+    spec: AppSpec
+    threads: int
+    env: Mapping[str, str]
+    served: frozenset[str] = frozenset()
+
+
+def _run(rooms: Rooms, wanted: Wanted, records: Mapping[str, DeploymentRecord]) -> None:
+    """Hand the application to Serve, and wait for nothing but its proxy."""
+    import ray
+    from ray import serve
+
+    spec = wanted.spec
+    colocate = spec.colocate if spec.colocate is not None else alone(ray)
+    bound = application(rooms.layout.root, spec, records, threads=wanted.threads, colocate=colocate, env=wanted.env)
+    target = serve.RunTarget(target=bound, name=APPLICATION, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+
+
+def _present() -> Wanted | None:
+    """How the application runs now, whoever deployed it; None where it does not run."""
+    from ray.serve.context import _get_global_client
+
+    details = _get_global_client().get_serve_details()["applications"].get(APPLICATION)
+    if details is None or INGRESS not in details["deployments"]:
+        return None
+    config = details["deployments"][INGRESS]["deployment_config"]
+    told, env = config["user_config"], dict(config["ray_actor_options"]["runtime_env"]["env_vars"])
+    threads = int(env.pop("OMP_NUM_THREADS"))
+    return Wanted(AppSpec.model_validate(told["spec"]), threads, env, frozenset(told["records"]))
+
+
+def _replica_env(present: Wanted | None) -> Mapping[str, str]:
+    """What a replica needs to know of the proxy, which another process may have started: as those of now."""
+    if present is not None:
+        return present.env
+    if _folder is not None:
+        return _folder.replica_env
+    return REPLICA_ENV if balanced() else {}
+
+
+def balanced() -> bool | None:
+    """Whether Serve answers by HAProxy; None: no proxy is up yet."""
+    import ray
+    from ray.serve.context import _get_global_client
+
+    proxies = ray.get(_get_global_client()._controller.get_proxies.remote())
+    kinds = {handle._ray_actor_creation_function_descriptor.class_name for handle in proxies.values()}
+    return "HAProxyManager" in kinds if kinds else None
+
+
+def _delete(serve: Any, within_s: float) -> None:
+    """End the application; its replicas answer what they have begun with."""
+    serve.delete(APPLICATION, _blocking=False)
+    deadline = time.monotonic() + within_s
+    while APPLICATION in serve.status().applications and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _end_serve(serve: Any) -> None:
+    global _folder, _started
+    serve.shutdown()
+    _started = False
+    if _folder is not None:
+        _folder.remove()
+        _folder = None
+
+
 def serve_app(root: str | Path, spec: AppSpec, *, started: Callable[[Running], None] | None = None) -> None:
-    """Deploy and block until SIGTERM or SIGINT, then end Serve. `started` is called with the Running. Main thread only."""
+    """Deploy and block until SIGTERM or SIGINT, then end Serve; where another process began the application, change it and return.
+    `started` is called with the Running. Main thread only."""
 
     def interrupt(_signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -149,22 +234,30 @@ def serve_app(root: str | Path, spec: AppSpec, *, started: Callable[[Running], N
         running = deploy(root, spec)
         if started is not None:
             started(running)
-        running.wait()
+        if not running.elsewhere:
+            running.wait()
     except KeyboardInterrupt:
-        log.info("stopping")
+        log.info("stopping, when requests under way are answered")
     finally:
-        if running is not None:
-            running.stop()
+        try:
+            if running is not None:
+                running.stop()
+        except KeyboardInterrupt:
+            log.info("stopping at once")
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
-def _start_serve(spec: AppSpec) -> bool:
-    """Join or start Ray, and Serve on it where none runs. True where Serve is this process's to end."""
-    global _folder, _started
+def _join_ray() -> Any:
+    """The ray module, joined or started."""
     if "RAY_SERVE_ENABLE_HA_PROXY" not in os.environ and haproxy_binary() is not None:
         os.environ.update(REPLICA_ENV)  # read when ray.serve is imported, here and in every process Ray starts
-    ray: Any = start_ray("ray.serve")
+    return start_ray("ray.serve")
+
+
+def _start_serve(ray: Any, spec: AppSpec) -> bool:
+    """Start Serve where none runs. True where this call did."""
+    global _folder, _started
     from ray import serve
     from ray.serve.context import _get_global_client
 
@@ -175,7 +268,7 @@ def _start_serve(spec: AppSpec) -> bool:
         if (at.host, at.port) != (spec.host, spec.port):
             problem = f"this Ray serves at {at.host}:{at.port} already, and one Ray serves at one address"
             raise InvalidArguments(call="deploy", problems=[f"{problem}: stop that first, or use it (host=, port=)"])
-        return _started
+        return False
     check_port_free(spec.host, spec.port)
     binary = haproxy_binary() if alone(ray) else None
     _check_inline_limit(binary)
@@ -191,7 +284,7 @@ def _start_serve(spec: AppSpec) -> bool:
     try:
         serve.start(**options)
     except (TimeoutError, ray.exceptions.RayActorError):
-        # A proxy was slow to come up, and its controller starts another; `_wait_ready` waits for that one.
+        # A proxy was slow to come up, and its controller starts another; `wait_ready` waits for that one.
         serve.start(**options)
     _started = True
     return True
@@ -208,6 +301,17 @@ def alone(ray: Any) -> bool:
     """True where this machine is the whole cluster: only then can files here tell Serve what to do."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     return len(alive) == 1 and alive[0]["NodeManagerAddress"] == ray.util.get_node_ip_address()
+
+
+def nodes_of(ray: Any) -> list[Node]:
+    """What each node has to give to replicas."""
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [Node(cpus=has.get("CPU", 0), gpus=has.get("GPU", 0)) for has in alive]
+
+
+def nodes_joined() -> list[Node] | None:
+    """The same of the Ray that this process would join; None where it would start one."""
+    return nodes_of(start_ray()) if has_ray() else None
 
 
 def _check_inline_limit(binary: str | None) -> None:
@@ -228,39 +332,9 @@ def _url(spec: AppSpec) -> str:
     return f"{scheme}://[{host}]:{spec.port}" if ":" in host else f"{scheme}://{host}:{spec.port}"
 
 
-def _wait_ready(url: str, records: Mapping[str, DeploymentRecord], ready_s: float) -> None:
-    """Return when /readyz answers 200 and names these deployments."""
-    wanted = {name: record.number for name, record in records.items()}
-    deadline = time.monotonic() + ready_s
-    # Its certificate is for the name that callers know, which is not this address.
-    with httpx.Client(timeout=5, trust_env=False, verify=False) as client:  # noqa: S501 - it is asked for no secret
-        while time.monotonic() < deadline:
-            try:
-                answer = client.get(f"{url}/readyz")
-                if answer.status_code == 200:
-                    found = {name: facts["number"] for name, facts in answer.json()["deployments"].items()}
-                    if found == wanted:
-                        return
-            except (httpx.HTTPError, ValueError, KeyError):
-                pass
-            time.sleep(0.1)
-    raise RuntimeError("not ready")
-
-
 def _log_folder() -> str:
     from ray._private.worker import _global_node
 
     return (
         f"{_global_node.get_session_dir_path()}/logs/serve" if _global_node is not None else "the Ray session's logs/serve"
     )
-
-
-def _why(serve: Any) -> str | None:
-    """The sentence of the raystore error that kept a replica from starting. Such sentences hold no content."""
-    application = serve.status().applications.get(APPLICATION)
-    messages = [d.message for d in application.deployments.values()] if application is not None else []
-    for message in messages:
-        match = re.search(r"raystore\.errors\.(\w+): (.+)", message or "")
-        if match:
-            return f"{match[1]}: {match[2]}"
-    return None

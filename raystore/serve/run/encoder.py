@@ -25,6 +25,7 @@ from raystore.serve.run.process import keep_calls_on_loopback, take_turns_quickl
 from raystore.serve.run.watched import WatchedEncoders
 from raystore.serve.spec.app import Batch
 from raystore.serve.spec.watch import Watch
+from raystore.serve.watch.json_logs import write_json_logs
 from raystore.serve.watch.metrics import Metrics, Snapshot, count_batch
 from raystore.session import no_core_files
 from raystore.vectors import Matrix
@@ -52,11 +53,13 @@ class EncoderReplica:
         threading.Thread(target=self._watch, name="raystore-watch", daemon=True).start()
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
+        write_json_logs(config["json_logs"])
         self._golden_every_s = config["golden_every_s"]
 
-    async def encode(self, message: bytes) -> tuple[Matrix, npt.NDArray[np.int64], dict[int, str]]:
-        """Vectors, places and problems, as `Encoded` has them, of sealed items."""
-        encoded = await self._encoder.each_soon(self._seal.open(message))
+    async def encode(self, message: bytes, left_s: float) -> tuple[Matrix, npt.NDArray[np.int64], dict[int, str]]:
+        """Vectors, places and problems, as `Encoded` has them, of sealed items that are waited for so long."""
+        until = time.monotonic() + left_s
+        encoded = await self._encoder.each_soon(self._seal.open(message), until=until)
         return np.asarray(encoded.vectors), encoded.places, dict(encoded.problems)
 
     def count_tokens(self, message: bytes) -> int:

@@ -32,6 +32,10 @@ _ONGOING = 64
 _QUEUED = 64
 # Serve finds a replica that died by this, and starts another. By default it looks every 10 s, and one alone answers meanwhile.
 _HEALTH_S = 1.0
+# What a replica's end takes beyond what is under way: to leave a balancer, for which Serve takes 30 s by default, and to write down
+# what waits.
+_WRITE_S = 20.0
+_LEAVE_S = 30.0
 
 
 def application(
@@ -62,19 +66,24 @@ def application(
         "records": {name: record.model_dump(mode="json", by_alias=True) for name, record in records.items()},
     }
 
+    # Serve kills a replica that has not ended by then; by default after 20 s, which is less than a request may take.
+    patience = patience_s(spec)
+
     def made(cls: type, name: str, where_: Placed, config: Any, *facts: object, **options: Any) -> Any:
         deployment = serve.deployment(
             name=name,
             user_config=config,
             ray_actor_options={"num_cpus": where_.cpus, "num_gpus": where_.gpu},
             logging_config=_LOGGING,
+            graceful_shutdown_timeout_s=patience,
             **_replicas(where_.replicas),
         )(cls).options(**options)
         code = hashlib.sha256(f"{__version__} {where} {where_.cpus} {where_.gpu} {facts}".encode()).hexdigest()
         return deployment.options(version=code, _internal=True)  # else every deploy would replace the replicas
 
     bounded = {"max_ongoing_requests": _ONGOING, "max_queued_requests": _QUEUED, "health_check_period_s": _HEALTH_S}
-    golden = {"golden_every_s": spec.watch.golden_every_s}
+    logs = {"json_logs": spec.watch.json_logs}
+    golden = {"golden_every_s": spec.watch.golden_every_s, **logs}
     encoders = {
         fingerprint: made(
             EncoderReplica, f"encoder-{name}", placed, golden, fingerprint, (placed.batch or spec.batch), **bounded
@@ -82,7 +91,7 @@ def application(
         for fingerprint, (name, placed) in own.items()
     }  # fmt: skip
     heads = {
-        name: made(HeadReplica, f"head-{name}", record.own, None, name, **bounded).bind(where)
+        name: made(HeadReplica, f"head-{name}", record.own, logs, name, **bounded).bind(where)
         for name, record in records.items()
         if record.own is not None
     }
@@ -103,6 +112,11 @@ def application(
     return ingress.bind(where, threads, encoders, heads, recording)
 
 
+def patience_s(spec: AppSpec) -> float:
+    """How long a replica may take to end: for requests under way, over HTTP and then over gRPC, and what it does before and after."""
+    return _LEAVE_S + spec.limits.deadline_s * (2 if spec.grpc else 1) + _WRITE_S
+
+
 def _replicas(scaling: Scaling) -> dict[str, Any]:
     if scaling.fixed:
         return {"num_replicas": scaling.least}
@@ -116,8 +130,8 @@ def _replicas(scaling: Scaling) -> dict[str, Any]:
 
 
 def records_anything(spec: AppSpec, records: Mapping[str, DeploymentRecord]) -> bool:
-    """Whether there is a recording process: where predictions are kept, or metrics of several processes become one."""
-    return spec.replicas.most > 1 or any(record.keeps_predictions for record in records.values())
+    """Whether there is a recording process: where it is told of requests, or metrics of several processes become one."""
+    return spec.replicas.most > 1 or any(record.is_told(spec.watch) for record in records.values())
 
 
 def placed_encoders(

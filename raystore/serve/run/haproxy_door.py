@@ -2,9 +2,9 @@
 
 Serve's template lets two more listeners stand open to every network, statistics and metrics; they are moved to
 sockets in HAProxy's own folder. Requests are marked as short. Where the folder holds a certificate, the front takes TLS
-alone. Where it says how many requests a replica takes, HAProxy itself refuses what is more: that costs it some 20 us, and a
-replica half a millisecond of the time in which it answers others. Serve would say 500 where no replica could be reached; here it is
-503, which says that asking again helps. And the process asks the kernel to end with its parent, so that a Ray that was killed leaves
+alone. Where it says how many requests a replica takes, HAProxy itself refuses what is more, and counts it: that costs it some 20 us,
+and a replica half a millisecond of the time in which it answers others. Serve would say 500 where no replica could be reached; here it
+is 503, which says that asking again helps. And the process asks the kernel to end with its parent, so that a Ray that was killed leaves
 no proxy holding the port. Runs on the standard library alone, in some 20 ms.
 """
 
@@ -18,48 +18,101 @@ import sys
 from pathlib import Path
 
 CERTIFICATE = "tls.pem"  # certificate and key, in the folder that holds every node's
-MOST = "max_requests"  # how many requests a replica takes at once, in the same folder
+MOST = "max_requests"  # how many requests a replica takes at once, in HAProxy's own folder
+MOST_ENV = "RAYSTORE_MAX_REQUESTS"  # the same, where nobody wrote that file yet
+SHED = "raystore_shed"  # HAProxy's table of what it refused, by path: `balancer.py` reads it
 
 _PR_SET_PDEATHSIG = 1
 _WIDE = re.compile(r"^(frontend prometheus|listen stats)\n(\s*)bind [*]?:\d+", re.MULTILINE)
 # A replica then waits for the answer alone and not, in two more tasks, for a client that might leave: 0.3 ms a request.
 _SHORT = "http-request set-header x-request-disconnect-disabled ?1"
+# A replica's Serve repeats the caller's id, whatever it holds, beside raystore's own header.
+_OWN_ID = "{ req.fhdr_cnt(x-request-id) eq 1 } { req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,64}$ }"
+_ONE_ID = (
+    f"http-request del-header x-request-id unless {_OWN_ID}",
+    "http-response set-header x-request-id %[res.fhdr(x-request-id)] if { res.fhdr_cnt(x-request-id) gt 1 }",
+)
 _FRONT = re.compile(r"^(frontend http_frontend\n\s*bind \S+)$", re.MULTILINE)
 _ERRORS = re.compile(r"^(\s*errorfile 50[234]) \S+$", re.MULTILINE)
 _SERVERS = re.compile(r"^(\s*)(http-check expect status 200\n\s*default-server .*)$", re.MULTILINE)
 _UNREACHED = "503.http"
-_BUSY = (
-    '{"error":{"type":"Overloaded","message":"This service is at its limit of requests under way. Ask again later.",'
-    '"request_id":"%[uuid()]","retry_after_s":1}}'
-)
-_SHED = (
-    "http-request return status 503 content-type application/json hdr retry-after 1 hdr cache-control no-store "
-    "hdr x-content-type-options nosniff lf-string '" + _BUSY + "' if { path_beg /v1/ } { be_conn_free le 0 }"
-)
-_NOBODY = (
-    '{"error":{"type":"Unavailable","message":"No replica of this service could be reached. Ask again later.",'
-    '"request_id":"","retry_after_s":1}}'
-)
-_NOBODY_SAID = (
-    "HTTP/1.0 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\ncache-control: no-store\r\n"
-    f"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n{_NOBODY}"
-)
+# What the application puts on its own answers (door/middleware.py).
+_HEADERS = {
+    "retry-after": "1",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+_TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
+_MESSAGES = {
+    "Overloaded": "This service is at its limit of requests under way. Ask again later.",
+    "Unavailable": "No replica of this service could be reached. Ask again later.",
+}
+_BODY = '{{"error":{{"type":"{type}","message":"{message}","request_id":"{id}","retry_after_s":1}}}}'
+_ID = "%[var(txn.raystore_id)]"
 
 
 def narrowed(config: str, folder: str, certificate: str | None = None, most: int | None = None) -> str:
     """The configuration with the two wide listeners moved to sockets in `folder`, the front behind the certificate, and no more than
     `most` requests at once for each replica."""
     config = _ERRORS.sub(lambda m: f"{m[1]} {folder}/{_UNREACHED}", config)
-    if most is not None:
-        config = _SERVERS.sub(lambda m: f"{m[1]}{m[2]} maxconn {most}\n    {_SHED}", config)
+    rules = "".join(f"\n    {line}" for line in _refusals(most is not None, certificate is not None))
+    bound = f" maxconn {most}" if most is not None else ""
+    config, backends = _SERVERS.subn(lambda m: f"{m[1]}{m[2]}{bound}{rules}", config)
+    if backends:
+        config += f"backend {SHED}\n    stick-table type string len 128 size 1k store gpc0\n"
     config = _WIDE.sub(lambda m: f"{m[1]}\n{m[2]}bind unix@{folder}/{m[1].split()[1]}.sock mode 600", config)
     tls = f" ssl crt {certificate} ssl-min-ver TLSv1.2 alpn h2,http/1.1" if certificate else ""
-    return _FRONT.sub(lambda m: f"{m[1]}{tls}\n    {_SHORT}", config)
+    front = "\n    ".join((_SHORT, *_ONE_ID))
+    return _FRONT.sub(lambda m: f"{m[1]}{tls}\n    {front}", config)
+
+
+def _refusals(bounded: bool, tls: bool) -> list[str]:
+    """The rules by which HAProxy answers by itself, in the one shape of errors: nobody is there, or all that are have enough to do.
+
+    Without a usable server no connection is free either, so that is asked first.
+    """
+    why, refused, id_ = "var(txn.raystore_why)", "{ var(txn.raystore_why) -m found }", "x-request-id"
+    headers = {**_HEADERS, **(_TLS_HEADERS if tls else {}), id_: _ID}
+    said = " ".join(f'hdr {name} "{value}"' for name, value in headers.items())
+    rules = ["http-request set-var(txn.raystore_why) str(Unavailable) if { nbsrv eq 0 }"]
+    if bounded:
+        full = "{ path_beg /v1/ } { nbsrv gt 0 } { be_conn_free le 0 }"
+        rules.append(f"http-request set-var(txn.raystore_why) str(Overloaded) if {full}")
+    rules += [
+        f"http-request set-var(txn.raystore_id) req.fhdr({id_}) if {refused} {_OWN_ID}",
+        f"http-request set-var(txn.raystore_id) uuid if {refused} !{{ var(txn.raystore_id) -m found }}",
+        f"http-request track-sc1 path,field(3,/,2) table {SHED} if {{ {why} -m str Overloaded }}",
+        f"http-request sc-inc-gpc0(1) if {{ {why} -m str Overloaded }}",
+    ]
+    for type_, message in _MESSAGES.items():
+        body = _BODY.format(type=type_, message=message, id=_ID)
+        rules.append(
+            f"http-request return status 503 content-type application/json {said} lf-string '{body}' if {{ {why} -m str {type_} }}"
+        )
+    return rules
+
+
+def _unreached(tls: bool) -> str:
+    """What is answered where a replica was chosen and could not be reached. A file, so it knows no request's id."""
+    headers = {"content-type": "application/json", **_HEADERS, **(_TLS_HEADERS if tls else {}), "connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    body = _BODY.format(type="Unavailable", message=_MESSAGES["Unavailable"], id="")
+    return f"HTTP/1.0 503 Service Unavailable\r\n{lines}\r\n{body}"
 
 
 def certificate_of(folder: Path) -> str | None:
     """The certificate for HAProxy's folder."""
     return str(found) if (found := _shared(folder, CERTIFICATE)) else None
+
+
+def most_of(folder: Path) -> int | None:
+    """How many requests a replica takes at once, for HAProxy's folder; None where nobody said."""
+    found = _shared(folder, MOST)
+    said = found.read_text(encoding="ascii") if found else os.environ.get(MOST_ENV)
+    return int(said) if said else None
 
 
 def _shared(folder: Path, name: str) -> Path | None:
@@ -69,10 +122,9 @@ def _shared(folder: Path, name: str) -> Path | None:
 
 def main(binary: str, arguments: list[str]) -> None:
     path = Path(arguments[arguments.index("-f") + 1])
-    (path.parent / _UNREACHED).write_text(_NOBODY_SAID, encoding="ascii", newline="")
-    said = _shared(path.parent, MOST)
-    most = int(said.read_text(encoding="ascii")) if said else None
-    config = narrowed(path.read_text(encoding="utf-8"), str(path.parent), certificate_of(path.parent), most)
+    certificate = certificate_of(path.parent)
+    (path.parent / _UNREACHED).write_text(_unreached(certificate is not None), encoding="ascii", newline="")
+    config = narrowed(path.read_text(encoding="utf-8"), str(path.parent), certificate, most_of(path.parent))
     path.write_text(config, encoding="utf-8")
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

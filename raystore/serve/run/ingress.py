@@ -25,13 +25,13 @@ from raystore.serve.operate.operator import Operator
 from raystore.serve.recording.seen import Seen
 from raystore.serve.run.away import AwayEncoder, AwayHead, Handle, Terms, asked
 from raystore.serve.run.follow import Follower
-from raystore.serve.run.process import keep_calls_on_loopback, take_turns_quickly
+from raystore.serve.run.process import find_balancer, keep_calls_on_loopback, take_turns_quickly
 from raystore.serve.run.watching import Watching
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.watch import table
 from raystore.serve.watch.finished import Teller, tell_metrics
-from raystore.serve.watch.metrics import Metrics
+from raystore.serve.watch.metrics import OTHER, Metrics
 from raystore.session import no_core_files
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ class Ingress:
         self._door: Door | None = None
         self._tellers: list[Teller] = []
         self._grpc: Any = None
-        self._watching = Watching(self._rooms.layout, self._metrics, recording, encoders, heads)
+        self._grpc_of: tuple[object, ...] | None = None
+        self._grpc_leaving: list[asyncio.Future[None]] = []
+        self._balancer = find_balancer()
+        self._watching = Watching(self._rooms.layout, self._metrics, recording, encoders, heads, self._count_shed)
         self._follower = Follower(self._rooms.catalog, self._change)
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
@@ -81,11 +84,16 @@ class Ingress:
         records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
         self._wanted = spec
         await asyncio.to_thread(self._follower.follow, records)  # requests are answered meanwhile
+        if self._balancer is not None:
+            await asyncio.to_thread(self._balancer.limit, spec.limits.max_requests)
         await self._listen_for_grpc(spec)
 
     async def _listen_for_grpc(self, spec: AppSpec) -> None:
-        """Replicas of a node share the port, so a new server starts before the one of the earlier spec ends."""
-        before, self._grpc = self._grpc, None
+        """A new server, where what it is made of changed. Replicas of a node share the port, so it starts before the earlier ends."""
+        made_of = spec.host, spec.grpc, spec.tls, spec.limits, self._door, tuple(self._tellers)
+        if made_of == self._grpc_of:
+            return
+        server = None
         if spec.grpc is not None and self._door is not None:
             tellers = [tell_metrics(self._metrics), *self._tellers]
             threads = self._rooms.executor
@@ -93,9 +101,9 @@ class Ingress:
                 lambda: self._orchestrator, spec, self._door, self._admission, threads=threads, tellers=tellers
             )
             await server.start()
-            self._grpc = server
-        if before is not None:
-            await before.stop(_GRACE_S)
+        before, self._grpc, self._grpc_of = self._grpc, server, made_of
+        if before is not None:  # what is under way there is answered beside the new one
+            self._grpc_leaving.append(asyncio.ensure_future(before.stop(spec.limits.deadline_s)))
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
         """Serve these as the wanted spec says. One call at a time: the follower's."""
@@ -146,6 +154,7 @@ class Ingress:
                 batch=_BATCH,
                 pause_s=_PAUSE_S,
                 size=len,
+                bytes_of=lambda seen: seen.n_bytes,
                 dropped=self._untold,
             )
         return self._rooms.orchestrator(
@@ -185,6 +194,15 @@ class Ingress:
         for seen in batch:
             self._metrics.count(table.RECORDING_DROPPED, seen.deployment, reason, by=len(seen))
 
+    def _count_shed(self) -> None:
+        """What HAProxy refused for the replicas of this node, as if one of them had."""
+        for path, n in (self._balancer.shed() if self._balancer is not None else {}).items():
+            kind, _, name = path.partition("/")
+            mine = kind == "predict" and name in self._records
+            route, deployment = ("/v1/predict/{deployment}", name) if mine else (OTHER, "")
+            self._metrics.count(table.REQUESTS, route, deployment, "503", by=n)
+            self._metrics.count(table.ERRORS, route, "Overloaded", by=n)
+
     def _tell_what_answers(self, records: Mapping[str, DeploymentRecord]) -> None:
         for name in {*self._records, *records}:
             self._metrics.forget(table.DEPLOYMENT_INFO, name)
@@ -194,7 +212,8 @@ class Ingress:
     async def _end(self) -> None:
         """Before the process ends: answers under way are given, what waits to be logged or told goes out."""
         if self._grpc is not None:
-            await self._grpc.stop(_GRACE_S)
+            self._grpc_leaving.append(asyncio.ensure_future(self._grpc.stop(self._spec.limits.deadline_s)))
+        await asyncio.gather(*self._grpc_leaving)
         if self._orchestrator is not None:
             await asyncio.to_thread(self._orchestrator.drain, _GRACE_S)
         if self._outbox is not None:
@@ -207,7 +226,7 @@ class Ingress:
 
 def _served(spec: AppSpec) -> tuple[object, ...]:
     """What an orchestrator is made with; where it changes, another is made."""
-    return spec.collections, spec.tables, spec.sql, spec.batch, spec.encoders
+    return spec.collections, spec.tables, spec.sql, spec.batch, spec.encoders, spec.watch.drift
 
 
 class Front:

@@ -1,13 +1,16 @@
-"""What a replica does to its own process: where it listens, how much memory it may take."""
+"""What a replica does to its own process: where it listens, how much memory it may take; and what stands before it."""
 
 from __future__ import annotations
 
 import logging
 import resource
 import sys
+from os import environ
 from pathlib import Path
 
 from raystore.access import is_loopback
+from raystore.serve.run.balancer import Balancer
+from raystore.serve.run.proxy import ADMIN_ENV
 
 log = logging.getLogger("raystore.serve")
 
@@ -39,6 +42,17 @@ def take_turns_quickly() -> None:
     At Python's 5 ms an encoder that is done waits for the event loop, with a core idle: 8 clients got 262 answers a second, and 289 so.
     """
     sys.setswitchinterval(5e-4)
+
+
+def find_balancer() -> Balancer | None:
+    """The HAProxy of this replica's node; None where Serve answers without it."""
+    admin = environ.get(ADMIN_ENV)
+    if admin is None or environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+        return None
+    import ray
+
+    path = Path(admin)
+    return Balancer(path.parent / ray.get_runtime_context().get_node_id() / path.name)
 
 
 def limit_memory(more_mb: int) -> None:

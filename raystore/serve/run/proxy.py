@@ -27,6 +27,7 @@ _PORTS = 20_000, 29_000
 # Serve gives an ingress replica 30 s to leave its balancer before it stops; on one machine one second is plenty.
 # The application is asynchronous and keeps what blocks in threads of its own, so it needs none of Serve's. HAProxy's own metrics
 # would cost a log line, which Python reads, for each request; raystore counts requests itself.
+ADMIN_ENV = "RAY_SERVE_HAPROXY_SOCKET_PATH"  # a folder of the node's id comes before its last part
 REPLICA_ENV = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -56,7 +57,7 @@ class ProxyFolder:
     def __init__(self, binary: str, tls: Tls | None = None, most: int | None = None) -> None:
         """
         Args:
-            most: requests that a replica takes at once.
+            most: requests that a replica takes at once, to begin with; the replicas themselves say when it changes.
         """
         base = tempfile.gettempdir()
         # A node id and a socket name are appended, and a socket's path may not be longer than 107 bytes.
@@ -68,25 +69,25 @@ class ProxyFolder:
         door.chmod(0o700)
         self._door = door
         if most is not None:
-            self.limit(most)
+            (self.path / haproxy_door.MOST).write_text(str(most), encoding="ascii")
         if tls is not None:
             pair = self.path / haproxy_door.CERTIFICATE
             pair.touch(mode=0o600)
             parts = (file.read_text(encoding="ascii") for file in (tls.certificate, tls.key))
             pair.write_text("\n".join(parts), encoding="ascii")
 
-    def limit(self, most: int) -> None:
-        """How many requests a replica takes from now on; HAProxy reads it when Serve starts it anew, as at each change of replicas."""
-        (self.path / haproxy_door.MOST).write_text(str(most), encoding="ascii")
+    @property
+    def replica_env(self) -> dict[str, str]:
+        """Of the ingress's replicas."""
+        return {**REPLICA_ENV, ADMIN_ENV: str(self.path / "admin.sock")}
 
     @property
     def env(self) -> dict[str, str]:
         folder = self.path
         return {
-            **REPLICA_ENV,
+            **self.replica_env,
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(self._door),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),

@@ -17,6 +17,7 @@ from raystore.serve.run.follow import Follower
 from raystore.serve.run.process import keep_calls_on_loopback, limit_memory
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.spec.watch import Watch
+from raystore.serve.watch.json_logs import write_json_logs
 from raystore.serve.watch.merger import Merger, Told
 from raystore.serve.watch.metrics import Metrics, Snapshot
 from raystore.session import no_core_files
@@ -34,6 +35,9 @@ class HeadReplica:
         keep_calls_on_loopback()
         self._rooms = Rooms(root)
         self._metrics = Metrics("head")
+
+    def reconfigure(self, config: Mapping[str, Any]) -> None:
+        write_json_logs(config["json_logs"])
 
     def predict(self, head: str, rows: Matrix, fingerprint: str) -> Predictions:
         return self._rooms.head(head).predict(mark(rows, fingerprint))
@@ -54,12 +58,14 @@ class RecordingReplica:
         self._metrics = Metrics("recording")
         self._merger = Merger()
         self._operations = Operations(self._rooms)
+        self._watch = Watch()
         self._recorder: Recorder | None = None
         self._follower = Follower(self._rooms.catalog, self._change)
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
         records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
-        watch = Watch(**config["watch"])
+        self._watch = watch = Watch(**config["watch"])
+        write_json_logs(watch.json_logs)
         if self._recorder is None:
             self._recorder = Recorder(self._rooms, watch, self._metrics)
             limit_memory(self._memory_mb)
@@ -68,7 +74,7 @@ class RecordingReplica:
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
         assert self._recorder is not None
-        self._recorder.update({name: record for name, record in records.items() if record.keeps_predictions})
+        self._recorder.update({name: record for name, record in records.items() if record.is_told(self._watch)})
 
     def take(self, batch: Sequence[Seen]) -> None:
         assert self._recorder is not None

@@ -17,7 +17,7 @@ from raystore.serve.run.watched import WatchedEncoders, queue_of
 from raystore.serve.spec.watch import Watch
 from raystore.serve.watch import table
 from raystore.serve.watch.finished import Teller
-from raystore.serve.watch.json_logs import start_json_logs, stop_json_logs, tell_log
+from raystore.serve.watch.json_logs import tell_log, write_json_logs
 from raystore.serve.watch.merger import Merger, Told
 from raystore.serve.watch.metrics import Metrics, Snapshot
 from raystore.serve.watch.traces import Traces, open_traces
@@ -40,13 +40,16 @@ class Watching:
         recording: Handle | None,
         encoders: Mapping[str, Handle],
         heads: Mapping[str, Handle],
+        before_look: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             recording: where the metrics of all processes are added up; by default here.
             encoders: those that are deployments of their own, by fingerprint.
             heads: the same of heads, by deployment.
+            before_look: counts what others know of this replica, before its metrics are taken.
         """
+        self._before_look = before_look
         self._metrics = metrics
         self._recording = recording
         self._away = frozenset(encoders)
@@ -57,7 +60,6 @@ class Watching:
         self._watch = Watch()
         self._encoders: Callable[[], Iterable[BatchingEncoder]] = tuple
         self._lanes: Callable[[], dict[str, tuple[Lane[object], int]]] = dict
-        self._json: logging.Handler | None = None
         self._traces: Traces | None = None
         self._tellers: list[Teller] = []
         self._thread: threading.Thread | None = None
@@ -97,8 +99,10 @@ class Watching:
         return here
 
     def close(self) -> None:
-        """Before the process ends: what it counted last goes out, and its gauges are told no more."""
+        """Before the process ends: what it counted last and the spans that wait go out, and its gauges are told no more."""
         self._ended.set()
+        if self._traces is not None:
+            self._traces.close()
         if self._recording is not None:
             handle, snapshot = self._recording, self._metrics.snapshot()
             try:
@@ -107,12 +111,10 @@ class Watching:
                 log.info("the last counts of this process were not told: %s", type(error).__name__)
 
     def _open(self, spec: Watch) -> None:
-        if self._json is not None:
-            stop_json_logs(self._json)
         if self._traces is not None:
             self._traces.close()
         self._watch = spec
-        self._json = start_json_logs() if spec.json_logs else None
+        write_json_logs(spec.json_logs)
         self._traces = open_traces(spec)
         self._tellers = [*([tell_log()] if spec.json_logs else []), *([self._traces.tell] if self._traces else [])]
 
@@ -128,6 +130,7 @@ class Watching:
         for encoder in self._encoders():
             if encoder.fingerprint in self._away:  # what waits here for its replicas; they tell the rest
                 self._metrics.set(table.QUEUE_DEPTH, len(encoder), queue_of(encoder))
+        self._before_look()
         snapshot = self._metrics.snapshot()
         self._merger.put(self._source, snapshot)
         return {self._source: snapshot}

@@ -31,7 +31,7 @@ class CanarySpec(Strict):
 
     head: HeadName
     percent: float = Field(gt=0, le=100)
-    by: Literal["subject", "request"] = "subject"  # who has no subject goes by request
+    by: Literal["subject", "request"] = "subject"  # by the item's id; so goes who has no subject
 
 
 class LogSpec(Strict):
@@ -39,7 +39,7 @@ class LogSpec(Strict):
 
     collection: str
     required: bool = Field(default=True, description="True: the row is durable before the answer. False: behind a queue.")
-    sample: float = Field(default=1.0, gt=0, le=1, description="Share of the requests that is logged, by request id.")
+    sample: float = Field(default=1.0, gt=0, le=1, description="Share of the items that is logged, by the item's id.")
     queue: int = Field(default=1000, ge=1, le=100_000, description="Rows that may wait, where it is not required.")
 
 
@@ -48,7 +48,7 @@ class ReviewSpec(Strict):
 
     table: str
     abstained: bool = True
-    sample: float = Field(default=0.0, ge=0, le=1, description="Share of all other requests, by request id.")
+    sample: float = Field(default=0.0, ge=0, le=1, description="Share of all other items, by the item's id.")
     most: int = Field(default=10_000, ge=1, le=1_000_000, description="Open items; beyond that none is added.")
 
 

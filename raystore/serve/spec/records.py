@@ -16,6 +16,7 @@ from raystore.serve.spec.alias import settle
 from raystore.serve.spec.base import Placed, Strict
 from raystore.serve.spec.deployment import DeploymentSpec, LogSpec, ReviewSpec
 from raystore.serve.spec.rules import RulesSpec
+from raystore.serve.spec.watch import Watch
 from raystore.train.classify.voters import Voters
 from raystore.train.source import Task
 
@@ -89,6 +90,10 @@ class DeploymentRecord(HeadRef):
     def keeps_predictions(self) -> bool:
         """Whether what it says is written down: where somebody looks at it later."""
         return bool(self.shadow or self.canary or self.review or self.keep or self.rules.shadow)
+
+    def is_told(self, watch: Watch) -> bool:
+        """Whether the recording process is told of its requests: to keep what was said, or to look for drift from its snapshot."""
+        return self.keeps_predictions or (watch.drift == "all" and self.snapshot is not None)
 
     @property
     def heads(self) -> tuple[HeadRef, ...]:

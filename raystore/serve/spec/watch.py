@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from raystore.serve.spec.base import Strict
@@ -10,6 +12,10 @@ from raystore.serve.spec.base import Strict
 class Watch(Strict):
     """Metrics are always there at /metrics; this is what costs something."""
 
+    drift: Literal["kept", "all"] = Field(
+        default="kept",
+        description="Of which deployments: those that keep predictions, or all; then the recording process is always there.",
+    )
     drift_every_s: float = Field(
         default=60, ge=1, le=86_400, description="How often the window is compared with the head's snapshot."
     )

@@ -18,7 +18,8 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTION
 
 
 class Stage(NamedTuple):
-    """A part of a request: "rules", "queue", "encode", "head", "log"; one name may come twice, as rules before and after do."""
+    """A part of a request: "rules", "queue", "encode", "head", "evidence", "log", "search". One name may come twice, as rules do,
+    before and after."""
 
     name: str
     start_s: float  # since the request began
@@ -38,7 +39,7 @@ class Finished:
     deployment: str = ""  # one that exists: what a client made up is no label
     stages: Sequence[Stage] = ()
     items: int = 0
-    key: str | None = None  # the key's name
+    key: str | None = None  # the key's name, or `token:` and its holder's
     error: str | None = None  # the error's type
     traceparent: str | None = None  # the W3C header, as it came
 

@@ -1,4 +1,5 @@
-"""A JSON line for each request on standard error, and for what the service says besides. Never content, never a header's value.
+"""A JSON line for each request on standard error, and for what any process of the service says besides. Never content, never a header's
+value.
 
 The fields of a line are those of `Finished`; there is no door for more. Knows no HTTP and no Ray.
 """
@@ -32,24 +33,31 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=True, separators=(",", ":"))
 
 
-def start_json_logs(stream: TextIO | None = None) -> logging.Handler:
+def start_json_logs(stream: TextIO | None = None) -> None:
     """Write what the service logs as JSON lines to `stream` (standard error), and nowhere else; again changes nothing."""
-    for present in _log.handlers:
-        if isinstance(present.formatter, JsonFormatter):
-            return present
+    if any(isinstance(present.formatter, JsonFormatter) for present in _log.handlers):
+        return
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     _log.addHandler(handler)
     _log.setLevel(logging.INFO)
     _log.propagate = False
-    return handler
 
 
-def stop_json_logs(handler: logging.Handler) -> None:
-    """Take back what `start_json_logs` did."""
-    _log.removeHandler(handler)
-    _log.setLevel(logging.NOTSET)
-    _log.propagate = True
+def stop_json_logs() -> None:
+    """Take back what `start_json_logs` did, where it did."""
+    for present in [handler for handler in _log.handlers if isinstance(handler.formatter, JsonFormatter)]:
+        _log.removeHandler(present)
+        _log.setLevel(logging.NOTSET)
+        _log.propagate = True
+
+
+def write_json_logs(on: bool) -> None:
+    """As the file says it now."""
+    if on:
+        start_json_logs()
+    else:
+        stop_json_logs()
 
 
 def tell_log() -> Teller:

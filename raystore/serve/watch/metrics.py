@@ -73,14 +73,6 @@ class Metrics:
             child = self._child(metric, labels)
         child.set(value)
 
-    def add(self, metric: Gauge, by: float, *labels: str) -> None:
-        """Raise or lower a gauge, as what is under way comes and goes."""
-        try:
-            child = self._children[(metric, *labels)]
-        except KeyError:
-            child = self._child(metric, labels)
-        child.inc(by)
-
     def forget(self, metric: Gauge, *leading: str) -> None:
         """Drop the series whose first labels are these: what a deployment was before, or a deployment that is gone."""
         with self._lock:

@@ -74,10 +74,12 @@ class EncoderStatus(BaseModel):
 
 
 class Lost(BaseModel):
-    """Since the start: rows that were not logged and requests that no shadow saw, by why."""
+    """Since the start, by why: rows that were not logged, by collection; requests that no shadow saw, and predictions that were neither
+    kept nor shown to shadows, by deployment."""
 
     log: dict[str, dict[str, int]]
     shadow: dict[str, dict[str, int]]
+    recording: dict[str, dict[str, int]]
 
 
 class StatusAnswer(BaseModel):
@@ -102,7 +104,11 @@ def status(told: Told, deployments: Sequence[Serving]) -> StatusAnswer:
         deployments=[_deployment(told, each) for each in deployments],
         queues=_queues(series),
         encoders=_encoders(series),
-        dropped=Lost(log=_by_reason(series, table.LOG_DROPPED), shadow=_by_reason(series, table.SHADOW_DROPPED)),
+        dropped=Lost(
+            log=_by_reason(series, table.LOG_DROPPED),
+            shadow=_by_reason(series, table.SHADOW_DROPPED),
+            recording=_by_reason(series, table.RECORDING_DROPPED),
+        ),
     )
 
 

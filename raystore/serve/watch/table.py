@@ -60,7 +60,7 @@ REQUEST_SECONDS = Histogram(
 STAGE_SECONDS = Histogram(
     "stage_seconds",
     ("deployment", "stage"),
-    "Parts of a request: queue (waiting for a batch), encode, head, rules, log.",
+    "Parts of a request: rules, queue (waiting for a batch), encode, head, evidence, log, search.",
     buckets=_STAGE_S,
 )
 IN_FLIGHT = Gauge("in_flight", (), "Requests that are under way or wait.")
@@ -81,7 +81,9 @@ REVIEW_OPEN = Gauge("review_open", ("deployment",), "Items of the review queue t
 
 SHADOW_PREDICTIONS = Counter("shadow_predictions_total", ("deployment", "head"), "Predictions of a shadow head.")
 SHADOW_DISAGREEMENTS = Counter(
-    "shadow_disagreements_total", ("deployment", "head"), "Predictions of a shadow head that differ from the answer given."
+    "shadow_disagreements_total",
+    ("deployment", "head"),
+    "Predictions of a shadow head that differ from those of the head that answered, before rules.",
 )
 SHADOW_SECONDS = Histogram(
     "shadow_seconds", ("deployment", "head"), "What a shadow head took for a request.", buckets=_STAGE_S

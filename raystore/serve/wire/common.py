@@ -16,6 +16,10 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Kept = str | int | float | bool | None
+# The most that a file may allow in a request (`max_items`). pydantic stops there: without it, 16 MiB of one-letter items are made into
+# models, for seconds and 1 GB, before anybody counts them.
+MOST_ITEMS = 4096
+GivenVector = Annotated[list[float], Field(max_length=65_536)]
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # what a caller's own must be, whole: it stands in logs
 
 

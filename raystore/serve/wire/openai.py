@@ -11,7 +11,14 @@ from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from raystore.data.rows import is_unicode
 from raystore.encoders.passport import Modality
-from raystore.serve.wire.common import CONTENT, EXAMPLE_FINGERPRINT, EXAMPLE_REQUEST_ID, Fingerprint, with_example
+from raystore.serve.wire.common import (
+    CONTENT,
+    EXAMPLE_FINGERPRINT,
+    EXAMPLE_REQUEST_ID,
+    MOST_ITEMS,
+    Fingerprint,
+    with_example,
+)
 
 
 class EmbeddingsRequest(BaseModel):
@@ -20,7 +27,7 @@ class EmbeddingsRequest(BaseModel):
     model_config = with_example({"model": "minilm", "input": ["card never arrived", "top up failed"]})
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
-    input: str | list[str] = Field(description=CONTENT)
+    input: str | Annotated[list[str], Field(min_length=1, max_length=MOST_ITEMS)] = Field(description=CONTENT)
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, description="Accepted where it is the encoder's own dimension.")
     user: str | None = Field(default=None, description="Accepted and ignored.")
@@ -35,6 +42,8 @@ class EmbeddingsRequest(BaseModel):
             raise ValueError("expected a string of valid Unicode or a list of such")
         if not value:
             raise ValueError("the list is empty")
+        if len(value) > MOST_ITEMS:
+            raise ValueError(f"expected at most {MOST_ITEMS:,} strings")
         if all(isinstance(item, (int, list)) and not isinstance(item, bool) for item in value):
             raise ValueError("token numbers mean nothing without the tokenizer that made them: send the texts themselves")
         wrong = [str(i) for i, item in enumerate(value) if not isinstance(item, str) or not is_unicode(item)]

@@ -13,9 +13,12 @@ from raystore.serve.wire.common import EXAMPLE_REQUEST_ID, Moment, with_example
 
 Order = Literal["oldest", "least_confident"]
 Labels = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
-Reviewer = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Reviewer = Annotated[str, StringConstraints(min_length=1, max_length=210)]
 
-REVIEWER = Field(default=None, description="Who reviews, where no key is asked for; else it is the name of the key.")
+REVIEWER = Field(
+    default=None,
+    description="Who reviews, where no key is asked for; else it is the name of the key, or `token:` and that of the token's holder.",
+)
 
 
 class DeploymentFacts(BaseModel):

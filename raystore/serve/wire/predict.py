@@ -13,17 +13,19 @@ from raystore.serve.wire.common import (
     CONTENT,
     EXAMPLE_FINGERPRINT,
     EXAMPLE_REQUEST_ID,
+    MOST_ITEMS,
     BridgedBy,
     ColumnName,
     ErrorBody,
     Fingerprint,
+    GivenVector,
     Kept,
     Moment,
     Text,
     with_example,
 )
 
-_TIMINGS = {"encode": 6.1, "head": 0.1, "total": 6.4}
+_TIMINGS = {"rules": 0.0, "queue": 0.1, "encode": 6.1, "head": 0.1, "total": 6.4}
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -34,7 +36,7 @@ class PredictItem(BaseModel):
 
     id: Id | None = Field(default=None, description="Of the row that is logged; by default the request's id. Once only.")
     text: Text | None = Field(default=None, description=CONTENT)
-    vector: list[float] | None = Field(default=None, description="With `fingerprint`, in place of content.")
+    vector: GivenVector | None = Field(default=None, description="With `fingerprint`, in place of content.")
     subject: Id | None = None
     tenant: Id | None = None
     time: Moment | None = None
@@ -64,12 +66,12 @@ class PredictRequest(PredictOptions):
 
     id: Id | None = None
     text: Text | None = Field(default=None, description=CONTENT)
-    vector: list[float] | None = Field(default=None, description="With `fingerprint`, in place of content.")
+    vector: GivenVector | None = Field(default=None, description="With `fingerprint`, in place of content.")
     subject: Id | None = None
     tenant: Id | None = None
     time: Moment | None = None
     columns: dict[ColumnName, Kept] = Field(default_factory=dict, max_length=100)
-    items: list[PredictItem] | None = Field(default=None, min_length=1)
+    items: list[PredictItem] | None = Field(default=None, min_length=1, max_length=MOST_ITEMS)
 
     @model_validator(mode="after")
     def _is_one_or_many(self) -> PredictRequest:

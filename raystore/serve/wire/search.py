@@ -17,6 +17,7 @@ from raystore.serve.wire.common import (
     BridgedBy,
     ColumnName,
     Fingerprint,
+    GivenVector,
     Text,
     with_example,
 )
@@ -33,7 +34,7 @@ class SearchRequest(BaseModel):
 
     text: Text | None = Field(default=None, description=CONTENT)
     id: RowId | None = Field(default=None, description="A row to find the neighbours of; it is its own nearest.")
-    vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536)
+    vector: GivenVector | None = Field(default=None, min_length=1)
     like: list[RowId] = Field(default_factory=list, max_length=100, description="Ids of rows to find more of.")
     unlike: list[RowId] = Field(default_factory=list, max_length=100, description="Ids of rows to keep away from.")
     fingerprint: Fingerprint | None = Field(
@@ -110,7 +111,7 @@ class SearchAnswer(BaseModel):
             "fingerprint": EXAMPLE_FINGERPRINT,
             "bridged": None,
             "request_id": EXAMPLE_REQUEST_ID,
-            "timings_ms": {"encode": 6.0, "search": 0.8, "total": 7.1},
+            "timings_ms": {"queue": 0.1, "encode": 6.0, "search": 0.8, "total": 7.1},
         }
     )
 

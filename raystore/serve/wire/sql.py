@@ -35,7 +35,9 @@ class SqlRequest(BaseModel):
     )
 
     sql: Annotated[str, StringConstraints(min_length=1, max_length=65_536)]
-    params: dict[ParameterName, Scalar | list[Scalar]] = Field(default_factory=dict, max_length=100)
+    params: dict[ParameterName, Scalar | Annotated[list[Scalar], Field(max_length=65_536)]] = Field(
+        default_factory=dict, max_length=100
+    )
     limit: int = Field(default=1000, ge=1, le=1_000_000, description="The most rows; the service has a limit of its own.")
 
 
