@@ -24,7 +24,7 @@ from tests.serve.serving import pids_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-OVERLOAD_S, KILLING_S, STEADY_S = 60.0, 120.0, 30.0
+OVERLOAD_S, KILLING_S, STEADY_S = 30.0, 60.0, 15.0  # benchmarks/serve.py does it for longer
 KILL_EVERY_S = 10.0
 ROUTED_S = 2.0  # until requests are sent to a replica that was just made
 APP = {
@@ -122,4 +122,4 @@ def test_an_encoder_replica_killed_every_ten_seconds_fails_no_request(address: t
         killing.result()
     assert set(found.statuses) == {200}, (found.statuses, found.failed_at)
     assert found.unsent == 0
-    assert len(killed) >= 6
+    assert len(killed) >= 3
