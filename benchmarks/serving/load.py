@@ -21,6 +21,7 @@ import numpy as np
 BROKEN, UNANSWERED = 0, 1  # in place of a status: the connection ended before the answer did; no answer came
 _IDLE_S = 1.0  # a connection that was idle longer is not used again: its server may just be closing it
 _ANSWER_S = 40.0  # how long answers are waited for after the last request
+_CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 Address = tuple[str, int]
@@ -100,7 +101,15 @@ class _Connection(asyncio.Protocol):
             answer, status = bytes(read), int(read[9:12])
             read.clear()
             self._ends, self.busy, self.used = -1, False, time.perf_counter()
+            if _CLOSE.search(answer, 0, answer.find(b"\r\n\r\n")):
+                self._leave()
             self._done(self, status, answer)
+
+    def _leave(self) -> None:
+        """It is not used again: its other end said that it closes it, as HAProxy does before it is replaced."""
+        self._transport, transport = None, self._transport
+        if transport is not None:
+            transport.close()
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
