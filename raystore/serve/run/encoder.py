@@ -1,7 +1,7 @@
 """What runs in the replicas of an encoder that is a Serve deployment of its own. A thin shell, which listens for the ingress alone.
 
-It imports what encoding needs and no more: while a replica that died is replaced, the others answer alone. A start takes 3 s of a
-core, half of it Serve's own imports; with the imports of the other replicas it took 4.5 s.
+It imports what encoding needs and no more: while a replica that died is replaced, the others answer alone. With the imports of the
+other replicas a start took 4.5 s of a core, of which they were 1.8 s; these here take 0.24 s.
 """
 
 from __future__ import annotations
