@@ -74,6 +74,7 @@ from raystore.errors.base import (
     Quoting,
     RaystoreError,
     StoreUnusable,
+    first_five,
     listed,
 )
 from raystore.errors.calling import (
@@ -216,5 +217,6 @@ __all__ = [
     "TrainingDiverged",
     "WriterBlocked",
     "WrongMethod",
+    "first_five",
     "listed",
 ]

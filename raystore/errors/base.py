@@ -41,6 +41,12 @@ def listed(names: Sequence[str], limit: int = 8) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
+def first_five(problems: Sequence[str]) -> str:
+    """'a; b', and behind the fifth '; and 3 more'."""
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return "; ".join(problems[:5]) + more
+
+
 @dataclass(eq=False, kw_only=True, repr=False)
 class NotFound(RaystoreError, LookupError):
     status = 404

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raystore.errors.base import RaystoreError, listed
+from raystore.errors.base import RaystoreError, first_five, listed
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -18,14 +18,13 @@ class InvalidRows(RaystoreError, ValueError):
     problems: Sequence[tuple[int, str | None, str]]
 
     def __str__(self) -> str:
-        shown = "; ".join(
+        told = [
             f"row {row}" + (f" (id '{id_}')" if id_ is not None else "") + f": {reason}"
-            for row, id_, reason in self.problems[:5]
-        )
-        more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
+            for row, id_, reason in self.problems
+        ]
         return (
             f"{len({row for row, _, _ in self.problems})} of {self.n_rows} rows for collection '{self.collection}' cannot be "
-            f"written: {shown}{more}. Nothing was written."
+            f"written: {first_five(told)}. Nothing was written."
         )
 
 
@@ -39,9 +38,8 @@ class InvalidVectors(RaystoreError, ValueError):
     problems: Sequence[tuple[int, str]]
 
     def __str__(self) -> str:
-        shown = "; ".join(f"vector {row} {reason}" for row, reason in self.problems[:5])
-        more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-        return f"{self.call}: {len(self.problems)} of {self.n_vectors} vectors are unusable: {shown}{more}."
+        told = first_five([f"vector {row} {reason}" for row, reason in self.problems])
+        return f"{self.call}: {len(self.problems)} of {self.n_vectors} vectors are unusable: {told}."
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -54,9 +52,8 @@ class ItemsUnusable(RaystoreError, ValueError):
     problems: Sequence[tuple[int, str]]
 
     def __str__(self) -> str:
-        shown = "; ".join(f"item {place} {reason}" for place, reason in self.problems[:5])
-        more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-        return f"{self.call}: {len(self.problems)} of {self.n_items} items are unusable: {shown}{more}."
+        told = first_five([f"item {place} {reason}" for place, reason in self.problems])
+        return f"{self.call}: {len(self.problems)} of {self.n_items} items are unusable: {told}."
 
 
 @dataclass(eq=False, kw_only=True, repr=False)

@@ -16,7 +16,7 @@ from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.answer.deadline import present_until, run_within, waited_until
 from raystore.serve.answer.timer import Timer
 from raystore.serve.spec.app import Batch
-from raystore.vectors import mark
+from raystore.vectors import Vectors, mark
 
 PASSPORT = Passport(
     weights="0" * 64, architecture="Lengths", config="0" * 64, dim=1,
@@ -140,25 +140,31 @@ def test_a_caller_whose_time_is_up_does_not_wait_for_a_busy_encoder_and_its_item
     crowd: Crowd, inner: Lengths
 ) -> None:
     busy = crowd._encoder
-    with pytest.raises(DeadlineMissed) as missed:
-        busy.encode(["late"], until=time.monotonic() + 0.01)
+    with pytest.raises(DeadlineMissed) as missed, waited_until(time.monotonic() + 0.01):
+        busy.encode(["late"])
     assert str(missed.value).endswith(" s, and they ran out before it was encoded. Nothing was answered.")
-    with pytest.raises(DeadlineMissed):
-        asyncio.run(busy.encode_soon(["later"], until=time.monotonic() + 0.01))
+    with pytest.raises(DeadlineMissed), waited_until(time.monotonic() + 0.01):
+        asyncio.run(busy.encode_soon(["later"]))
     assert crowd.ask([]) == []
-    assert busy.encode(["yy"], until=time.monotonic() + 60).tolist() == [[2]]
-    assert asyncio.run(busy.encode_soon(["zzz"], until=time.monotonic() + 60)).tolist() == [[3]]
+    with waited_until(time.monotonic() + 60):
+        assert busy.encode(["yy"]).tolist() == [[2]]
+        assert asyncio.run(busy.encode_soon(["zzz"])).tolist() == [[3]]
     assert inner.batches == [1, 1, 1]
 
 
 def test_a_batch_is_given_as_long_as_the_most_patient_of_its_callers_waits(inner: Lengths) -> None:
     encoder = BatchingEncoder(inner)
     soon, late = time.monotonic() + 60, time.monotonic() + 600
+
+    def encode(text: str, until: float) -> Vectors:
+        with waited_until(until):
+            return encoder.encode([text])
+
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(encoder.encode, ["x"], until=soon)
+        first = pool.submit(encode, "x", soon)
         while not inner.batches:
             pass
-        asked = [pool.submit(encoder.encode, ["yy"], until=until) for until in (late, soon)]
+        asked = [pool.submit(encode, "yy", until) for until in (late, soon)]
         while len(encoder) < 2:
             pass
         inner.go.set()
@@ -167,7 +173,7 @@ def test_a_batch_is_given_as_long_as_the_most_patient_of_its_callers_waits(inner
     assert encoder.encode(["zzz"]).tolist() == [[3]]
     with waited_until(late):
         assert encoder.encode(["zzz"]).tolist() == [[3]]
-    assert inner.until[2:] == [None, late], "who names no deadline has that of what it works at"
+    assert inner.until[2:] == [None, late], "a deadline is that of what its caller works at"
 
 
 def test_what_waits_for_a_thread_waits_no_longer_than_its_deadline() -> None:

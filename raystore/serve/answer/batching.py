@@ -2,7 +2,7 @@
 
 A lone request is encoded at once. Where requests come densely, a batch waits a few milliseconds for as many as the batch before
 had: their senders were answered together, and send the next ones almost together. Callers wait in a thread (`encode`) or in an
-event loop (`encode_soon`), until the deadline they name or else that of what they work at (`deadline.py`). Knows no HTTP and no Ray.
+event loop (`encode_soon`), until the deadline of what they work at (`deadline.py`). Knows no HTTP and no Ray.
 """
 
 from __future__ import annotations
@@ -96,34 +96,31 @@ class BatchingEncoder:
             self._closing = True
             self._arrived.notify_all()
 
-    def encode(self, items: Sequence[Item], *, until: float | None = None, timer: Timer | None = None) -> Vectors:
+    def encode(self, items: Sequence[Item], *, timer: Timer | None = None) -> Vectors:
         """(n, dim) unit rows in the order of `items`.
 
         Args:
-            until: the time.monotonic() after which nobody waits for it any more.
             timer: told how long they waited for their batch.
 
         Raises:
             ItemsUnusable: some have no vector; they are named. DeadlineMissed. And what the encoder raises.
         """
-        return self._whole(self.encode_each(items, until=until, timer=timer), len(items))
+        return self._whole(self.encode_each(items, timer=timer), len(items))
 
-    def encode_each(self, items: Sequence[Item], *, until: float | None = None, timer: Timer | None = None) -> Encoded:
+    def encode_each(self, items: Sequence[Item], *, timer: Timer | None = None) -> Encoded:
         """The vectors of the items that have one, and why the others have none; what other callers send changes neither."""
         done = threading.Event()
-        job = self._job(items, until, done.set)
+        job = self._job(items, done.set)
         self._put(job)
         if not done.wait(job.left):
             raise job.missed()
         return job.outcome(timer)
 
-    async def encode_soon(
-        self, items: Sequence[Item], *, until: float | None = None, timer: Timer | None = None
-    ) -> Vectors:
+    async def encode_soon(self, items: Sequence[Item], *, timer: Timer | None = None) -> Vectors:
         """As `encode`, for a caller in an event loop, which goes on meanwhile."""
-        return self._whole(await self.each_soon(items, until=until, timer=timer), len(items))
+        return self._whole(await self.each_soon(items, timer=timer), len(items))
 
-    async def each_soon(self, items: Sequence[Item], *, until: float | None = None, timer: Timer | None = None) -> Encoded:
+    async def each_soon(self, items: Sequence[Item], *, timer: Timer | None = None) -> Encoded:
         """As `encode_each`, for a caller in an event loop."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[None] = loop.create_future()
@@ -136,7 +133,7 @@ class BatchingEncoder:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(finish)
 
-        job = self._job(items, until, tell)
+        job = self._job(items, tell)
         self._put(job)
         if job.until is None:
             await waiting
@@ -159,9 +156,9 @@ class BatchingEncoder:
         vectors[encoded.places] = encoded.vectors
         return mark(vectors, self.fingerprint)
 
-    def _job(self, items: Sequence[Item], until: float | None, told: Callable[[], object]) -> _Job:
+    def _job(self, items: Sequence[Item], told: Callable[[], object]) -> _Job:
         tokens = max((_tokens(item, self._max_tokens) for item in items), default=0)
-        return _Job(items, tokens, until if until is not None else present_until(), told)
+        return _Job(items, tokens, present_until(), told)
 
     def _put(self, job: _Job) -> None:
         with self._arrived:

@@ -110,12 +110,11 @@ def answer_unknown(error: BaseException, request_id: str) -> JSONResponse:
 
 
 def answer_invalid(problems: Sequence[tuple[str, str]], request_id: str) -> JSONResponse:
-    shown = "; ".join(f"{field}: {reason}" for field, reason in problems[:5])
-    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    told = errors.first_five([f"{field}: {reason}" for field, reason in problems])
     fields = "1 field" if len(problems) == 1 else f"{len(problems)} fields"
     verb = "is" if len(problems) == 1 else "are"
     facts = {"problems": [{"field": field, "reason": reason} for field, reason in problems[:100]]}
-    return answer(422, "InvalidRequest", f"{fields} of this request {verb} wrong: {shown}{more}.", request_id, facts)
+    return answer(422, "InvalidRequest", f"{fields} of this request {verb} wrong: {told}.", request_id, facts)
 
 
 def field_problems(found: Iterable[Mapping[str, Any]], known_fields: frozenset[str]) -> list[tuple[str, str]]:

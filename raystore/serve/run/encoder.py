@@ -20,6 +20,7 @@ from raystore.catalog import Catalog, open_root
 from raystore.encoders import Encoders, open_encoder
 from raystore.secret import load_store_key
 from raystore.serve.answer.batching import BatchingEncoder
+from raystore.serve.answer.deadline import waited_until
 from raystore.serve.recording.seal import Seal
 from raystore.serve.run.process import keep_calls_on_loopback, take_turns_quickly
 from raystore.serve.run.watched import WatchedEncoders
@@ -58,8 +59,8 @@ class EncoderReplica:
 
     async def encode(self, message: bytes, left_s: float) -> tuple[Matrix, npt.NDArray[np.int64], dict[int, str]]:
         """Vectors, places and problems, as `Encoded` has them, of sealed items that are waited for so long."""
-        until = time.monotonic() + left_s
-        encoded = await self._encoder.each_soon(self._seal.open(message), until=until)
+        with waited_until(time.monotonic() + left_s):
+            encoded = await self._encoder.each_soon(self._seal.open(message))
         return np.asarray(encoded.vectors), encoded.places, dict(encoded.problems)
 
     def count_tokens(self, message: bytes) -> int:
