@@ -6,6 +6,7 @@ the choice is said. Ray is imported only when a job needs it.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import resource
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -43,9 +44,11 @@ INLINE_BELOW = InlineBelow()
 # and shards read their vectors from the collection, so a small store suffices.
 OBJECT_STORE_BYTES = 256 * 2**20
 
-# What is larger than this in an actor call goes to the object store: a request body must not (found there, in shared
-# memory, with Serve's own proxy and Ray's default of 100 kB; docs/LOG.md).
+# What is larger than this in an actor call goes to the object store: a request body must not (found there, in shared memory, with
+# Serve's own proxy and Ray's defaults, 100 kB for a value and 10 MB for all of a call; docs/LOG.md).
 INLINE_CALL_BYTES = 64 * 2**20
+_INLINE_DEFAULTS = {"max_direct_call_object_size": 100 * 2**10, "task_rpc_inlined_bytes_limit": 10 * 2**20}
+INLINE_CALLS = dict.fromkeys(_INLINE_DEFAULTS, INLINE_CALL_BYTES)
 
 _address: str | None = None
 
@@ -69,6 +72,17 @@ def has_ray() -> bool:
     """Whether this process runs on a Ray already, or was told of one: then a job costs no start."""
     ray: Any = sys.modules.get("ray")
     return bool(_address or setting("RAYSTORE_RAY") or (ray is not None and ray.is_initialized()))
+
+
+def inline_problem(system_config: Mapping[str, Any], head: str = "it") -> str | None:
+    """What is wrong with the Ray of this configuration, where it would put request bodies into its object store."""
+    least = min(int(system_config.get(name, default)) for name, default in _INLINE_DEFAULTS.items())
+    if least >= INLINE_CALL_BYTES:
+        return None
+    return (
+        f"this Ray puts what is over {least} bytes of a call into its object store, where request bodies must not be: "
+        f"start {head} with --system-config='{json.dumps(INLINE_CALLS)}'"
+    )
 
 
 @contextmanager
@@ -133,7 +147,7 @@ def _started_ray(num_cpus: int | None, num_gpus: int | None) -> Any:
             _node_ip_address="127.0.0.1",
             # By default workers run at niceness 15: any other program of the machine would take the cores from a service, and half of
             # a core's time from a job.
-            _system_config={"max_direct_call_object_size": INLINE_CALL_BYTES, "worker_niceness": 0},
+            _system_config={**INLINE_CALLS, "worker_niceness": 0},
         )
         # The raylet's remarks on actors that end come over another way than log_to_driver=False closes, and on
         # standard output, where they would stand in the middle of --json.

@@ -13,14 +13,14 @@ import pytest
 from raystore.errors import InvalidArguments
 from raystore.serve.run.build import Cluster, build, misfits, read_arguments
 from raystore.serve.spec.app import AppSpec
-from raystore.session import INLINE_CALL_BYTES
+from raystore.session import INLINE_CALL_BYTES, INLINE_CALLS
 
 FITTING = Cluster(
     host="0.0.0.0",
     port=8000,
     certificate=(None, None),
     nodes=frozenset({"10.0.0.10", "10.0.0.11"}),
-    inline=INLINE_CALL_BYTES,
+    system=INLINE_CALLS,
     balanced=True,
     replicas_balanced=True,
     narrowed=True,
@@ -60,10 +60,12 @@ def test_loopback_is_refused_where_there_are_several_machines() -> None:
 
 
 def test_a_ray_that_would_keep_bodies_in_its_object_store_is_refused() -> None:
-    assert said(inline=102_400) == [
-        "this Ray puts what is over 102400 bytes of a call into its object store, where request bodies must not be: "
-        "start its head with --system-config='{\"max_direct_call_object_size\": 67108864}'"
-    ]
+    for system, least in (({}, 102_400), ({"max_direct_call_object_size": INLINE_CALL_BYTES}, 10_485_760)):
+        assert said(system=system) == [
+            f"this Ray puts what is over {least} bytes of a call into its object store, where request bodies must not be: "
+            'start its head with --system-config=\'{"max_direct_call_object_size": 67108864, '
+            '"task_rpc_inlined_bytes_limit": 67108864}\''
+        ]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_tls_stands_in_the_file_and_where_it_is_spoken() -> None:
 
 
 def test_everything_that_does_not_fit_is_named_at_once() -> None:
-    assert len(said(AppSpec(), port=9000, inline=1, balanced=False)) == 4
+    assert len(said(AppSpec(), port=9000, system={}, balanced=False)) == 4
 
 
 @pytest.mark.parametrize(

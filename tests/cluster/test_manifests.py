@@ -17,7 +17,7 @@ from raystore.serve.run.haproxy_door import MOST_ENV
 from raystore.serve.run.proxy import ProxyFolder
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.read import load_spec
-from raystore.session import INLINE_CALL_BYTES
+from raystore.session import INLINE_CALLS
 from tests.cluster.test_build import cluster
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,7 +69,7 @@ def test_both_configurations_of_serve_say_the_same() -> None:
 @pytest.mark.parametrize("name", ["rayservice.yaml", "ray-cluster.yaml"])
 def test_the_head_keeps_request_bodies_out_of_the_object_store(name: str) -> None:
     [given] = [word.partition("=")[2] for word in starts()[name] if word.startswith("--system-config=")]
-    assert json.loads(given) == {"max_direct_call_object_size": INLINE_CALL_BYTES}
+    assert json.loads(given) == INLINE_CALLS
 
 
 @pytest.mark.parametrize("name", ["rayservice.yaml", "ray-cluster.yaml"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -22,7 +23,7 @@ import ray
 import yaml
 
 from raystore.serve.run.proxy import ProxyFolder, free_port, haproxy_binary
-from raystore.session import INLINE_CALL_BYTES
+from raystore.session import INLINE_CALLS
 from tests.serve.conftest import Served, make_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -117,7 +118,7 @@ def nodes() -> Iterator[Nodes]:
     starts = [
         ["--head", f"--port={gcs}", f"--temp-dir={folder}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
          f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}",
-         f'--system-config={{"max_direct_call_object_size": {INLINE_CALL_BYTES}}}'],
+         f"--system-config={json.dumps(INLINE_CALLS)}"],
         [f"--address={ray.util.get_node_ip_address()}:{gcs}", f"--dashboard-agent-listen-port={free_port()}"],
     ]  # fmt: skip
     found = Nodes(f"http://127.0.0.1:{dashboard}", free_port(), env, folder)

@@ -13,6 +13,8 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -85,32 +87,30 @@ def test_errors_keep_their_shape_behind_the_proxy(client: httpx.Client) -> None:
 
 
 def test_the_head_changes_in_place_without_a_failed_request(running: Running, served: Served) -> None:
-    statuses: list[int] = []
-    heads: list[str] = []
     replicas = pids_of("orchestrator")
-    done = threading.Event()
-
-    def ask() -> None:
-        with httpx.Client(base_url=running.url, timeout=30) as client:
-            while not done.is_set():
-                answer = client.post("/v1/predict/triage", json={"text": "red and blue"})
-                statuses.append(answer.status_code)
-                heads.append(answer.json()["lineage"]["head"])
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
+    with asking(running.url) as heads:
         again = deploy(served.root, spec_at(running, deployments={"triage": {"head": "refunds@2"}}), threads=1)
-        enough = len(statuses) + 20
-        while len(statuses) < enough and asking.is_alive():
-            time.sleep(0.01)
-    finally:
-        done.set()
-        asking.join()
     assert again.url == running.url
-    assert set(statuses) == {200}
     assert (heads[0], heads[-1]) == ("refunds@1", "refunds@2")
     assert heads == sorted(heads)
+    assert pids_of("orchestrator") == replicas
+
+
+@pytest.mark.skipif(haproxy_binary() is None, reason="no HAProxy for this platform")
+def test_another_limit_of_requests_holds_in_place_whoever_deploys(
+    running: Running, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [balancer] = balancers()
+    replicas = pids_of("orchestrator")
+    for most, another in ((77, True), (128, False)):
+        if another:  # a process that did not start Serve knows nothing of its proxy
+            monkeypatch.setattr(deploy_module, "_folder", None)
+            monkeypatch.setattr(deploy_module, "_started", False)
+        else:
+            monkeypatch.undo()
+        deploy(served.root, spec_at(running, deployments=TRIAGE, limits={"max_requests": most}), threads=1)
+        bounds = {row["slim"] for row in balancer._rows() if row["svname"] not in ("FRONTEND", "BACKEND")}
+        assert bounds == {str(most)}
     assert pids_of("orchestrator") == replicas
 
 
@@ -147,41 +147,54 @@ def test_a_change_that_does_not_become_ready_says_why_and_what_was_there_goes_on
     import ray
     from ray import serve
 
-    cores = ray.cluster_resources()["CPU"]  # enough for one of the two
-    wanted = spec_at(running, encoders={"tiny": {"cpus": cores, "replicas": 2}}, deployments=TRIAGE)
-    with pytest.raises(JobFailed, match=r"after 6 s .*'encoder-tiny' has \d replicas that run and \d that wait for cores"):
-        deploy(served.root, wanted, threads=1, ready_s=6)
-    assert client.post("/v1/predict/triage", json={"text": "red and blue"}).status_code == 200
-    soon(lambda: serve.status().applications["raystore"].deployments.keys() == {"orchestrator"})
-    assert client.post("/v1/predict/triage", json={"text": "red and blue"}).status_code == 200
-
-
-@pytest.mark.skipif(haproxy_binary() is None, reason="no HAProxy for this platform")
-def test_another_limit_of_requests_holds_in_place_whoever_deploys(
-    running: Running, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    [balancer] = balancers()
     replicas = pids_of("orchestrator")
-    for most, another in ((77, True), (128, False)):
-        if another:  # a process that did not start Serve knows nothing of its proxy
-            monkeypatch.setattr(deploy_module, "_folder", None)
-            monkeypatch.setattr(deploy_module, "_started", False)
-        else:
-            monkeypatch.undo()
-        deploy(served.root, spec_at(running, deployments=TRIAGE, limits={"max_requests": most}), threads=1)
-        bounds = {row["slim"] for row in balancer._rows() if row["svname"] not in ("FRONTEND", "BACKEND")}
-        assert bounds == {str(most)}
-    assert pids_of("orchestrator") == replicas
+    cores = ray.cluster_resources()["CPU"]
+    both = spec_at(running, encoders={"tiny": {"cpus": cores, "replicas": 2}}, deployments=TRIAGE)  # there is room for one
+    with asking(running.url):
+        with pytest.raises(
+            JobFailed, match=r"after 6 s .*'encoder-tiny' has \d replicas that run and \d that wait for cores"
+        ):
+            deploy(served.root, both, threads=1, ready_s=6)
+        soon(lambda: serve.status().applications["raystore"].deployments.keys() == {"orchestrator"})
+    soon(lambda: pids_of("orchestrator") == replicas)
+
+
+def test_another_placement_replaces_the_only_replica_without_a_failed_request(running: Running, served: Served) -> None:
+    replicas = pids_of("orchestrator")
+    for threads in (2, 1):
+        with asking(running.url):
+            deploy(served.root, spec_at(running, deployments=TRIAGE), threads=threads)
+    soon(lambda: len(pids_of("orchestrator")) == 1)
+    assert pids_of("orchestrator") != replicas
 
 
 def test_a_large_body_is_in_no_file_of_the_session_and_not_in_the_object_store(
     client: httpx.Client, ray_session: object
 ) -> None:
-    rows = [{"id": f"{CANARY[:6]}-{n}", "text": f"{CANARY} " * 1_000} for n in range(20)]
-    rows += [{"id": "bad", "text": f"{CANARY} " * 6_000}]  # too long: the row that fails
-    assert client.post("/v1/collections/tickets/log", json={"rows": rows[:20]}).status_code == 200
-    assert client.post("/v1/collections/tickets/log", json={"rows": rows[20:]}).status_code == 413
-    noise = np.random.default_rng(0).bytes(9_900_000)  # no image; one of this size is the largest body there is
+    assert client.post("/v1/collections/tickets/log", json={"rows": secret_rows("a")[:20]}).status_code == 200
+    assert client.post("/v1/collections/tickets/log", json={"rows": secret_rows("b")[20:]}).status_code == 413
+    send_noise(client)
+
+
+def test_nor_is_one_that_waits_for_a_replica_after_the_only_one_was_killed(
+    client: httpx.Client, ray_session: object
+) -> None:
+    """Serve's own proxy has the requests meanwhile, and from there they pass through Ray's calls."""
+    [replica] = pids_of("orchestrator")
+    os.kill(replica, signal.SIGKILL)
+    for _ in range(3):
+        send_noise(client)
+    assert pids_of("orchestrator") not in ([], [replica])
+
+
+def secret_rows(batch: str) -> list[dict[str, str]]:
+    rows = [{"id": f"{CANARY[:6]}-{batch}-{n}", "text": f"{CANARY} " * 1_000} for n in range(20)]
+    return [*rows, {"id": f"bad-{batch}", "text": f"{CANARY} " * 6_000}]  # too long: the row that fails
+
+
+def send_noise(client: httpx.Client) -> None:
+    """Nothing of the largest body there is, no image, is seen where it must not be, and nothing of the rows before it."""
+    noise = np.random.default_rng().bytes(9_900_000)
     refused = client.post("/v1/embeddings", json={"model": "tiny", "input": data_url(noise)})
     assert (refused.status_code, refused.json()["error"]["type"]) == (422, "InvalidRequest")
     import ray
@@ -189,9 +202,10 @@ def test_a_large_body_is_in_no_file_of_the_session_and_not_in_the_object_store(
     needles = [CANARY.encode(), base64.b64encode(noise[3_000_000:3_000_060]), noise[3_000_000:3_000_060]]
     session = Path(ray._private.worker._global_node.get_session_dir_path())
     assert [files_holding(session, needle) for needle in needles] == [[], [], []]
-    stores = object_store_counts([*needles, b"raystore-control-7d1e"])
-    control = ray.put(b"raystore-control-7d1e" * 20_000)  # over what goes inline: it must be seen
-    seen = object_store_counts([*needles, b"raystore-control-7d1e"])
+    mark = base64.b64encode(noise[:60])
+    stores = object_store_counts([*needles, mark])
+    control = ray.put(mark * 20_000)  # over what goes inline: it must be seen
+    seen = object_store_counts([*needles, mark])
     del control
     assert stores[:3] == seen[:3] == [0, 0, 0]
     assert seen[3] > stores[3]
@@ -282,6 +296,31 @@ def test_a_server_that_is_ended_frees_its_port(served: Served, tmp_path: Path, h
         time.sleep(0.1)
     assert not _listens(port)
     shutil.rmtree(sessions, ignore_errors=True)
+
+
+@contextmanager
+def asking(url: str) -> Iterator[list[str]]:
+    """One request after the other meanwhile, each of them answered; the heads that answered."""
+    heads: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not done.is_set():
+                answer = client.post("/v1/predict/triage", json={"text": "red and blue"})
+                assert answer.status_code == 200, answer.text
+                heads.append(answer.json()["lineage"]["head"])
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        try:
+            yield heads
+            enough = len(heads) + 20
+            while len(heads) < enough and not asked.done():
+                time.sleep(0.01)
+        finally:
+            done.set()
+        asked.result()
 
 
 def soon(look: Callable[[], bool]) -> None:

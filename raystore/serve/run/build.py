@@ -26,7 +26,7 @@ from raystore.serve.run.proxy import REPLICA_ENV
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.base import Strict
 from raystore.serve.spec.read import load_spec, parse_spec
-from raystore.session import INLINE_CALL_BYTES
+from raystore.session import inline_problem
 
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 _DRAIN = (
@@ -47,7 +47,7 @@ class Arguments(Strict):
 class Cluster:
     """What others set up, as far as the application depends on it.
 
-    `certificate` and its key are those of Serve's own proxy. `inline` is how many bytes of a call Ray keeps out of its object store.
+    `certificate` and its key are those of Serve's own proxy. `system` is what its head was started with.
     `balanced` is whether Serve answers by HAProxy (None: no proxy is up yet), `replicas_balanced` whether replicas would be told so,
     `narrowed` whether something else is started in HAProxy's place, which has to be haproxy_door.py, `paired` whether that finds
     certificate and key, and `most` how many requests it lets a replica have at once.
@@ -57,7 +57,7 @@ class Cluster:
     port: int
     certificate: tuple[str | None, str | None]
     nodes: frozenset[str]
-    inline: int
+    system: Mapping[str, Any]
     balanced: bool | None
     replicas_balanced: bool
     narrowed: bool
@@ -132,11 +132,9 @@ def misfits(spec: AppSpec, found: Cluster) -> Iterator[str]:
         )
     if is_loopback(spec.host) and len(found.nodes) > 1:
         yield f"host is {spec.host}, where nodes cannot reach each other's replicas: write host: 0.0.0.0"
-    if found.inline < INLINE_CALL_BYTES:
-        yield (
-            f"this Ray puts what is over {found.inline} bytes of a call into its object store, where request bodies must not be: "
-            f"start its head with --system-config='{{\"max_direct_call_object_size\": {INLINE_CALL_BYTES}}}'"
-        )
+    inline = inline_problem(found.system, "its head")
+    if inline is not None:
+        yield inline
     if found.balanced is not None and found.balanced != found.replicas_balanced:
         with_it, without = ("Serve's controller", "here") if found.balanced else ("here", "Serve's controller")
         yield f"{HAPROXY}=1 is set for {with_it} and not for {without}: set it where every node is started, before 'ray start'"
@@ -180,7 +178,7 @@ def _found(ray: Any) -> Cluster:
         port=http.port,
         certificate=(http.ssl_certfile, http.ssl_keyfile),
         nodes=frozenset(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]),
-        inline=int(state.get_system_config().get("max_direct_call_object_size", 100 * 2**10)),
+        system=state.get_system_config(),
         balanced=balanced(),
         replicas_balanced=os.environ.get(HAPROXY) == "1",
         narrowed=bool(os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")),

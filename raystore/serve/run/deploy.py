@@ -31,7 +31,7 @@ from raystore.serve.run.proxy import (
 from raystore.serve.run.ready import NotRunningError, wait_ready
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_records
-from raystore.session import INLINE_CALL_BYTES, has_ray, start_ray, thread_count
+from raystore.session import has_ray, inline_problem, start_ray, thread_count
 
 log = logging.getLogger("raystore")
 
@@ -317,12 +317,8 @@ def nodes_joined() -> list[Node] | None:
 def _check_inline_limit(binary: str | None) -> None:
     from ray._private.state import state
 
-    limit = int(state.get_system_config().get("max_direct_call_object_size", 100 * 2**10))
-    if binary is None and limit < INLINE_CALL_BYTES:
-        problem = (
-            f"this Ray puts what is over {limit} bytes of a call into its object store, where request bodies must not be: "
-            f"start it with --system-config='{{\"max_direct_call_object_size\": {INLINE_CALL_BYTES}}}'"
-        )
+    problem = inline_problem(state.get_system_config())
+    if binary is None and problem is not None:
         raise InvalidArguments(call="deploy", problems=[problem])
 
 

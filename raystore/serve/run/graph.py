@@ -27,6 +27,9 @@ RECORDING = "recording"
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 # Requests beyond those a replica takes, which it answers 503 itself: Serve's own 503 is not in our shape.
 _SPARE = 1_024
+# Of the ingress's replicas: one more than wanted while they are replaced, so that an old one answers until a new one does. Those of
+# encoders and heads hold cores and GPUs, and where none is left for one more the change would never end.
+_SURGE_PERCENT = 1
 # Of encoders and heads of their own: calls that a replica takes, and that wait in each ingress replica when all are taken; beyond, 503.
 _ONGOING = 64
 _QUEUED = 64
@@ -107,6 +110,7 @@ def application(
     ingress = made(
         serve.ingress()(Ingress), INGRESS, at, told, *stands_on,
         max_ongoing_requests=spec.limits.max_requests + _SPARE,
+        max_surge_percent=_SURGE_PERCENT,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": env}},
     )  # fmt: skip
     return ingress.bind(where, threads, encoders, heads, recording)

@@ -7,11 +7,14 @@ replica finds within a second.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raystore.encoders.registry import Encoders
+from raystore.errors import DeadlineMissed, Overloaded
 from raystore.serve.answer.batching import ServedEncoder
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.answer.orchestrator import Orchestrator
@@ -41,6 +44,7 @@ _BATCH = 512  # items of one message to the recording process
 _PAUSE_S = 0.25
 _TELL_S = 10.0
 _GRACE_S = 5.0
+_OTHERS_S = 180.0  # as long as `deploy` waits; then what needs no other process is answered
 
 
 class Ingress:
@@ -83,10 +87,19 @@ class Ingress:
         spec = AppSpec.model_validate(config["spec"])
         records = {n: DeploymentRecord.model_validate(r) for n, r in config["records"].items()}
         self._wanted = spec
+        if self._orchestrator is None:
+            await asyncio.to_thread(self._wait_for_others)
         await asyncio.to_thread(self._follower.follow, records)  # requests are answered meanwhile
         if self._balancer is not None:
             await asyncio.to_thread(self._balancer.limit, spec.limits.max_requests)
         await self._listen_for_grpc(spec)
+
+    def _wait_for_others(self) -> None:
+        """Until encoders and heads of their own answer: what ran before goes on until then, and for good where they never do."""
+        until = time.monotonic() + _OTHERS_S
+        for handle in (*self._away_encoders.values(), *self._away_heads.values()):
+            with suppress(DeadlineMissed, Overloaded):
+                asked(handle.snapshot.remote, until - time.monotonic())
 
     async def _listen_for_grpc(self, spec: AppSpec) -> None:
         """A new server, where what it is made of changed. Replicas of a node share the port, so it starts before the earlier ends."""
