@@ -44,6 +44,7 @@ class Output:
     def emit(self, facts: Any, draw: Callable[[], None] | None = None) -> None:
         if self.as_json:
             sys.stdout.write(json.dumps(_plain(facts), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n")
+            sys.stdout.flush()  # a service goes on after it
         elif draw is not None:
             draw()
         else:

@@ -61,7 +61,7 @@ def serve(
 
 
 def run(file: str | None, host: str | None, port: int | None) -> None:
-    from raystore.serve.run.deploy import serve_app
+    from raystore.serve.run.foreground import serve_app
     from raystore.serve.spec.read import parse_spec
 
     spec = _spec(file)

@@ -184,7 +184,7 @@ def ending_of(told: Mapping[str, Any]) -> ServiceError:
 
 def _said(status: int, told: Mapping[str, Any], request_id: str, wait_s: float) -> ServiceError:
     details = {name: fact for name, fact in told.items() if name not in ("type", "message", "request_id")}
-    return _class_of(status)(
+    return _class_of(status, str(told["type"]))(
         status_code=status,
         type=str(told["type"]),
         message=str(told["message"]),
@@ -206,10 +206,10 @@ def _unreadable(reply: Reply, request_id: str) -> ServiceError:
     )
 
 
-def _class_of(status: int) -> type[ServiceError]:
+def _class_of(status: int, type_: str = "") -> type[ServiceError]:
     if status in _BUSY:
         return ServiceBusy
-    if status in (401, 403):
+    if status in (401, 403) and type_ != "RuleRefused":  # which is about the request, not about who sent it
         return ServiceDenied
     return ServiceRefused if 400 <= status < 500 else ServiceError
 

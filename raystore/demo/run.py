@@ -9,7 +9,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,7 @@ def run_demo(
     began = time.monotonic()
     steps = _Steps(out, {"folder": str(Path(folder).absolute()), "seconds": {}})
     running: Running | None = None
+    served = ExitStack()
     check_port_free("127.0.0.1", port)  # now rather than at the last step, minutes from here
     try:
         corpus = _collect(steps, folder, data, test, text, label, id)
@@ -78,7 +79,10 @@ def run_demo(
         _search(steps, items, corpus, workers)
         if corpus.label is not None:
             with steps.step(f"Deploy and ask over HTTP: Ray Serve at 127.0.0.1:{port}"):
+                from raystore.serve.run.foreground import interrupted_by_sigterm
+
                 running = store.deploy(DEPLOYMENT, head=head, port=port)
+                served.enter_context(interrupted_by_sigterm())
                 _ask(steps, store, running, corpus.question)
         steps.facts["total_s"] = round(time.monotonic() - began, 1)
         _summary(steps, folder, corpus, running, keep)
@@ -88,6 +92,7 @@ def run_demo(
         if running is not None:
             running.stop()
         shutdown_ray()
+        served.close()
 
 
 def _collect(

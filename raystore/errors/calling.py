@@ -30,11 +30,11 @@ class ServiceError(RaystoreError, RuntimeError):
 
 
 class ServiceRefused(ServiceError):
-    """4xx: the request has to change."""
+    """4xx: the request has to change; also where a rule of the deployment refuses it (403 RuleRefused)."""
 
 
 class ServiceDenied(ServiceError):
-    """401 and 403: the key is missing, unknown, or lacks the verb."""
+    """401 and any other 403: the key is missing, unknown, or lacks the verb."""
 
 
 class ServiceBusy(ServiceError):

@@ -93,6 +93,11 @@ def test_nothing_is_repeated_that_would_not_fit_into_the_deadline() -> None:
     assert (driven.error.retry_after_s, driven.error.type, driven.error.status_code) == (5.0, "NotReady", 503)
 
 
+def test_a_rule_that_refuses_is_about_the_request_and_not_about_the_key() -> None:
+    assert type(Driven(refusal(403, "RuleRefused")).error) is ServiceRefused
+    assert type(Driven(refusal(403, "VerbDenied")).error) is ServiceDenied
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(400, ServiceRefused), (401, ServiceDenied), (403, ServiceDenied), (404, ServiceRefused), (409, ServiceRefused),

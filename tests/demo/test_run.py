@@ -87,6 +87,25 @@ def demo(folder: Path, sessions: str, *arguments: str, timeout_s: float = 300) -
     return found
 
 
+def kept_until_sigterm(folder: Path, sessions: str, *arguments: str) -> dict[str, Any]:
+    """The facts of a run that goes on serving, and is then told to end."""
+    process = subprocess.Popen(
+        _command(folder, "--json", "--keep", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_env(sessions)
+    )  # fmt: skip
+    assert process.stdout is not None
+    told = ""
+    for line in process.stdout:
+        told += line
+        if line == "}\n":
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert json.loads(err.splitlines()[-1])["error"]["type"] == "Interrupted"
+    found: dict[str, Any] = json.loads(told)
+    return found
+
+
 def _command(folder: Path, *arguments: str) -> list[str]:
     port = str(free_port())
     return [str(Path(sys.executable).with_name("raystore")), "demo", "--folder", str(folder), "--port", port, *arguments]
@@ -114,7 +133,7 @@ def test_own_files_go_from_csv_to_a_served_answer_and_a_second_run_embeds_nothin
     assert predicted["label"] in TOPICS
     assert first["answer"]["lineage"]["head"] == "labels@1"
     assert first["accuracy"] > first["majority"]
-    again = demo(tmp_path / "a demo", sessions, *own)
+    again = kept_until_sigterm(tmp_path / "a demo", sessions, *own)
     assert again["embedded"] == 0
     assert again["answer"]["lineage"] == first["answer"]["lineage"]  # the very head, snapshot and deployment
     assert [again[key] for key in ("accuracy", "macro_f1")] == [first[key] for key in ("accuracy", "macro_f1")]

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,16 @@ from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
 from raystore.serve.wire import common, log, openai, predict, search, sql
-from tests.serve.conftest import Served, recorded
+from tests.serve.conftest import Served, make_store, recorded
 
 CANARY = "CANARY-7f3a-uncanny"
 LOOPBACK = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
+    """A store that no other module adds to: what a search finds is compared."""
+    return make_store(tmp_path_factory.mktemp("app") / "a store", tiny_model)
 
 
 @pytest.fixture(scope="module")

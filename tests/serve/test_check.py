@@ -169,6 +169,12 @@ def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
         assert problem.startswith(start), problem
 
 
+def test_the_table_that_a_review_makes_may_be_served_before_its_first_label(rooms: Rooms) -> None:
+    asked = {"c-review": {"head": "refunds@2", "review": "judged"}}
+    assert problems(rooms, deployments=asked, tables=["judged"]) == []
+    assert problems(rooms, deployments=asked, tables=["judge"]) == ["tables: there is no table 'judge'"]
+
+
 def test_a_circle_of_routes_is_found_before_it_runs(rooms: Rooms) -> None:
     def to(name: str) -> dict[str, Any]:
         return {"head": "refunds@2", "rules": {"before": [{"name": f"to-{name}", "route": name}]}}

@@ -267,7 +267,7 @@ def test_stopping_answers_what_is_under_way_and_begins_nothing_new(running: Runn
 
 PROGRAM = """
     import sys
-    from raystore.serve.run.deploy import serve_app
+    from raystore.serve.run.foreground import serve_app
     from raystore.serve.spec.app import AppSpec
     spec = AppSpec.model_validate({"port": int(sys.argv[2]), "deployments": {"triage": {"head": "refunds@1"}}})
     serve_app(sys.argv[1], spec, started=lambda running: print(running.url, flush=True))

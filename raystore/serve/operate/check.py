@@ -93,7 +93,7 @@ def check(spec: AppSpec, rooms: Rooms, nodes: Sequence[Node] | None = None) -> C
         task = rooms.heads.get(wanted.head.name).task
         problems += [f"deployments.{name}.rules: {each}" for each in rule_problems(wanted.rules, known, name, task=task)]
         problems += [f"deployments.{name}.{each}" for each in _own_problems(name, wanted, records[name], rooms)]
-    problems += [*_twins(records), *_app_problems(spec, rooms)]
+    problems += [*_twins(records), *_app_problems(spec, records, rooms)]
     if nodes is not None:
         return Check(spec, records, (*problems, *_unplaceable(spec, records, nodes)))
     here = [Node(cpus=os.cpu_count() or 1, gpus=math.inf)]  # which GPUs Ray would find is Ray's to say
@@ -143,7 +143,7 @@ def _twins(records: dict[str, DeploymentRecord]) -> Iterator[str]:
             yield f"deployments.{name}: its predictions and those of '{twin}' would be one collection: rename one of them"
 
 
-def _app_problems(spec: AppSpec, rooms: Rooms) -> Iterator[str]:
+def _app_problems(spec: AppSpec, records: Mapping[str, DeploymentRecord], rooms: Rooms) -> Iterator[str]:
     for name in spec.encoders:
         try:
             rooms.encoders.get(name)
@@ -152,8 +152,9 @@ def _app_problems(spec: AppSpec, rooms: Rooms) -> Iterator[str]:
     for name in spec.collections if spec.collections != "all" else ():
         if name not in collection_names(rooms.layout):
             yield f"collections: there is no collection '{name}'"
+    reviewed = {record.review.table for record in records.values() if record.review}  # made with the first label
     for name in spec.tables if spec.tables != "all" else ():
-        if name not in table_names(rooms.catalog):
+        if name not in reviewed.union(table_names(rooms.catalog)):
             yield f"tables: there is no table '{name}'"
     for file in (spec.tls.certificate, spec.tls.key) if spec.tls else ():
         if not file.is_file():

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from raystore.errors import InvalidArguments, JobFailed
@@ -32,8 +30,6 @@ from raystore.serve.run.ready import NotRunningError, wait_ready
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_records
 from raystore.session import has_ray, inline_problem, start_ray, thread_count
-
-log = logging.getLogger("raystore")
 
 APPLICATION = "raystore"
 _READY_S = 180.0
@@ -218,34 +214,6 @@ def _end_serve(serve: Any) -> None:
     if _folder is not None:
         _folder.remove()
         _folder = None
-
-
-def serve_app(root: str | Path, spec: AppSpec, *, started: Callable[[Running], None] | None = None) -> None:
-    """Deploy and block until SIGTERM or SIGINT, then end Serve; where another process began the application, change it and return.
-    `started` is called with the Running. Main thread only."""
-
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    start_ray("ray.serve")  # Ray puts its own handler on SIGTERM, which would leave the proxy running
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
-    running: Running | None = None
-    try:
-        running = deploy(root, spec)
-        if started is not None:
-            started(running)
-        if not running.elsewhere:
-            running.wait()
-    except KeyboardInterrupt:
-        log.info("stopping, when requests under way are answered")
-    finally:
-        try:
-            if running is not None:
-                running.stop()
-        except KeyboardInterrupt:
-            log.info("stopping at once")
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _join_ray() -> Any:
