@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -147,12 +146,8 @@ def test_own_files_go_from_csv_to_a_served_answer_and_a_second_run_embeds_nothin
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("seed", range(2))
-def test_ctrl_c_at_a_random_step_leaves_a_store_that_the_next_run_completes(
-    tickets: Path, tmp_path: Path, sessions: str, seed: int
-) -> None:
-    moment = random.Random(seed)
-    step, delay_s = moment.randint(1, len(STEPS)), moment.random()
+def test_ctrl_c_leaves_a_store_that_the_next_run_completes(tickets: Path, tmp_path: Path, sessions: str) -> None:
+    step, delay_s = STEPS.index("Index and search") + 1, 0.5  # Ray runs then; tests/cli/test_interrupt.py has other moments
     own = ("--data", str(tickets), "--text", "words", "--label", "topic", "--workers", "1")
     command = _command(tmp_path / "demo", *own)
     port = int(command[command.index("--port") + 1])
