@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from raystore.encoders.backends import ExportedBackend
+    from raystore.encoders.exports import Equivalence
+    from raystore.encoders.model import Model
+    from raystore.layout import Layout
+
 DATASETS = "RAYSTORE_DATASETS"
+Check = Callable[[Path], "Equivalence"] | None
 
 
 def pytest_configure() -> None:
     # Nothing here may ask a model hub: a test that needed one would pass on one machine and hang on another.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # The models are tiny and several processes share two cores: OpenMP's threads would spend them waiting for each other,
+    # spinning. Registering a tiny encoder beside one busy process takes 3 s so, and 20 s with a thread a core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,6 +35,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"tiny_model", "tiny_vit", "tiny_clip"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.model)
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exports of this session, a folder each."""
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exports_are_made_once(exports: Path) -> Iterator[None]:
+    """A store that registers a model another test registered gets a copy of the export that was made and checked then, which
+    takes 1.5 s for the smallest. tests/encoders makes each anew."""
+    from raystore.encoders import exports as made
+    from raystore.encoders import opening
+
+    real = made.write_export
+
+    def write_export(layout: Layout, model: Model, backend: type[ExportedBackend], check: Check = None) -> Path:
+        kept = exports / f"{model.passport.fingerprint}-{backend.name}"
+        if not kept.is_dir():
+            folder = real(layout, model, backend, check)
+            shutil.copytree(folder, kept)
+            return folder
+        stage = layout.tmp / uuid.uuid4().hex
+        shutil.copytree(kept, stage)
+        folder = made.export_folder(layout, model.passport.fingerprint, backend.name)
+        made.replace_folder(stage, folder, layout.tmp)
+        return folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "write_export", write_export)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,11 @@ from raystore.catalog import Catalog, open_root
 from raystore.encoders.registry import Encoders
 
 
+@pytest.fixture(scope="module", autouse=True)
+def exports_are_made_once() -> None:
+    """Not here: how they are made is what is tested."""
+
+
 @pytest.fixture
 def encoders(tmp_path: Path) -> Encoders:
     layout, _ = open_root(tmp_path / "a store", create=True)

@@ -275,6 +275,28 @@ PROGRAM = """
 
 
 @pytest.mark.slow
+def test_a_ray_that_would_put_bodies_into_its_object_store_is_refused(served: Served) -> None:
+    program = """
+    import sys
+    import ray
+    from raystore.errors import InvalidArguments
+    from raystore.serve.run.deploy import deploy
+    from raystore.serve.spec.app import AppSpec
+    ray.init("local", num_cpus=2, include_dashboard=False)
+    try:
+        deploy(sys.argv[1], AppSpec.model_validate({"port": int(sys.argv[2]), "deployments": {"triage": {"head": "refunds@1"}}}))
+    except InvalidArguments as error:
+        print(error.problems[0])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(served.root), str(free_port())]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.stdout == (
+        "this Ray puts what is over 102400 bytes of a call into its object store, where request bodies must not be: start it "
+        'with --system-config=\'{"max_direct_call_object_size": 67108864, "task_rpc_inlined_bytes_limit": 67108864}\'\n'
+    ), run.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_server_that_is_ended_frees_its_port(served: Served, tmp_path: Path, how: signal.Signals) -> None:
     port = free_port()

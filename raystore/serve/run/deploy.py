@@ -20,12 +20,7 @@ from raystore.serve.answer.loading import Rooms
 from raystore.serve.operate.check import Node, refuse_misfits, refuse_unplaceable
 from raystore.serve.run.balancer import Balancer
 from raystore.serve.run.graph import INGRESS, application, patience_s
-from raystore.serve.run.proxy import (
-    REPLICA_ENV,
-    ProxyFolder,
-    check_port_free,
-    haproxy_binary,
-)
+from raystore.serve.run.proxy import REPLICA_ENV, ProxyFolder, check_port_free, haproxy_binary
 from raystore.serve.run.ready import NotRunningError, wait_ready
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_records
@@ -229,6 +224,7 @@ def _start_serve(ray: Any, spec: AppSpec) -> bool:
     from ray import serve
     from ray.serve.context import _get_global_client
 
+    _check_inline_limits()
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it tells each step on the terminal
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
@@ -239,7 +235,6 @@ def _start_serve(ray: Any, spec: AppSpec) -> bool:
         return False
     check_port_free(spec.host, spec.port)
     binary = haproxy_binary() if alone(ray) else None
-    _check_inline_limit(binary)
     env = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(_PROXY_READY_S)}
     if binary is not None:
         _folder = ProxyFolder(binary, spec.tls, spec.limits.max_requests)
@@ -282,11 +277,11 @@ def nodes_joined() -> list[Node] | None:
     return nodes_of(start_ray()) if has_ray() else None
 
 
-def _check_inline_limit(binary: str | None) -> None:
+def _check_inline_limits() -> None:
+    """Of a Ray that somebody else started. Behind HAProxy too: it hands requests to Serve's proxy while no replica is up."""
     from ray._private.state import state
 
-    problem = inline_problem(state.get_system_config())
-    if binary is None and problem is not None:
+    if (problem := inline_problem(state.get_system_config())) is not None:
         raise InvalidArguments(call="deploy", problems=[problem])
 
 

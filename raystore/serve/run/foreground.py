@@ -19,8 +19,7 @@ log = logging.getLogger("raystore")
 def serve_app(root: str | Path, spec: AppSpec, *, started: Callable[[Running], None] | None = None) -> None:
     """Deploy and block until SIGTERM or SIGINT, then end Serve; where another process began the application, change it and return.
     `started` is called with the Running. Main thread only."""
-
-    start_ray("ray.serve")
+    start_ray("ray.serve")  # before its handlers are replaced
     running: Running | None = None
     with interrupted_by_sigterm():
         try:
