@@ -6,11 +6,12 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --durations=25
 QUICK := 'not slow and not gpu and not bench'
 ROOMS := tests/data tests/encoders tests/fine_tune tests/index tests/migrate tests/train
+PAGES := tests/demo tests/promises/test_wheel.py tests/test_docs_pages.py tests/test_notebooks.py
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rooms test-rest test-fast test-slow lint check bench bench-peers clean
+.PHONY: help demo test test-rooms test-rest test-fast test-slow test-slow-pages test-slow-rest lint check bench bench-peers clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -33,17 +34,23 @@ test: $(VENV)/.dev  ## all tests but the slow ones
 	@$(MAKE) --no-print-directory --jobs=2 test-rooms test-rest
 
 # Two halves side by side, as one waits a third of its time for processes to start. sed hands on whole lines, so they do not mix.
-test-rooms:
+test-rooms: $(VENV)/.dev
 	$(PYTEST) -m $(QUICK) $(ROOMS) 2>&1 | sed --unbuffered ''
 
-test-rest:
+test-rest: $(VENV)/.dev
 	$(PYTEST) -m $(QUICK) tests $(addprefix --ignore=,$(ROOMS)) 2>&1 | sed --unbuffered ''
 
 test-fast: $(VENV)/.dev  ## the tests without Ray and without a model, under a minute
 	$(PYTEST) -m 'not slow and not ray and not model and not browser and not gpu and not bench'
 
 test-slow: $(VENV)/.dev  ## kills by the dozen, soaks, the pages of the docs, the wheel in an empty environment
-	$(PYTEST) -m slow
+	@$(MAKE) --no-print-directory --jobs=2 test-slow-pages test-slow-rest
+
+test-slow-pages: $(VENV)/.dev
+	$(PYTEST) -m slow $(PAGES) 2>&1 | sed --unbuffered ''
+
+test-slow-rest: $(VENV)/.dev
+	$(PYTEST) -m slow tests $(addprefix --ignore=,$(PAGES)) 2>&1 | sed --unbuffered ''
 
 lint: $(VENV)/.dev  ## ruff and mypy --strict
 	$(BIN)/ruff format --check raystore tests benchmarks examples

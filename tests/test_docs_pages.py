@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,26 +38,14 @@ def steps(page: Path) -> list[tuple[str, str]]:
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if steps(page)]
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
-    """Every page, two at a time: much of a page is waiting for Ray. None takes a port that another takes."""
-    folders = [tmp_path_factory.mktemp(page.stem) for page in PAGES]
-    with ThreadPoolExecutor(2) as pool:
-        return {page.stem: done for page, done in zip(PAGES, pool.map(run, PAGES, folders), strict=True)}
-
-
-def run(page: Path, at: Path) -> subprocess.CompletedProcess[str]:
-    (at / "steps.json").write_text(json.dumps(steps(page)), encoding="utf-8")
-    folder = at / "here"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_blocks_of_a_page_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "steps.json").write_text(json.dumps(steps(page)), encoding="utf-8")
+    folder = tmp_path / "here"
     folder.mkdir()
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = [sys.executable, "-c", _RUNNER, str(at / "steps.json")]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
-
-
-@pytest.mark.parametrize("page", [page.stem for page in PAGES])
-def test_the_blocks_of_a_page_run_one_after_the_other(ran: dict[str, subprocess.CompletedProcess[str]], page: str) -> None:
-    done = ran[page]
+    command = [sys.executable, "-c", _RUNNER, str(tmp_path / "steps.json")]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -29,6 +29,7 @@ CONFIG = """global
 defaults
     mode http
     timeout connect 5s
+    timeout check 10s
     timeout client 60s
     timeout server 60s
     option redispatch 1
@@ -80,6 +81,11 @@ class Front:
     statuses: list[int] = field(default_factory=list)
     asking: list[threading.Thread] = field(default_factory=list)
 
+    def replica(self) -> str:
+        """What HAProxy says of the server behind it."""
+        [row] = [row for row in self.balancer._rows() if row["svname"] == "a"]
+        return row["status"]
+
     def ask_slowly(self, n: int) -> None:
         """`n` requests that are under way when this returns."""
         url = str(self.client.base_url.join("/v1/slow"))
@@ -128,6 +134,7 @@ def front() -> Iterator[Front]:
         try:
             soon((folder / "admin.sock").exists)
             front = Front(client, behind, Balancer(folder / "admin.sock"), folder)
+            soon(lambda: front.replica() == "UP")
             yield front
             front.let_go()
         finally:
@@ -170,7 +177,7 @@ def test_what_is_more_than_a_replica_takes_is_refused_in_the_one_shape_and_then_
 def test_without_anybody_behind_it_is_not_said_that_there_is_much_to_do(front: Front) -> None:
     front.behind.shutdown()
     front.behind.server_close()
-    soon(lambda: [row["status"] for row in front.balancer._rows() if row["svname"] == "a"] == ["DOWN"])
+    soon(lambda: front.replica() == "DOWN")
     for path in ("/v1/predict/triage", "/readyz"):
         assert shed(front.client.get(path, headers={"x-request-id": "mine-2"}), *NOBODY) == "mine-2"
 
