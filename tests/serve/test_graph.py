@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,18 @@ def test_metrics_of_all_processes_are_one(client: httpx.Client) -> None:
     processes = {"ingress": 1, "encoder": 2, "head": 1, "recording": 1}
     assert until(lambda: samples(client, "raystore_processes", "process") == processes)
     assert until(lambda: sum(samples(client, "raystore_shadow_predictions_total", "deployment").values()) > 0)
+
+
+def test_shadows_and_records_give_way_to_answers(client: httpx.Client) -> None:
+    """Each thread has its niceness; one that ended meanwhile has none."""
+    predict(client, "the card")
+    assert until(lambda: sum(samples(client, "raystore_shadow_predictions_total", "deployment").values()) > 0)
+    [recording] = pids_of("recording")
+    niceness = []
+    for thread in Path(f"/proc/{recording}/task").iterdir():
+        with suppress(ProcessLookupError):
+            niceness.append(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+    assert set(niceness) == {10}
 
 
 def test_an_encoder_of_its_own_is_watched_where_it_runs(client: httpx.Client, store: Served) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
-from os import environ
+from contextlib import suppress
 from pathlib import Path
 
 from raystore.access import is_loopback
@@ -44,10 +45,25 @@ def take_turns_quickly() -> None:
     sys.setswitchinterval(5e-4)
 
 
+def let_others_first(niceness: int = 10) -> None:
+    """Every thread of this process, and those they start, give way to other processes.
+
+    On Linux each thread has a niceness of its own, and `os.nice` changes the caller's: Ray's own threads, which read what is sent to a
+    replica, would stay as they were.
+    """
+    threads = Path("/proc/self/task")
+    if not threads.is_dir():
+        os.nice(niceness)
+        return
+    for thread in threads.iterdir():
+        with suppress(ProcessLookupError):  # it has ended
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+
+
 def find_balancer() -> Balancer | None:
     """The HAProxy of this replica's node; None where Serve answers without it."""
-    admin = environ.get(ADMIN_ENV)
-    if admin is None or environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+    admin = os.environ.get(ADMIN_ENV)
+    if admin is None or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return None
     import ray
 

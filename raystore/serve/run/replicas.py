@@ -5,7 +5,6 @@ Serve makes the classes in replicas of their own; none listens for anybody but t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from raystore.serve.operate.operations import Operations
 from raystore.serve.recording.recorder import Recorder
 from raystore.serve.recording.seen import Seen
 from raystore.serve.run.follow import Follower
-from raystore.serve.run.process import keep_calls_on_loopback, limit_memory
+from raystore.serve.run.process import keep_calls_on_loopback, let_others_first, limit_memory
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.spec.watch import Watch
 from raystore.serve.watch.json_logs import write_json_logs
@@ -52,7 +51,7 @@ class RecordingReplica:
     def __init__(self, root: str, memory_mb: int) -> None:
         no_core_files()
         keep_calls_on_loopback()
-        os.nice(10)  # who waits for an answer goes first
+        let_others_first()  # those who wait for an answer
         self._rooms = Rooms(root)
         self._memory_mb = memory_mb
         self._metrics = Metrics("recording")
