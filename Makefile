@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --durations=25
 QUICK := 'not slow and not gpu and not bench'
 ROOMS := tests/data tests/encoders tests/fine_tune tests/index tests/migrate tests/train
-PAGES := tests/promises/test_wheel.py tests/test_docs_pages.py tests/test_notebooks.py
+PAGES := tests/demo tests/test_docs_pages.py tests/test_notebooks.py
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
