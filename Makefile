@@ -40,7 +40,7 @@ test-rooms: $(VENV)/.dev
 test-rest: $(VENV)/.dev
 	$(PYTEST) -m $(QUICK) tests $(addprefix --ignore=,$(ROOMS)) 2>&1 | sed --unbuffered ''
 
-test-fast: $(VENV)/.dev  ## the tests without Ray and without a model, under a minute
+test-fast: $(VENV)/.dev  ## the tests without Ray and without a model
 	$(PYTEST) -m 'not slow and not ray and not model and not browser and not gpu and not bench'
 
 test-slow: $(VENV)/.dev  ## kills by the dozen, soaks, the pages of the docs, the wheel in an empty environment

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +63,7 @@ def exports_are_made_once(exports: Path) -> Iterator[None]:
     takes 1.5 s for the smallest. tests/encoders makes each anew."""
     from raystore.encoders import exports as made
     from raystore.encoders import opening
+    from raystore.layout import staging
 
     real = made.write_export
 
@@ -73,10 +73,10 @@ def exports_are_made_once(exports: Path) -> Iterator[None]:
             folder = real(layout, model, backend, check)
             shutil.copytree(folder, kept)
             return folder
-        stage = layout.tmp / uuid.uuid4().hex
-        shutil.copytree(kept, stage)
         folder = made.export_folder(layout, model.passport.fingerprint, backend.name)
-        made.replace_folder(stage, folder, layout.tmp)
+        with staging(layout.tmp) as stage:
+            shutil.copytree(kept, stage, dirs_exist_ok=True)
+            made.replace_folder(stage, folder, layout.tmp)
         return folder
 
     with pytest.MonkeyPatch.context() as patch:

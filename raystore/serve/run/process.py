@@ -15,6 +15,8 @@ from raystore.serve.run.proxy import ADMIN_ENV
 
 log = logging.getLogger("raystore.serve")
 
+_NICENESS = 10
+
 
 def keep_calls_on_loopback() -> None:
     """Let the replica's server for calls between deployments, which unpickles what it is sent, listen where its node does.
@@ -45,7 +47,7 @@ def take_turns_quickly() -> None:
     sys.setswitchinterval(5e-4)
 
 
-def let_others_first(niceness: int = 10) -> None:
+def let_others_first() -> None:
     """Every thread of this process, and those they start, give way to other processes.
 
     On Linux each thread has a niceness of its own, and `os.nice` changes the caller's: Ray's own threads, which read what is sent to a
@@ -53,11 +55,11 @@ def let_others_first(niceness: int = 10) -> None:
     """
     threads = Path("/proc/self/task")
     if not threads.is_dir():
-        os.nice(niceness)
+        os.nice(_NICENESS)
         return
     for thread in threads.iterdir():
         with suppress(ProcessLookupError):  # it has ended
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), _NICENESS)
 
 
 def find_balancer() -> Balancer | None:
