@@ -103,6 +103,7 @@ class Lane(Generic[T]):
     def put(self, *things: T) -> None:
         refused: list[T] = []
         with self._changed:
+            was_empty = not self._waiting
             for thing in things:
                 size, n_bytes = self._size(thing), self._bytes_of(thing)
                 over = self._held + size > self.most or self._held_bytes + n_bytes > self._most_bytes
@@ -113,7 +114,8 @@ class Lane(Generic[T]):
                 self._held += size
                 self._held_bytes += n_bytes
             closing = self._closing
-            self._changed.notify_all()
+            if was_empty or self._is_full:  # to wake the lane's thread each time would cost whoever puts something in
+                self._changed.notify_all()
         if refused:
             self._dropped(refused, "closed" if closing else "full")
 

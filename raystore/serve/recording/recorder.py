@@ -35,6 +35,8 @@ _PAUSE_S = 0.5  # between two commits of a deployment
 _DRAIN_S = 5.0  # for a deployment that is recorded no more
 _WAITING_ROWS = 50_000
 _WAITING_SEEN = 2_000  # requests that a shadow may be behind
+# Items that a shadow head is asked at once. One that encodes is asked a request at a time: content that does not open is dropped alone.
+_TOGETHER = 256
 
 
 class Recorder:
@@ -72,10 +74,13 @@ class Recorder:
 
     def take(self, batch: Sequence[Seen]) -> None:
         """Returns at once; what there is no room for is dropped and counted."""
+        of: dict[str, list[Seen]] = {}
         for seen in batch:
-            deployment = self._deployments.get(seen.deployment)
+            of.setdefault(seen.deployment, []).append(seen)
+        for name, seens in of.items():
+            deployment = self._deployments.get(name)
             if deployment is not None:
-                deployment.take(seen)
+                deployment.take(seens)
 
     def drain(self, wait_s: float) -> bool:
         """Whether everything that was taken was written down within that time."""
@@ -125,7 +130,8 @@ class _Deployment:
             self._shadows.pop(head).close()
         for head, shadow in wanted.items():
             if head not in self._shadows:
-                self._shadows[head] = self._lane(f"shadow-{head}", self._asks(shadow))
+                together = _TOGETHER if shadow.fingerprint == record.fingerprint else 1
+                self._shadows[head] = self._lane(f"shadow-{head}", self._asks(shadow), together)
         if record.rules != self._looked_at:  # their quotas count on otherwise
             if self._rules is not None:
                 self._rules.close()
@@ -138,28 +144,31 @@ class _Deployment:
             self._looked_at = record.rules
         self._drifting.expect(record)
 
-    def _lane(self, name: str, work: Callable[[list[Seen]], None]) -> Lane[Seen]:
+    def _lane(self, name: str, work: Callable[[list[Seen]], None], batch: int = 1) -> Lane[Seen]:
         return Lane(
             name,
             work,
             most=_WAITING_SEEN,
+            batch=batch,
             size=len,
             bytes_of=lambda seen: seen.n_bytes,
             dropped=lambda seen, why: self._dropped(why, sum(map(len, seen))),
         )
 
-    def take(self, seen: Seen) -> None:
-        if self.record.keeps_predictions:  # else its drift is looked for, and nothing more
-            self._rows.put(*((self.record.keep, row) for row in seen.rows))
-        for shadow in self.record.shadow:
-            lane = self._shadows.get(shadow.head)
-            if lane is not None and (
-                shadow.sample >= 1 or share(f"shadow {self.record.name} {shadow.head}", seen.request_id) < shadow.sample
-            ):
-                lane.put(seen)
-        if self._rules is not None and seen.facts:
-            self._rules.put(seen)
-        self._drifting.add(seen)
+    def take(self, batch: Sequence[Seen]) -> None:
+        record = self.record
+        if record.keeps_predictions:  # else its drift is looked for, and nothing more
+            self._rows.put(*((record.keep, row) for seen in batch for row in seen.rows))
+        for shadow in record.shadow:
+            if (lane := self._shadows.get(shadow.head)) is not None:
+                lane.put(*(seen for seen in batch if self._is_shown(shadow, seen)))
+        if self._rules is not None:
+            self._rules.put(*(seen for seen in batch if seen.facts))
+        for seen in batch:
+            self._drifting.add(seen)
+
+    def _is_shown(self, shadow: ShadowRef, seen: Seen) -> bool:
+        return shadow.sample >= 1 or share(f"shadow {self.record.name} {shadow.head}", seen.request_id) < shadow.sample
 
     def drain(self, until: float) -> bool:
         asked = [lane.drain(max(0.0, until - time.monotonic())) for lane in self._lanes]
@@ -181,18 +190,21 @@ class _Deployment:
         asked = Shadow(self._rooms, shadow, self._candidates.get(shadow.fingerprint))
 
         def work(batch: list[Seen]) -> None:
-            for seen in batch:
-                rows = asked.rows(seen)
-                if rows is None:
-                    self._dropped("no content", len(seen))
-                    continue
-                name = seen.deployment
-                self._metrics.count(table.SHADOW_PREDICTIONS, name, shadow.head, by=len(rows))
-                differ = sum(_differs(row, live) for row, live in zip(rows, seen.rows, strict=True))
-                self._metrics.count(table.SHADOW_DISAGREEMENTS, name, shadow.head, by=differ)
-                self._metrics.observe(table.SHADOW_SECONDS, (rows[0].latency_ms or 0.0) / 1e3, name, shadow.head)
-                keep = self.record.keep
-                self._rows.put(*((keep, row) for row in rows))
+            said = asked.rows(batch)
+            pairs = [(seen, rows) for seen, rows in zip(batch, said, strict=True) if rows is not None]
+            untold = sum(len(seen) for seen, rows in zip(batch, said, strict=True) if rows is None)
+            if untold:
+                self._dropped("no content", untold)
+            if not pairs:
+                return
+            record = self.record
+            rows = [row for _, of_one in pairs for row in of_one]
+            lives = [live for seen, _ in pairs for live in seen.rows]
+            differ = sum(_differs(row, live) for row, live in zip(rows, lives, strict=True))
+            self._metrics.count(table.SHADOW_PREDICTIONS, record.name, shadow.head, by=len(rows))
+            self._metrics.count(table.SHADOW_DISAGREEMENTS, record.name, shadow.head, by=differ)
+            self._metrics.observe(table.SHADOW_SECONDS, (rows[0].latency_ms or 0.0) / 1e3, record.name, shadow.head)
+            self._rows.put(*((record.keep, row) for row in rows))
 
         return work
 
