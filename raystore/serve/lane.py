@@ -92,6 +92,7 @@ class Lane(Generic[T]):
         self._held = self._held_bytes = 0
         self._busy = False
         self._closing = False
+        self._awaited = 0  # who wait until all is done: no pause is made meanwhile
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"raystore-{name}", daemon=True)
         self._thread.start()
@@ -120,9 +121,13 @@ class Lane(Generic[T]):
             self._dropped(refused, "closed" if closing else "full")
 
     def drain(self, wait_s: float) -> bool:
-        """Whether everything that was put in was worked off within that time."""
+        """Whether everything that was put in was worked off within that time; without pauses."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self._busy, wait_s)
+            self._awaited += 1
+            self._changed.notify_all()
+            done = self._changed.wait_for(lambda: not self._waiting and not self._busy, wait_s)
+            self._awaited -= 1
+            return done
 
     def close(self, wait_s: float = 0.0) -> None:
         """Take nothing more; work off what was put in, for so long at most, and drop what waits then. What it is at then goes on in
@@ -181,4 +186,4 @@ class Lane(Generic[T]):
                 self._changed.notify_all()
                 rest = self._pause_s - (time.monotonic() - started)
                 if rest > 0:
-                    self._changed.wait_for(lambda: self._closing or self._is_full, rest)
+                    self._changed.wait_for(lambda: self._closing or self._awaited or self._is_full, rest)

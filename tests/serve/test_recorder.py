@@ -322,6 +322,29 @@ def _train_on_clip(rooms: Rooms) -> str:
     return rooms.heads.latest("by-clip").label
 
 
+def test_a_shadow_is_asked_many_requests_at_once_and_timed_on_one(recorded_: Recorded) -> None:
+    together = Recorded(recorded_.rooms)
+    service = recorded_.serve("r-many", head="refunds@2", shadow=["refunds@1"])
+    recorded_.recorder.update({})  # told below, as one message
+    texts = [f"{TEXT} {i}" for i in range(7)]
+    for i, text in enumerate(texts):
+        items = [{"id": f"x-{i}-{n}", "text": f"{text} {n}"} for n in range(1 + i % 2)]
+        service.ask("r-many", {"items": items})
+    together.update(service)
+    together.recorder.take(recorded_.seen)
+    rows = [row for row in together.kept("r-many") if row["role"] == "shadow"]
+    assert [row["request"] for row in rows] == sorted(f"x-{i}-{n}" for i in range(7) for n in range(1 + i % 2))
+    said = [f"{texts[int(row['request'][2])]} {row['request'][4]}" for row in rows]
+    alone = [
+        recorded_.rooms.head("refunds@1").predict(recorded_.rooms.encoders.get("tiny").encode([text])) for text in said
+    ]
+    assert [row["label"] for row in rows] == [each.labels[0] for each in alone]
+    assert [row["confidence"] for row in rows] == pytest.approx([float(each.confidence[0]) for each in alone], abs=1e-5)
+    assert [row["latency_ms"] is not None for row in rows] == [row["request"] == "x-0-0" for row in rows]
+    assert together.count(table.SHADOW_PREDICTIONS, "r-many", "refunds@1") == len(rows) == 10
+    together.recorder.close()
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 

@@ -71,7 +71,7 @@ class PredictionRow:
         answered: the label that was answered in its place, where a rule put one there.
         rules: the names of those that fired, in order.
         review: whether people are to look at it.
-        latency_ms: of the head alone; of items that were answered together, of all of them.
+        latency_ms: of the head alone; of items that were answered together, of all of them. None of a shadow on most requests.
         kept: columns of the request; only those that the deployment keeps are written.
     """
 

@@ -31,7 +31,8 @@ from raystore.serve.watch.metrics import Metrics
 log = logging.getLogger("raystore.serve")
 
 _ROWS = 2_000  # prediction rows of one commit
-_PAUSE_S = 0.5  # between two commits of a deployment
+# Between two commits of a deployment: each costs 10 to 30 ms of the cores that answer, whatever it holds.
+_PAUSE_S = 2.0
 _DRAIN_S = 5.0  # for a deployment that is recorded no more
 _WAITING_ROWS = 50_000
 _WAITING_SEEN = 2_000  # requests that a shadow may be behind
