@@ -51,6 +51,10 @@ def _nothing(_: object) -> int:
     return 0
 
 
+def _no_rest(_: float) -> float:
+    return 0.0
+
+
 class Lane(Generic[T]):
     def __init__(
         self,
@@ -65,6 +69,8 @@ class Lane(Generic[T]):
         bytes_of: Callable[[T], int] = _nothing,
         most_bytes: int = MOST_BYTES,
         batch_bytes: int = _BATCH_BYTES,
+        rest: Callable[[float], float] = _no_rest,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
@@ -77,6 +83,8 @@ class Lane(Generic[T]):
             size: of a thing; 1 each by default.
             bytes_of: the memory a thing takes; by default none, and the lane is bounded by `most` alone.
             most_bytes, batch_bytes: what may wait, and what a call gets, as `most` and `batch` say it.
+            rest: how many seconds nothing is done after a call that took so many, however much waits.
+            clock: by which a call is timed for that; `time.thread_time` counts no time in which it sleeps.
         """
         self._name = name
         self._work = work
@@ -88,6 +96,8 @@ class Lane(Generic[T]):
         self._bytes_of = bytes_of
         self._most_bytes = most_bytes
         self._batch_bytes = batch_bytes
+        self._rest = rest
+        self._clock = clock
         self._waiting: deque[tuple[T, int, int]] = deque()  # with its size and its bytes
         self._held = self._held_bytes = 0
         self._busy = False
@@ -172,7 +182,7 @@ class Lane(Generic[T]):
                 batch = self._taken()
             if not batch:
                 return
-            started = time.monotonic()
+            started, begun = time.monotonic(), self._clock()
             try:
                 self._work(batch)
             except Exception as error:  # noqa: BLE001 - of a table, a shadow, a remote call: counted, and never fatal
@@ -181,9 +191,12 @@ class Lane(Generic[T]):
                     "%s failed: %s", self._name, error if isinstance(error, RaystoreError) else type(error).__name__
                 )
                 self._dropped(batch, type(error).__name__)
+            rest_s = self._rest(self._clock() - begun)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                rest = self._pause_s - (time.monotonic() - started)
-                if rest > 0:
-                    self._changed.wait_for(lambda: self._closing or self._awaited or self._is_full, rest)
+                if rest_s > 0:
+                    self._changed.wait_for(lambda: self._closing or self._awaited, rest_s)
+                pause_s = self._pause_s - (time.monotonic() - started)
+                if pause_s > 0:
+                    self._changed.wait_for(lambda: self._closing or self._awaited or self._is_full, pause_s)

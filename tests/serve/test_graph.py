@@ -214,7 +214,7 @@ def test_shadows_and_records_give_way_to_answers(client: httpx.Client) -> None:
     for thread in Path(f"/proc/{recording}/task").iterdir():
         with suppress(ProcessLookupError):
             niceness.append(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
-    assert set(niceness) == {10}
+    assert set(niceness) == {19}
 
 
 def test_an_encoder_of_its_own_is_watched_where_it_runs(client: httpx.Client, store: Served) -> None:

@@ -208,6 +208,23 @@ def test_a_pause_between_two_batches_gathers_what_comes_meanwhile() -> None:
     assert work.batches[3:] == [[13]], "nor does closing"
 
 
+def test_a_rest_is_kept_however_much_waits_and_goes_by_the_clock_that_was_given() -> None:
+    work, spent, rests = Work(), iter([0.0, 0.25] * 9), threading.Event()
+
+    def rest(worked_s: float) -> float:
+        assert worked_s == 0.25
+        rests.set()
+        return 3600.0
+
+    lane = Lane("a-lane", work, most=100, dropped=work.give_up, rest=rest, clock=lambda: next(spent))
+    lane.put(1, 2, 3)
+    assert rests.wait(60)
+    soon(lambda: not lane._busy)
+    assert (work.batches, len(lane)) == ([[1]], 2)
+    assert lane.drain(60), "who waits for it waits for no rest"
+    assert work.batches == [[1], [2], [3]]
+
+
 def soon(look: Callable[[], bool]) -> None:
     until = time.monotonic() + 60
     while not look():

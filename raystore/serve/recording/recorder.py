@@ -17,6 +17,7 @@ from raystore.serve.answer.asked import share
 from raystore.serve.answer.loading import Rooms, hook_failed
 from raystore.serve.kept.predictions import PredictionRow, Predictions, predictions_name
 from raystore.serve.lane import Lane, patiently
+from raystore.serve.recording.budget import Budget
 from raystore.serve.recording.drifting import Drifting
 from raystore.serve.recording.seen import Seen, bytes_of_row
 from raystore.serve.recording.shadow import Candidates, Shadow
@@ -47,6 +48,7 @@ class Recorder:
         self._rooms = rooms
         self._watch = watch
         self._metrics = metrics
+        self._budget = Budget()
         self._candidates = Candidates(rooms)
         self._deployments: dict[str, _Deployment] = {}
 
@@ -60,11 +62,16 @@ class Recorder:
         for name, record in records.items():
             present = self._deployments.get(name)
             if present is None:
-                made = _Deployment(record, self._rooms, self._candidates, self._watch, self._metrics)
+                made = _Deployment(record, self._rooms, self._candidates, self._watch, self._metrics, self._budget)
                 self._deployments[name] = made
             elif present.record != record:
                 present.update(record)
             settle(self._rooms.catalog, name)
+        self._budget.share_among(len(each.lanes) for each in self._deployments.values())
+
+    def allow(self, cores: float | None) -> None:
+        """Let shadows keep so many cores busy from now on; None: an eighth of the machine's."""
+        self._budget.allow(cores)
 
     def watch(self, watch: Watch) -> None:
         """Look for drift as this says, from now on."""
@@ -101,9 +108,16 @@ class Recorder:
 
 class _Deployment:
     def __init__(
-        self, record: DeploymentRecord, rooms: Rooms, candidates: Candidates, watch: Watch, metrics: Metrics
+        self,
+        record: DeploymentRecord,
+        rooms: Rooms,
+        candidates: Candidates,
+        watch: Watch,
+        metrics: Metrics,
+        budget: Budget,
     ) -> None:
         self._rooms = rooms
+        self._budget = budget
         self._candidates = candidates
         self._metrics = metrics
         self._kept: dict[tuple[str, ...], Predictions] = {}
@@ -141,11 +155,14 @@ class _Deployment:
                 if record.rules.shadow
                 else None
             )
-            self._rules = self._lane(f"rules-{record.name}", looks) if looks else None
+            # A hook may wait for somebody; a head computes, and an encoder does so in threads of its own.
+            self._rules = self._lane(f"rules-{record.name}", looks, clock=time.thread_time) if looks else None
             self._looked_at = record.rules
         self._drifting.expect(record)
 
-    def _lane(self, name: str, work: Callable[[list[Seen]], None], batch: int = 1) -> Lane[Seen]:
+    def _lane(
+        self, name: str, work: Callable[[list[Seen]], None], batch: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> Lane[Seen]:
         return Lane(
             name,
             work,
@@ -154,6 +171,8 @@ class _Deployment:
             size=len,
             bytes_of=lambda seen: seen.n_bytes,
             dropped=lambda seen, why: self._dropped(why, sum(map(len, seen))),
+            rest=self._budget.rest_s,
+            clock=clock,
         )
 
     def take(self, batch: Sequence[Seen]) -> None:
@@ -172,18 +191,18 @@ class _Deployment:
         return shadow.sample >= 1 or share(f"shadow {self.record.name} {shadow.head}", seen.request_id) < shadow.sample
 
     def drain(self, until: float) -> bool:
-        asked = [lane.drain(max(0.0, until - time.monotonic())) for lane in self._lanes]
+        asked = [lane.drain(max(0.0, until - time.monotonic())) for lane in self.lanes]
         return all(asked) and self._rows.drain(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
-        for lane in self._lanes:
+        for lane in self.lanes:
             lane.close()
         self._rows.close()
         self._drifting.close()
         self._metrics.forget(table.REVIEW_OPEN, self.record.name)
 
     @property
-    def _lanes(self) -> list[Lane[Seen]]:
+    def lanes(self) -> list[Lane[Seen]]:
         return [*self._shadows.values(), *([self._rules] if self._rules else [])]
 
     def _asks(self, shadow: ShadowRef) -> Callable[[list[Seen]], None]:

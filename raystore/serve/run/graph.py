@@ -101,7 +101,7 @@ def application(
     recording = None
     if records_anything(spec, records):
         nothing = Placed.model_construct(replicas=Scaling(), gpu=0, cpus=0)
-        config = {"records": told["records"], "watch": spec.watch.model_dump()}
+        config = {"records": told["records"], "watch": spec.watch.model_dump(), "cpus": spec.recording.cpus}
         recording = made(
             RecordingReplica, RECORDING, nothing, config, spec.recording.memory_mb, max_ongoing_requests=32
         ).bind(where, spec.recording.memory_mb)

@@ -15,7 +15,7 @@ from raystore.serve.run.proxy import ADMIN_ENV
 
 log = logging.getLogger("raystore.serve")
 
-_NICENESS = 10
+_NICENESS = 19
 
 
 def keep_calls_on_loopback() -> None:

@@ -69,6 +69,7 @@ class RecordingReplica:
             self._recorder = Recorder(self._rooms, watch, self._metrics)
             limit_memory(self._memory_mb)
         self._recorder.watch(watch)
+        self._recorder.allow(config["cpus"])
         self._follower.follow(records)
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> None:

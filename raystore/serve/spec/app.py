@@ -69,6 +69,12 @@ class Recording(Strict):
     """The process that runs shadows and keeps predictions: beside the replicas, so that it cannot slow them."""
 
     memory_mb: int = Field(default=4096, ge=512, le=2**20, description="Beyond it the process ends and is started again.")
+    cpus: float | None = Field(
+        default=None,
+        gt=0,
+        le=1024,
+        description="Cores that all shadows and rules in shadow may keep busy; an eighth of the machine's by default.",
+    )
     queue: int = Field(
         default=1000,
         ge=10,
