@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Set
 from typing import Any
 
 import psutil
@@ -117,7 +119,7 @@ def _misbehaving(hook: str) -> dict[str, Any]:
 
 def shadow(kept: Kept, *, rounds: int = 6, seconds: float = 20.0) -> dict[str, Any]:
     """p50 and p99 with shadows over those without, at half the peak load, requests coming independently of each other."""
-    found = _beside(kept, SHADOW, rounds, seconds, may_fail={"candidate"})
+    found = _beside(kept, SHADOW, rounds, seconds, encode={"candidate"}, lag={"candidate"})
     for q in ("p50", "p99"):
         _judge(found["over"], "on", q)
     return found
@@ -129,10 +131,11 @@ def misbehave(kept: Kept, *, rounds: int = 4, seconds: float = 10.0) -> dict[str
         "off": {"head": "intent@1"},
         **{name.replace(" ", "-"): _misbehaving(hook) for name, hook in BAD.items()},
     }
-    found = _beside(kept, deployments, rounds, seconds, recording={"memory_mb": 1_024})
-    for name in BAD:
+    bad = set(deployments) - {"off"}
+    found = _beside(kept, deployments, rounds, seconds, lag=bad, recording={"memory_mb": 1_024})
+    for name in bad:
         for q in ("p50", "p99"):
-            _judge(found["over"], name.replace(" ", "-"), q)
+            _judge(found["over"], name, q)
     return found
 
 
@@ -141,12 +144,14 @@ def _beside(
     deployments: dict[str, dict[str, Any]],
     rounds: int,
     seconds: float,
-    may_fail: frozenset[str] | set[str] = frozenset(),
+    encode: Set[str] = frozenset(),
+    lag: Set[str] = frozenset(),
     **more: Any,
 ) -> dict[str, Any]:
     """Each deployment's latency over that of `off`, and `off` over itself.
 
-    All in one service, so the recording process is there in each case; it works where a shadow is on.
+    All in one service, so the recording process is there in each case; it works where a shadow is on. After those of `lag`, which are
+    behind for long, it is made anew, or it would work on in the turns of others. Those of `encode` load an encoder first, and may fail.
     """
     texts = questions()
     with raystore(kept, {"colocate": True, "deployments": deployments, **more}) as server:
@@ -156,20 +161,31 @@ def _beside(
         _settle(server)
         peak = closed(server.address, ways["off"], connections=PEAK_CLIENTS, seconds=max(4.0, seconds / 2)).rate
 
-        def ask(name: str, turn: int) -> Answers:
-            due = poisson(peak / 2, seconds, seed=turn)
-            found = arrivals(server.address, ways["off" if name == "off again" else name], due, start=turn * 997)
-            _settle(server)
-            return found if name in may_fail else answered(name, found)
-
         on = [name for name in deployments if name != "off"]
+        seen, lost = Counter[str](), Counter[str]()
+
+        def count() -> None:
+            for name in on:
+                seen[name] += _metric(server, "raystore_shadow_predictions_total", name)
+                lost[name] += _metric(server, "raystore_shadow_dropped_total", name)
+
+        def ask(name: str, turn: int) -> Answers:
+            requests = ways["off" if name == "off again" else name]
+            if name in encode:
+                closed(server.address, requests, connections=1, seconds=0.5)
+                _settle(server)
+            due = poisson(peak / 2, seconds, seed=turn)
+            found = arrivals(server.address, requests, due, start=turn * 997)
+            if name in lag:
+                count()  # what the next one counts begins at nothing
+                _anew(server)
+            _settle(server)
+            return found if name in encode else answered(name, found)
+
         found = side_by_side(["off", "off again", *on], ask, rounds)
-        seen = {name: _metric(server, "raystore_shadow_predictions_total", name) for name in on}
-        lost = {
-            name: _metric(server, "raystore_shadow_dropped_total", name)
-            + _metric(server, "raystore_recording_dropped_total", name)
-            for name in on
-        }
+        count()
+        for name in on:
+            lost[name] += _metric(server, "raystore_recording_dropped_total", name)
     over: dict[str, dict[str, Any]] = {
         name: {f"p{q}": _over(found[name], found["off"], q) for q in (50, 99)} for name in ("off again", *on)
     }
@@ -211,6 +227,18 @@ def _settle(server: Raystore, most_s: float = 60.0) -> None:
         time.sleep(1.0)
         if _seconds(recording) - before < 0.1:
             return
+
+
+def _anew(server: Raystore) -> None:
+    """Another recording process: Serve starts it where one was killed."""
+    before = server.replicas("recording")
+    for each in before:
+        each.kill()
+    end = time.monotonic() + 120
+    while not (now := set(server.replicas("recording", ready=True)) - set(before)) and time.monotonic() < end:
+        time.sleep(0.2)
+    if not now:
+        raise RuntimeError("no recording process came after the one that was killed")
 
 
 def _seconds(processes: list[psutil.Process]) -> float:
