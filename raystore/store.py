@@ -492,14 +492,15 @@ class Store(Tuning):
         rules: Mapping[str, Any] | None = None,
         review: str | Mapping[str, Any] | None = None,
         keep: Sequence[str] = (),
-        host: str = "127.0.0.1",
-        port: int = 8000,
-        replicas: int = 1,
+        host: str | None = None,
+        port: int | None = None,
+        replicas: int | None = None,
     ) -> Running:
         """The running deployment, ready: `.url`, `.wait()`, `.stop()`; `POST {url}/v1/predict/{name}`.
 
-        The store has one Serve application with all its deployments; deploying again changes it in place. The arguments are those of
-        the deployment file (docs/deployments.md), which has more.
+        The store has one Serve application; deploying again changes it in place: it goes on serving what it served, with the
+        limits, the door and the placement it has. Where none runs it is started with all deployments of the store. The arguments are those of the
+        deployment file (docs/deployments.md), which has more.
 
         Args:
             head: `refunds` (its newest), `refunds@2`, or a Head.
@@ -511,14 +512,15 @@ class Store(Tuning):
             rules: before and after the head.
             review: a source table that people's labels land in.
             keep: columns of requests that are kept beside their predictions.
-            host: beyond loopback every request needs a key (`store.keys.create`).
+            host: beyond loopback every request needs a key (`store.keys.create`). By default as the application runs, or 127.0.0.1;
+                so `port`, or 8000, and `replicas`, or 1.
 
         Raises:
             HeadNotFound, CollectionNotFound, PassportMismatch, InvalidArguments, KeyRequired, AddressInUse, JobFailed.
         """
         from raystore.serve.answer.loading import Rooms
         from raystore.serve.operate.check import refuse_misfits
-        from raystore.serve.run.deploy import deploy
+        from raystore.serve.run.deploy import as_it_runs, deploy
         from raystore.serve.spec.read import parse_spec
         from raystore.train.heads import Head
 
@@ -533,12 +535,14 @@ class Store(Tuning):
             "keep": list(keep),
         }
         named = {key: value for key, value in asked.items() if value not in (None, [], {})}
-        app = {"host": host, "port": port, "replicas": replicas}
+        given = {"host": host, "port": port, "replicas": replicas}
+        app = {key: value for key, value in given.items() if value is not None}
         spec = parse_spec({**app, "deployments": {name: named}}, f"deploy('{name}')")
         rooms = Rooms(self.root)
         refuse_misfits(spec, rooms)
+        present, served = as_it_runs(rooms.layout, **app)
         rooms.record(name, spec.deployments[name])
-        return deploy(self.root, spec.model_copy(update={"deployments": {}}))
+        return deploy(self.root, present, served=None if served is None else {*served, name})
 
     def impact(self, thing: Any) -> Impact:
         """What stands on a thing: on an encoder its collections, indexes, heads, deployments and derived encoders; on a snapshot

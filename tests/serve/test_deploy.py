@@ -21,15 +21,17 @@ import httpx
 import numpy as np
 import pytest
 
+import raystore
 from raystore.errors import HeadNotFound, InvalidArguments, JobFailed, KeyRequired
 from raystore.serve.run import deploy as deploy_module
 from raystore.serve.run.balancer import Balancer
 from raystore.serve.run.deploy import Running, deploy
+from raystore.serve.run.present import present_app
 from raystore.serve.run.proxy import free_port, haproxy_binary
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import deployment_records
 from tests.pictures import data_url
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, recorded
 from tests.serve.serving import files_holding, object_store_counts, pids_of
 
 pytestmark = pytest.mark.ray
@@ -112,6 +114,27 @@ def test_another_limit_of_requests_holds_in_place_whoever_deploys(
         bounds = {row["slim"] for row in balancer._rows() if row["svname"] not in ("FRONTEND", "BACKEND")}
         assert bounds == {str(most)}
     assert pids_of("orchestrator") == replicas
+
+
+def test_a_deployment_added_in_python_leaves_the_door_and_the_rest_as_the_file_has_them(
+    running: Running, served: Served, client: httpx.Client
+) -> None:
+    """Without its collections in the list, the service would serve them all."""
+    file = {"collections": ["kept"], "limits": {"deadline_s": 17}, "rates": {"requests_per_s": 5_000}}
+    recorded(served.rooms, "never-served", "refunds@1")
+    deploy(served.root, spec_at(running, deployments=TRIAGE, **file), threads=1)
+    store = raystore.open(served.root, create=False)
+    again = store.deploy("second", head="refunds@1", port=int(running.url.rsplit(":", 1)[1]))
+    assert again.url == running.url
+    assert client.get("/readyz").json()["deployments"].keys() == {"triage", "second"}
+    now = present_app()
+    assert now is not None
+    assert (now.spec.collections, now.spec.limits.deadline_s, now.spec.rates.requests_per_s) == (["kept"], 17, 5_000)
+    answer = client.post("/v1/collections/tickets/search", json={"text": "a", "k": 1})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "CollectionNotFound")
+    with pytest.raises(InvalidArguments, match=r"serves at .* already"):
+        store.deploy("second", head="refunds@1", port=free_port())
+    deploy(served.root, spec_at(running, deployments=TRIAGE), threads=1)
 
 
 def test_what_does_not_fit_is_refused_and_the_present_goes_on(

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
+import time
 from itertools import pairwise
 from typing import Any
 
 import grpc
 import httpx
+import pytest
 
+from raystore.errors import EncoderNotFound
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.raystore_pb2_grpc import OrchestratorStub
+from raystore.serve.run.follow import Follower
 from raystore.serve.run.ingress import Ingress
 from raystore.serve.run.proxy import free_port
 from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.watch import table
 from raystore.serve.watch.merging import series_of
 from tests.serve.conftest import Served, recorded
@@ -107,3 +114,112 @@ def test_a_change_that_is_not_grpcs_leaves_its_calls_and_connections_alone(serve
         return [one is other for one, other in pairwise(servers)]
 
     assert asyncio.run(run()) == [True, False]
+
+
+def whole_config(records: dict[str, DeploymentRecord], **more: Any) -> dict[str, Any]:
+    return {
+        "spec": AppSpec.model_validate(more).model_dump(mode="json", by_alias=True),
+        "records": {name: record.model_dump(mode="json", by_alias=True) for name, record in records.items()},
+    }
+
+
+def test_a_deployment_that_cannot_be_taken_up_keeps_no_other_back(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """As after a promotion to a head whose encoder does not load."""
+    rooms = served.rooms
+    good, hurt = (recorded(rooms, name, "refunds@1") for name in ("t-good", "t-hurt"))
+    gone = recorded(rooms, "t-hurt", "refunds@2").model_copy(update={"fingerprint": "0" * 64})
+    newer = recorded(rooms, "t-good", "refunds@2")
+
+    async def run() -> list[Any]:
+        ingress = Ingress(str(served.root), 1, {}, {}, None)
+        front = httpx.ASGITransport(ingress.__serve_build_asgi_app__())
+        async with httpx.AsyncClient(transport=front, base_url="http://127.0.0.1:8000") as http:
+            answers = []
+            ingress._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
+            for records in ({"t-good": good, "t-hurt": hurt}, {"t-good": newer, "t-hurt": gone}, {"t-good": newer}):
+                await ingress.reconfigure(whole_config(records))
+                ready = (await http.get("/readyz")).json()
+                heads = {name: facts["head"] for name, facts in ready["deployments"].items()}
+                answers.append(
+                    (heads, ready["failed"], (await http.post("/v1/predict/t-good", json={"text": "x"})).status_code)
+                )
+            fresh = Ingress(str(served.root), 1, {}, {}, None)
+            fresh._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
+            await fresh.reconfigure(whole_config({"t-good": newer, "t-hurt": gone}))
+            assert fresh._orchestrator is not None
+            answers.append((sorted(fresh._orchestrator.live), fresh._orchestrator.failed))
+            alone = Ingress(str(served.root), 1, {}, {}, None)
+            alone._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
+            with pytest.raises(EncoderNotFound):  # nothing would answer: Serve is told why
+                await alone.reconfigure(whole_config({"t-hurt": gone}))
+            for each in (ingress, fresh):
+                await each._end()
+            return answers
+
+    with caplog.at_level(logging.ERROR):
+        answers = asyncio.run(run())
+    failed = {"t-hurt": {"number": gone.number, "error": "EncoderNotFound"}}
+    assert answers == [
+        ({"t-good": "refunds@1", "t-hurt": "refunds@1"}, {}, 200),
+        ({"t-good": "refunds@2", "t-hurt": "refunds@1"}, failed, 200),
+        ({"t-good": "refunds@2"}, {}, 200),
+        (["t-good"], {"t-hurt": (gone.number, "EncoderNotFound")}),
+    ]
+    assert f"number {gone.number} of deployment t-hurt is not taken up: no encoder" in caplog.text
+
+
+def test_promotions_make_no_application_and_no_threads(served: Served) -> None:
+    """FastAPI keeps every application in its caches, routes, threads and all."""
+
+    async def run() -> tuple[set[int], set[int]]:
+        ingress = Ingress(str(served.root), 1, {}, {}, None)
+        apps, threads = set(), set()
+        for turn in range(4):
+            await ingress.reconfigure(config_of(served, f"refunds@{1 + turn % 2}"))
+            apps.add(id(ingress._app))
+        for queue in (100, 200):
+            await ingress.reconfigure(config_of(served, "refunds@1", recording={"queue": queue}))
+            threads.add(id(ingress._blocking))
+        await ingress._end()
+        return apps, threads
+
+    apps, threads = asyncio.run(run())
+    assert (len(apps), len(threads)) == (1, 1)
+
+
+def test_a_quota_is_shared_anew_where_there_may_be_more_replicas(served: Served) -> None:
+    rules = {"before": [{"name": "calm", "quota": {"requests": 8, "window_s": 3600}}]}
+
+    async def run() -> list[int]:
+        ingress = Ingress(str(served.root), 1, {}, {}, None)
+        front = httpx.ASGITransport(ingress.__serve_build_asgi_app__())
+        passed = []
+        async with httpx.AsyncClient(transport=front, base_url="http://127.0.0.1:8000") as http:
+            record = recorded(served.rooms, "t-quota", "refunds@1", rules=rules)
+            for most in (2, 8):
+                await ingress.reconfigure(whole_config({"t-quota": record}, replicas={"min": 1, "max": most}))
+                answers = [(await http.post("/v1/predict/t-quota", json={"text": "x"})).status_code for _ in range(9)]
+                passed.append(answers.count(200))
+        await ingress._end()
+        return passed
+
+    assert asyncio.run(run()) == [4, 1]
+
+
+def test_what_cannot_be_taken_up_is_tried_again_ever_more_rarely(served: Served) -> None:
+    tries: list[float] = []
+    enough = threading.Event()
+
+    def changed(records: dict[str, DeploymentRecord]) -> dict[str, DeploymentRecord]:
+        tries.append(time.monotonic())
+        if len(tries) == 6:
+            enough.set()
+        return {} if len(tries) < 6 else records
+
+    follower = Follower(served.rooms.catalog, changed, look_s=0.01)
+    follower.follow({NAME: recorded(served.rooms, NAME, "refunds@1")})
+    assert enough.wait(60)
+    waits = [after - before for before, after in pairwise(tries)]
+    assert all(wait >= pause for wait, pause in zip(waits[1:], (0.02, 0.04, 0.08, 0.16), strict=True))
+    time.sleep(0.5)
+    assert len(tries) == 6, "all is taken up"

@@ -7,8 +7,7 @@ an export, 3 to 6 s through torch); heads are small. Knows no HTTP and no Ray.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -33,6 +32,7 @@ from raystore.serve.answer.heads import InlineHead
 from raystore.serve.answer.live import Evidence, Live
 from raystore.serve.answer.opened import OpenCollection
 from raystore.serve.answer.orchestrator import Orchestrator
+from raystore.serve.answer.pools import Pools
 from raystore.serve.answer.served import Known, ServedHead
 from raystore.serve.door.auth import Door, door_of
 from raystore.serve.recording.seal import Seal
@@ -51,8 +51,6 @@ from raystore.train.registry import Heads
 from raystore.vectors import Matrix
 
 log = logging.getLogger("raystore.serve")
-
-_THREADS = 16
 
 
 def hook_failed(metrics: Metrics | None, deployment: str, rule: str, found: str) -> None:
@@ -75,8 +73,7 @@ class Rooms:
         self._opened: dict[str, OpenCollection] = {}
         self._heads: dict[str, Head] = {}
         self._rules: dict[str, tuple[tuple[object, ...], Rules]] = {}  # by deployment: what they were made of, and they
-        # Where what blocks runs: logs, searches, heads that search. Encoders have threads of their own.
-        self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="raystore-blocking")
+        self.pools = Pools()
 
     def door(self, spec: AppSpec, before: Door | None = None) -> Door:
         """Who may come in at the spec's address: a new door, or the one of before, changed. KeyRequired where others reach it and
@@ -94,6 +91,11 @@ class Rooms:
         if not spec.deployments:
             return deployment_records(self.catalog)
         return {name: self.record(name, wanted) for name, wanted in spec.deployments.items()}
+
+    def recorded(self, names_: Iterable[str]) -> dict[str, DeploymentRecord]:
+        """The newest records of these; of one that has none, none."""
+        known = deployment_records(self.catalog)
+        return {name: known[name] for name in names_ if name in known}
 
     def record(self, name: str, wanted: DeploymentSpec, *, encoder: str | None = None) -> DeploymentRecord:
         """The published record of one deployment; see `record_deployment`. `encoder` is a name."""
@@ -146,8 +148,8 @@ class Rooms:
             canary = self.head(record.canary.head) if record.canary else None
             return Live(
                 record,
-                away(record) or InlineHead(head, self.executor),
-                InlineHead(canary, self.executor) if canary else None,
+                away(record) or InlineHead(head, self.pools.heads(record.name)),
+                InlineHead(canary, self.pools.heads(record.name)) if canary else None,
                 self._ready_rules(record, share, metrics),
                 self._evidence(record, head),
             )
@@ -239,7 +241,7 @@ class Rooms:
             collection_names=lambda: [n for n in collection_names(self.layout) if spec.serves(n)],
             table_names=lambda: [n for n in table_names(self.catalog) if spec.serves_table(n)],
             sandbox=SqlSandbox(self.catalog, SandboxLimits(**spec.sql.model_dump())),
-            threads=self.executor,
+            threads=self.pools.logs,
             seal=self.seal,
             metrics=metrics or Metrics("ingress"),
             tell=tell,

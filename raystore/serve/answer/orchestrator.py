@@ -84,7 +84,7 @@ class Orchestrator:
         self._load_encoder = load_encoder
         self._resolve_encoder = resolve_encoder
         self._known_encoders = known_encoders
-        self._table_names = table_names
+        self.table_names = table_names
         self._sandbox = sandbox
         self._threads = threads
         self._evidence_threads = ThreadPoolExecutor(_EVIDENCE, thread_name_prefix="raystore-evidence")
@@ -95,6 +95,7 @@ class Orchestrator:
         self._batch = batch
         self._where = where
         self._live: dict[str, Live] = {}
+        self.failed: Mapping[str, tuple[int, str]] = {}
         self._encoders: dict[str, BatchingEncoder] = {}
         self._shared = Shared(self._commit, self._lost)
         self.collections = Collections(
@@ -120,11 +121,15 @@ class Orchestrator:
         """The queues of logs that are not required, by name, and what each may hold."""
         return {f"log {name}": (lane, lane.most) for name, lane in self._shared.lanes.items()}
 
-    def update(self, deployments: Mapping[str, Live]) -> None:
-        """Serve these from now on. Their encoders are loaded first; requests under way end with what they began with."""
+    def update(self, deployments: Mapping[str, Live], failed: Mapping[str, tuple[int, str]] | None = None) -> None:
+        """Serve these from now on. Their encoders are loaded first; requests under way end with what they began with.
+
+        Args:
+            failed: the numbers of deployments that could not be taken up, and why not, a word each.
+        """
         for deployment in deployments.values():
             self.encoder(deployment.record.reads)
-        self._live = dict(deployments)
+        self._live, self.failed = dict(deployments), dict(failed or {})
         self._shared.commit = self._commit
         for name, lane in self._shared.lanes.items():
             lane.most = self._log_queue(name, lane.most)
@@ -374,7 +379,7 @@ class Orchestrator:
             QueryRefused, QueryStopped, QueryBusy, DeadlineMissed: see `SqlSandbox.run`.
         """
         started = time.perf_counter()
-        served = {"collections": self.collections.names(), "tables": self._table_names()}
+        served = {"collections": self.collections.names(), "tables": self.table_names()}
         rows = self._sandbox.run(query, params, **served, limit=limit, form=form, until=present_until())
         return rows, round(time.perf_counter() - started, 4)
 

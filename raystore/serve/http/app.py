@@ -48,6 +48,7 @@ def make_app(
     tellers: Sequence[Teller] = (),
     operator: Operator | None = None,
     admission: Admission | None = None,
+    threads: Threads | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -59,6 +60,7 @@ def make_app(
         tellers: who else is told of every request that was answered.
         operator: what stands behind the routes of those who operate; without it there are none.
         admission: how many at once; without it, one for this application alone.
+        threads: where its routes block; without them, threads of its own.
     """
     door = door or Door(None)
     metrics = metrics or Metrics("ingress")
@@ -71,7 +73,7 @@ def make_app(
     router = APIRouter(prefix="/v1")  # here, so that a route knows its whole path, which metrics name it by
     add_predict_routes(router, provider, spec.limits)
     add_stream_route(router, provider, spec.limits, door, admission)
-    add_routes(router, provider, spec.limits, Threads())
+    add_routes(router, provider, spec.limits, threads or Threads())
     if operator is not None:
         add_operate_routes(router, provider, operator)
         add_metrics_route(app, operator, security)
@@ -122,7 +124,8 @@ def _add_status_routes(app: FastAPI, provider: Provider) -> None:
             return JSONResponse({"status": "starting", "deployments": {}}, status_code=503)
         live = {name: d.record for name, d in found.live.items()}
         facts = {n: {"number": r.number, "head": r.head, "fingerprint": r.fingerprint} for n, r in live.items()}
-        return {"status": "ok", "deployments": facts}
+        failed = {name: {"number": number, "error": error} for name, (number, error) in found.failed.items()}
+        return {"status": "ok", "deployments": facts, "failed": failed}
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:

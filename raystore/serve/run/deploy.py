@@ -9,24 +9,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from raystore.errors import InvalidArguments, JobFailed
+from raystore.layout import Layout
 from raystore.markup import facts_html
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.operate.check import Node, refuse_misfits, refuse_unplaceable
 from raystore.serve.run.balancer import Balancer
-from raystore.serve.run.graph import INGRESS, application, patience_s
+from raystore.serve.run.graph import application, patience_s
+from raystore.serve.run.present import APPLICATION, Wanted, alone, balanced, present_app
 from raystore.serve.run.proxy import REPLICA_ENV, ProxyFolder, check_port_free, haproxy_binary
 from raystore.serve.run.ready import NotRunningError, wait_ready
 from raystore.serve.spec.app import AppSpec
-from raystore.serve.spec.records import DeploymentRecord, deployment_records
+from raystore.serve.spec.records import DeploymentRecord
 from raystore.session import has_ray, inline_problem, start_ray, thread_count
 
-APPLICATION = "raystore"
 _READY_S = 180.0
 # Of Serve's proxy; by default Serve gives it 5 s and starts another, which two busy cores do not reach.
 _PROXY_READY_S = 60
@@ -89,6 +89,7 @@ def deploy(
     root: str | Path,
     spec: AppSpec,
     *,
+    served: Iterable[str] | None = None,
     threads: int | None = None,
     ready_s: float = _READY_S,
 ) -> Running:
@@ -97,6 +98,7 @@ def deploy(
     Args:
         root: the store.
         spec: address, limits, and what is served; without deployments, every deployment of the store.
+        served: serve these as they are recorded, whatever the spec names.
         threads: the encoder's, in each replica; None shares the cores among the replicas.
         ready_s: how long to wait for /readyz.
 
@@ -116,17 +118,16 @@ def deploy(
     started = _start_serve(ray, spec)
     from ray import serve
 
-    present = _present()
+    present = present_app()
     try:
-        records = rooms.records(spec)
+        records = rooms.records(spec) if served is None else rooms.recorded(served)
         wanted = Wanted(spec, threads or thread_count(spec.replicas.least), _replica_env(present))
         _run(rooms, wanted, records)
         running = Running(_url(spec), spec, owns_serve=_started, owns_app=_began or present is None)
         wait_ready(serve, APPLICATION, running.url, records, ready_s)
     except BaseException as error:
         if present is not None:
-            newest = deployment_records(rooms.catalog)
-            _run(rooms, present, {name: newest[name] for name in present.served if name in newest})
+            _run(rooms, present, rooms.recorded(present.served))
         elif started:
             _end_serve(serve)
         else:
@@ -140,14 +141,22 @@ def deploy(
     return running
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """How the application is placed. `served` are the deployments it answers."""
+def as_it_runs(layout: Layout, **given: Any) -> tuple[AppSpec, frozenset[str] | None]:
+    """The spec of this store's application and the deployments it serves; a spec of its own and None where it does not run.
 
-    spec: AppSpec
-    threads: int
-    env: Mapping[str, str]
-    served: frozenset[str] = frozenset()
+    Args:
+        given: top-level keys of the file that are to be otherwise; None: as it runs, or by default.
+    """
+    changes = {key: value for key, value in given.items() if value is not None}
+    asked = AppSpec.model_validate(changes)
+    if not has_ray():
+        return asked, None
+    _join_ray()
+    now = present_app()
+    if now is None or Path(now.root) != layout.root:
+        return asked, None
+    kept = {key: getattr(asked, key) for key in changes}
+    return now.spec.model_copy(update={**kept, "deployments": {}}), now.served
 
 
 def _run(rooms: Rooms, wanted: Wanted, records: Mapping[str, DeploymentRecord]) -> None:
@@ -162,19 +171,6 @@ def _run(rooms: Rooms, wanted: Wanted, records: Mapping[str, DeploymentRecord]) 
     serve.run_many([target], wait_for_applications_running=False)
 
 
-def _present() -> Wanted | None:
-    """How the application runs now, whoever deployed it; None where it does not run."""
-    from ray.serve.context import _get_global_client
-
-    details = _get_global_client().get_serve_details()["applications"].get(APPLICATION)
-    if details is None or INGRESS not in details["deployments"]:
-        return None
-    config = details["deployments"][INGRESS]["deployment_config"]
-    told, env = config["user_config"], dict(config["ray_actor_options"]["runtime_env"]["env_vars"])
-    threads = int(env.pop("OMP_NUM_THREADS"))
-    return Wanted(AppSpec.model_validate(told["spec"]), threads, env, frozenset(told["records"]))
-
-
 def _replica_env(present: Wanted | None) -> Mapping[str, str]:
     """What a replica needs to know of the proxy, which another process may have started: as those of now."""
     if present is not None:
@@ -182,16 +178,6 @@ def _replica_env(present: Wanted | None) -> Mapping[str, str]:
     if _folder is not None:
         return _folder.replica_env
     return REPLICA_ENV if balanced() else {}
-
-
-def balanced() -> bool | None:
-    """Whether Serve answers by HAProxy; None: no proxy is up yet."""
-    import ray
-    from ray.serve.context import _get_global_client
-
-    proxies = ray.get(_get_global_client()._controller.get_proxies.remote())
-    kinds = {handle._ray_actor_creation_function_descriptor.class_name for handle in proxies.values()}
-    return "HAProxyManager" in kinds if kinds else None
 
 
 def _delete(serve: Any, within_s: float) -> None:
@@ -258,12 +244,6 @@ def _tls(spec: AppSpec, binary: str | None) -> dict[str, str]:
     if spec.tls is None or binary is not None:
         return {}
     return {"ssl_certfile": str(spec.tls.certificate), "ssl_keyfile": str(spec.tls.key)}
-
-
-def alone(ray: Any) -> bool:
-    """True where this machine is the whole cluster: only then can files here tell Serve what to do."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return len(alive) == 1 and alive[0]["NodeManagerAddress"] == ray.util.get_node_ip_address()
 
 
 def nodes_of(ray: Any) -> list[Node]:

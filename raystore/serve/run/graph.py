@@ -65,6 +65,7 @@ def application(
     where = str(layout.root)
     env = {**env, "OMP_NUM_THREADS": str(threads)}
     told = {
+        "root": where,
         "spec": spec.model_dump(mode="json", by_alias=True),
         "records": {name: record.model_dump(mode="json", by_alias=True) for name, record in records.items()},
     }

@@ -7,15 +7,17 @@ replica finds within a second.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raystore.encoders.registry import Encoders
-from raystore.errors import DeadlineMissed, Overloaded
+from raystore.errors import DeadlineMissed, Overloaded, RaystoreError
 from raystore.serve.answer.batching import ServedEncoder
+from raystore.serve.answer.live import Live
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.answer.served import ServedHead
@@ -23,11 +25,13 @@ from raystore.serve.door.admission import Admission
 from raystore.serve.door.auth import Door
 from raystore.serve.grpc.server import make_grpc_server
 from raystore.serve.http.app import make_app
+from raystore.serve.http.common import Threads
 from raystore.serve.lane import Lane
 from raystore.serve.operate.operator import Operator
 from raystore.serve.recording.seen import Seen
 from raystore.serve.run.away import AwayEncoder, AwayHead, Handle, Terms, asked
 from raystore.serve.run.follow import Follower
+from raystore.serve.run.front import Front
 from raystore.serve.run.process import find_balancer, keep_calls_on_loopback, take_turns_quickly
 from raystore.serve.run.watching import Watching
 from raystore.serve.spec.app import AppSpec
@@ -38,7 +42,9 @@ from raystore.serve.watch.metrics import OTHER, Metrics
 from raystore.session import no_core_files
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
+
+log = logging.getLogger("raystore.serve")
 
 _BATCH = 512  # items of one message to the recording process
 _PAUSE_S = 0.25
@@ -73,6 +79,7 @@ class Ingress:
         self._orchestrator: Orchestrator | None = None
         self._outbox: Lane[Seen] | None = None
         self._app: ASGIApp | None = None
+        self._blocking = Threads()
         self._door: Door | None = None
         self._tellers: list[Teller] = []
         self._grpc: Any = None
@@ -109,7 +116,7 @@ class Ingress:
         server = None
         if spec.grpc is not None and self._door is not None:
             tellers = [tell_metrics(self._metrics), *self._tellers]
-            threads = self._rooms.executor
+            threads = self._rooms.pools.grpc
             server = make_grpc_server(
                 lambda: self._orchestrator, spec, self._door, self._admission, threads=threads, tellers=tellers
             )
@@ -118,24 +125,56 @@ class Ingress:
         if before is not None:  # what is under way there is answered beside the new one
             self._grpc_leaving.append(asyncio.ensure_future(before.stop(spec.limits.deadline_s)))
 
-    def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
-        """Serve these as the wanted spec says. One call at a time: the follower's."""
+    def _change(self, records: Mapping[str, DeploymentRecord]) -> Mapping[str, DeploymentRecord]:
+        """Serve these as the wanted spec says, and return those that are served now. One call at a time: the follower's.
+
+        Each is taken up by itself: where one cannot be, what answered before goes on. Raises where none can.
+        """
         spec, before = self._wanted, self._orchestrator
-        answering = before.live if before is not None else {}
         if before is None or _served(spec) != _served(self._spec):
             orchestrator = self._made(spec)
             if before is not None:
                 orchestrator.adopt(before)
         else:
             orchestrator = before
-        changed = {name: record for name, record in records.items() if self._records.get(name) != record}
-        same = {name: live for name, live in answering.items() if name in records and name not in changed}
+        held = before.live if before is not None and self._spec.replicas.most == spec.replicas.most else {}
+        present: dict[str, Live] = {}
+        failed: dict[str, Exception] = {}
+        for name, record in records.items():
+            if name in held and held[name].record == record:
+                present[name] = held[name]
+                continue
+            try:
+                present[name] = self._taken_up(record, orchestrator, spec)
+            except Exception as error:  # noqa: BLE001 - of a model, a file, a hook: the others are served all the same
+                failed[name] = error
+                if before is not None and name in before.live:
+                    present[name] = before.live[name]
+        if failed and not present:
+            raise next(iter(failed.values()))
+        orchestrator.update(present, {name: (records[name].number, type(why).__name__) for name, why in failed.items()})
+        for name, why in failed.items():
+            told = why if isinstance(why, RaystoreError) else type(why).__name__
+            log.error("number %d of deployment %s is not taken up: %s", records[name].number, name, told)
+        taken = {name: live.record for name, live in present.items()}
+        self._tell_what_answers(taken)
+        self._records = taken
+        if self._app is None or orchestrator is not before or spec != self._spec:
+            self._put_before(orchestrator, spec)
+        self._spec, self._orchestrator = spec, orchestrator
+        if before is not None and before is not orchestrator:
+            before.close()
+        return taken
+
+    def _taken_up(self, record: DeploymentRecord, orchestrator: Orchestrator, spec: AppSpec) -> Live:
+        """The deployment with its head, and its encoder loaded."""
+        orchestrator.encoder(record.reads)
         share = 1 / spec.replicas.most
-        live = self._rooms.live(changed, away=self._away_head, share=share, metrics=self._metrics)
-        present = {**same, **live}
-        orchestrator.update({name: present[name] for name in records})
-        self._tell_what_answers(records)
-        self._records, self._spec, self._orchestrator = dict(records), spec, orchestrator
+        live = self._rooms.live({record.name: record}, away=self._away_head, share=share, metrics=self._metrics)
+        return live[record.name]
+
+    def _put_before(self, orchestrator: Orchestrator, spec: AppSpec) -> None:
+        """The door and the application as the spec says; not at a promotion, for FastAPI never lets go of an application."""
         if self._outbox is not None:
             self._outbox.most = spec.recording.queue
         self._door = door = self._rooms.door(spec, self._door)
@@ -145,9 +184,9 @@ class Ingress:
             spec.watch, lambda: orchestrator.encoders, lambda: self._lanes(orchestrator)
         )
         operator = Operator(self._rooms, self._watching.told, self._operate if self._recording is not None else None)
-        self._app = make_app(lambda: self._orchestrator, spec, door, self._metrics, tellers, operator, self._admission)
-        if before is not None and before is not orchestrator:
-            before.close()
+        self._app = make_app(
+            lambda: self._orchestrator, spec, door, self._metrics, tellers, operator, self._admission, self._blocking
+        )
 
     def _lanes(self, orchestrator: Orchestrator) -> dict[str, tuple[Lane[Any], int]]:
         outbox = {"recording": (self._outbox, self._spec.recording.queue)} if self._outbox is not None else {}
@@ -196,7 +235,7 @@ class Ingress:
             return None
         replicas = record.own.replicas.most
         terms = lambda: Terms(self._spec.limits.deadline_s, replicas)  # noqa: E731
-        return AwayHead(handle, self._rooms.head(record.head), self._rooms.executor, terms)
+        return AwayHead(handle, self._rooms.head(record.head), self._rooms.pools.heads(record.name), terms)
 
     def _send(self, batch: Sequence[Seen]) -> None:
         assert self._recording is not None
@@ -240,27 +279,3 @@ class Ingress:
 def _served(spec: AppSpec) -> tuple[object, ...]:
     """What an orchestrator is made with; where it changes, another is made."""
     return spec.collections, spec.tables, spec.sql, spec.batch, spec.encoders, spec.watch.drift
-
-
-class Front:
-    """The application of the moment. Serve asks for one before it configures the replica, and never again."""
-
-    def __init__(self, present: Callable[[], ASGIApp | None], end: Callable[[], Awaitable[None]]) -> None:
-        self._present = present
-        self._end = end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        app = self._present()
-        assert app is not None  # a replica is configured before it is sent requests
-        await app(scope, receive, send)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        kind = ""
-        while kind != "lifespan.shutdown":
-            kind = (await receive())["type"]
-            if kind == "lifespan.shutdown":
-                await self._end()
-            await send({"type": f"{kind}.complete"})

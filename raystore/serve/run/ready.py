@@ -43,9 +43,14 @@ def wait_ready(serve: Any, application: str, url: str, records: Mapping[str, Dep
 def _named(client: httpx.Client, url: str, wanted: Mapping[str, int]) -> bool:
     try:
         answer = client.get(f"{url}/readyz")
-        found = {name: facts["number"] for name, facts in answer.json()["deployments"].items()}
+        told = answer.json()
+        found = {name: facts["number"] for name, facts in told["deployments"].items()}
+        failed = {name: (facts["number"], facts["error"]) for name, facts in told.get("failed", {}).items()}
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return False
+    for name, (number, error) in failed.items():
+        if name in wanted and number >= wanted[name]:
+            raise NotRunningError(f"number {number} of deployment '{name}' cannot be taken up: {error}")
     return answer.status_code == 200 and found.keys() == wanted.keys() and all(found[n] >= wanted[n] for n in wanted)
 
 

@@ -72,9 +72,10 @@ class RecordingReplica:
         self._recorder.allow(config["cpus"])
         self._follower.follow(records)
 
-    def _change(self, records: Mapping[str, DeploymentRecord]) -> None:
+    def _change(self, records: Mapping[str, DeploymentRecord]) -> Mapping[str, DeploymentRecord]:
         assert self._recorder is not None
         self._recorder.update({name: record for name, record in records.items() if record.is_told(self._watch)})
+        return records
 
     def take(self, batch: Sequence[Seen]) -> None:
         assert self._recorder is not None

@@ -39,7 +39,8 @@ CONTENT = (
 )
 ROW_CONTENT = (
     "A row has a text in `text`, an image in `image` (as `data:image/png;base64,...`) or its `vector`; the content is "
-    "encoded with every encoder of the collection, and not kept."
+    "encoded with every encoder of the collection. It is kept only where the collection's owner chose that when it was made "
+    "(`keep_source`)."
 )
 
 EXAMPLE_FINGERPRINT = "5f3c1a2b9d0e" + "0" * 52
@@ -83,6 +84,10 @@ class Readiness(BaseModel):
 
     status: Literal["ok", "starting"]
     deployments: dict[str, dict[str, str | int]]
+    failed: dict[str, dict[str, str | int]] = Field(
+        default={},
+        description="Numbers of deployments that could not be taken up, and the error; what answered before goes on.",
+    )
 
 
 class ErrorBody(BaseModel):
