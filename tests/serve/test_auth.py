@@ -122,6 +122,7 @@ def _router() -> list[Route]:
     source = Path(verb_of.__code__.co_filename).read_text(encoding="utf-8")
     found = re.findall(r'_route\("(\w+)", "([^"]+)"', source)
     assert len(found) == len(ROUTES)
+    assert [(route.method, route.template) for route in ROUTES] == found
     routes = [Route(path, lambda _: None, methods=[m], name=str(i)) for i, (m, path) in enumerate(found)]
     return [*routes, *(Route(path, lambda _: None, name="public") for path in sorted(PUBLIC))]
 
@@ -246,10 +247,10 @@ def test_every_verb_opens_its_routes_and_no_other(keys: ApiKeys) -> None:
     door = door_of(PUBLIC_SPEC, _with_one(keys))
     for verb in Verb:
         key = keys.create("only", [verb])
-        for method, pattern, wanted in ROUTES:
-            path = re.sub(r"\(\?!.*?\]\+", "x", pattern.pattern).replace("\\", "")
-            assert pattern.fullmatch(path), path
-            if wanted in (verb, None):
+        for route in ROUTES:
+            path, method = re.sub(r"\{\w+\}", "x", route.template), route.method
+            assert route.pattern.fullmatch(path), path
+            if route.verb in (verb, None):
                 assert door.admit(path, method, f"Bearer {key}").name == "only"
             else:
                 with pytest.raises(NotAllowed):
@@ -692,6 +693,39 @@ def test_a_tokens_holder_is_told_apart_from_a_key_of_that_name(keys: ApiKeys, tm
     assert [_reviewer(Request(scope), named) for named in (None, "anna", "token:anna")] == ["token:anna"] * 3
     with pytest.raises(InvalidRequestError):
         _reviewer(Request(scope), "token:ben")
+
+
+def test_what_the_door_refuses_is_counted_under_the_route_and_the_deployment_it_was_for(keys: ApiKeys) -> None:
+    finished: list[Finished] = []
+    orchestrator: Any = SimpleNamespace(live={"triage": None})
+    app_spec = AppSpec(host="0.0.0.0", rates=Rates(requests_per_s=0.001, burst=1))
+    app = make_app(lambda: orchestrator, app_spec, door_of(app_spec, _with_one(keys)), tellers=[finished.append])
+    client = TestClient(app, base_url="http://localhost")
+    client.post("/v1/predict/triage", json={"text": "a"})
+    for path in ("/v1/predict/triage", "/v1/predict/made-up", "/v1/shadow/triage", "/v1/nowhere/triage"):
+        key = keys.create(f"one{len(finished)}", [Verb.SEARCH])
+        client.request("POST" if "predict" in path else "GET", path, headers=bearer(key))
+    for _ in range(2):
+        client.post("/v1/predict/triage/stream", headers=bearer(key))
+    assert [(each.route, each.deployment, each.status) for each in finished] == [
+        ("/v1/predict/{deployment}", "triage", 401),
+        ("/v1/predict/{deployment}", "triage", 403),
+        ("/v1/predict/{deployment}", "", 403),
+        ("/v1/shadow/{deployment}", "", 403),  # about a deployment, not answered by it
+        ("unmatched", "", 404),
+        *[("/v1/predict/{deployment}/stream", "triage", 429)] * 2,
+    ]
+
+
+def test_metrics_are_told_however_much_is_asked(keys: ApiKeys) -> None:
+    app_spec = AppSpec(rates=Rates(requests_per_s=0.001, burst=1))
+    door = door_of(app_spec, keys)
+    for _ in range(3):
+        assert door.admit("/metrics", "GET", None) is not None
+    door.admit("/v1/status", "GET", None)
+    with pytest.raises(RateExceeded):
+        door.admit("/v1/status", "GET", None)
+    assert door.admit("/metrics", "GET", None) is not None
 
 
 def test_a_key_with_sizes_of_its_own_is_held_to_them_and_to_those_of_the_service(keys: ApiKeys) -> None:

@@ -165,6 +165,16 @@ def test_a_finished_request_is_counted_by_route_stage_and_error() -> None:
     assert (round(stage[0], 6), stage[-1]) == (0.002, 1)  # of a stage that ran twice the sum, once
 
 
+def test_how_long_a_stream_is_open_is_no_latency() -> None:
+    metrics = Metrics("ingress")
+    told = {"request_id": "r", "method": "POST", "started_at": 0.0, "deployment": "triage", "status": 200, "seconds": 600.0}
+    for route in (f"{ROUTE}/stream", "/raystore.v1.Orchestrator/PredictStream"):
+        tell_metrics(metrics)(Finished(**told, route=route))
+    found = read(metrics)
+    assert sum(found["requests_total"].values()) == 2
+    assert "request_seconds" not in found
+
+
 # --- many processes -----------------------------------------------------------------------------------------------------
 
 _WHOLE = st.integers(0, 1000).map(float)  # sums of whole numbers are exact, so equality is

@@ -486,7 +486,7 @@ def test_more_requests_than_are_taken_are_refused_at_once_and_health_still_answe
     }
     assert health.json() == {"status": "ok"}
     assert service.count(table.IN_FLIGHT) == 0
-    assert service.count(table.REQUESTS, "unmatched", "", "503") == 1
+    assert service.count(table.REQUESTS, "/v1/predict/{deployment}", "p-full", "503") == 1
 
 
 # --- the document ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from raystore.access import LOCAL, NOBODY, ApiKeys, Principal, Rates, is_loopback, not_valid
 from raystore.errors import KeyRequired, NotAllowed
 from raystore.serve.door.rates import Buckets
-from raystore.serve.door.routes import PUBLIC, verb_of
+from raystore.serve.door.routes import PUBLIC, is_counted, verb_of
 from raystore.serve.spec.app import AppSpec
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Door:
         self._rates.debit(principal, n_bytes)
 
     def _let_in(self, principal: Principal, path: str, method: str, counted: bool) -> Principal:
-        if counted:
+        if counted and is_counted(path):
             self._rates.take(principal)
         verb = verb_of(method, path)
         if verb is not None and not principal.may(verb):

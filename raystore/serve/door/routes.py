@@ -7,6 +7,7 @@ control character, there is no route. (The router alone would take '/v1/sql%0A' 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from raystore.access import Verb
 from raystore.errors import NoSuchRoute, WrongMethod
@@ -17,15 +18,26 @@ PUBLIC = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
 
 
-def _route(method: str, path: str, verb: Verb | None) -> tuple[str, re.Pattern[str], Verb | None]:
+# Not counted by anyone's rate: watching must not fail just when there is much to see.
+_UNCOUNTED = frozenset({"/metrics"})
+
+
+class Route(NamedTuple):
+    method: str
+    pattern: re.Pattern[str]
+    verb: Verb | None
+    template: str
+
+
+def _route(method: str, path: str, verb: Verb | None) -> Route:
     """`{name}` is one segment."""
     parts = re.split(r"(\{[a-z]+\})", path)
-    pattern = "".join(_SEGMENT if part.startswith("{") else re.escape(part) for part in parts)
-    return method, re.compile(pattern), verb
+    named = (f"(?P<{part[1:-1]}>{_SEGMENT})" if part.startswith("{") else re.escape(part) for part in parts)
+    return Route(method, re.compile("".join(named)), verb, path)
 
 
 # The first that matches counts. None: any valid key or token.
-ROUTES: tuple[tuple[str, re.Pattern[str], Verb | None], ...] = (
+ROUTES: tuple[Route, ...] = (
     _route("POST", "/v1/predict/{deployment}", Verb.PREDICT),
     _route("POST", "/v1/predict/{deployment}/stream", Verb.PREDICT),
     _route("POST", "/v1/embeddings", Verb.PREDICT),
@@ -56,11 +68,25 @@ def verb_of(method: str, path: str) -> Verb | None:
         WrongMethod: the path takes others (405).
     """
     allowed = []
-    for takes, pattern, verb in ROUTES:
-        if pattern.fullmatch(path):
-            if takes == method:
-                return verb
-            allowed.append(takes)
+    for route in ROUTES:
+        if route.pattern.fullmatch(path):
+            if route.method == method:
+                return route.verb
+            allowed.append(route.method)
     if allowed:
         raise WrongMethod(allowed=allowed)
     raise NoSuchRoute
+
+
+def is_counted(path: str) -> bool:
+    """Whether a request there counts in its sender's rate."""
+    return path not in _UNCOUNTED
+
+
+def template_of(method: str, path: str) -> tuple[str, str]:
+    """The route's template, and the deployment that the path names; 'unmatched' and '' where there is no such route. For requests that
+    the door refused: no router saw them."""
+    for route in ROUTES:
+        if route.method == method and (found := route.pattern.fullmatch(path)):
+            return route.template, found.groupdict().get("deployment", "")
+    return "unmatched", ""

@@ -11,9 +11,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raystore.serve.door.middleware import request_id
+from raystore.serve.door.routes import template_of
 from raystore.serve.watch.finished import Finished, Teller
 
 _ERROR_BYTES = 2**16
+# Requests that a deployment answers; reports and reviews about it take their own time, and are none of its figures.
+_ANSWERED_BY_IT = frozenset({"/v1/predict/{deployment}", "/v1/predict/{deployment}/stream"})
 
 
 class Telling:
@@ -54,18 +57,19 @@ class Telling:
 
     def _tell(self, scope: Scope, status: int, error: str | None, at: float, seconds: float) -> None:
         state = scope["state"]
-        route = scope.get("route")
-        name = scope.get("path_params", {}).get("deployment", "")
+        route, name = template_of(scope["method"], scope["path"])
+        if (matched := scope.get("route")) is not None:
+            route = str(matched.path)
         principal = state.get("principal")
         timer = state.get("timer")
         finished = Finished(
             request_id=request_id(scope),
             method=scope["method"],
-            route="unmatched" if route is None else str(route.path),
+            route=route,
             status=status,
             started_at=at,
             seconds=seconds,
-            deployment=name if name in self._deployments() else "",
+            deployment=name if route in _ANSWERED_BY_IT and name in self._deployments() else "",
             stages=tuple(timer.stages) if timer is not None else (),
             items=state.get("items", 0),
             key=None if principal is None else principal.who,

@@ -15,6 +15,7 @@ from raystore.serve.watch.metrics import Metrics
 
 # What else a client writes there is its own, so it is not repeated.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+_STREAMS = ("/stream", "/PredictStream")
 
 
 class Stage(NamedTuple):
@@ -44,6 +45,10 @@ class Finished:
     traceparent: str | None = None  # the W3C header, as it came
 
     @property
+    def is_stream(self) -> bool:
+        return self.route.endswith(_STREAMS)
+
+    @property
     def known_method(self) -> str:
         return self.method if self.method in _METHODS else "_OTHER"
 
@@ -63,7 +68,8 @@ def tell_metrics(metrics: Metrics) -> Teller:
 
     def tell(request: Finished) -> None:
         metrics.count(table.REQUESTS, request.route, request.deployment, str(request.status))
-        metrics.observe(table.REQUEST_SECONDS, request.seconds, request.route, request.deployment)
+        if not request.is_stream:  # how long one is open says its client
+            metrics.observe(table.REQUEST_SECONDS, request.seconds, request.route, request.deployment)
         if request.error is not None:
             metrics.count(table.ERRORS, request.route, request.error)
         for name, seconds in request.by_stage().items():
