@@ -184,6 +184,9 @@ WELL = {
     'raystore_golden_checked_timestamp_seconds{encoder="minilm@5f3c"}': "0+60x120",
     'raystore_drift_psi{deployment="triage", of="labels"}': "0.2x120",
     'raystore_drift_auc{deployment="triage"}': "0.7x120",
+    'raystore_drift_measured_timestamp_seconds{deployment="triage"}': "0+60x120",
+    'raystore_drift_measured_timestamp_seconds{deployment="gone"}': "0+60x10 stale",
+    'raystore_deployment_info{deployment="triage", number="1", head="refunds@2", encoder="minilm@5f3c"}': "1x120",
 }
 # Of each alert: what is not well, what its summary says then, and the labels it carries.
 ILL: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
@@ -258,6 +261,11 @@ ILL: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         "A classifier tells what triage sees from its head's snapshot (AUC 0.90).",
         {"deployment": "triage"},
     ),
+    "RaystoreDriftNotMeasured": (
+        {'raystore_drift_measured_timestamp_seconds{deployment="triage"}': "0+60x10 stale"},
+        "The drift of triage was last measured 1h 20m 0s ago.",
+        {"deployment": "triage"},
+    ),
 }
 
 
@@ -279,6 +287,22 @@ def test_an_alert_is_raised_when_it_should(rule: dict[str, Any], promtool: str, 
     }
     assert set(changed) <= set(WELL)
     _try(promtool, tmp_path, WELL | changed, [{"eval_time": "90m", "alertname": rule["alert"], "exp_alerts": [expected]}])
+
+
+def test_rows_that_are_lost_in_one_burst_are_told_though_nothing_was_lost_before(promtool: str, tmp_path: Path) -> None:
+    """The first burst makes the series, at its full height: increase() of it is nothing."""
+    name = 'raystore_log_dropped_total{collection="tickets", reason="DiskFull"}'
+    [rule] = [rule for rule in RULES if rule["alert"] == "RaystoreLogDropped"]
+    expected = {
+        "exp_labels": {"severity": "warning", "collection": "tickets", "reason": "DiskFull"},
+        "exp_annotations": {
+            "summary": "Rows for collection tickets were not logged (DiskFull).",
+            "description": rule["annotations"]["description"],
+        },
+    }
+    looks = [("58m", []), ("61m", [expected]), ("75m", [])]
+    tried = [{"eval_time": at, "alertname": rule["alert"], "exp_alerts": alerts} for at, alerts in looks]
+    _try(promtool, tmp_path, {name: "_x59 58x60"}, tried)
 
 
 def _try(promtool: str, folder: Path, series: dict[str, str], alerts: list[dict[str, Any]]) -> None:

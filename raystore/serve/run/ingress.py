@@ -260,6 +260,13 @@ class Ingress:
             self._metrics.forget(table.DEPLOYMENT_INFO, name)
         for name, record in records.items():
             self._metrics.set(table.DEPLOYMENT_INFO, 1, name, str(record.number), record.head, record.encoder)
+            # There from the start, so that Prometheus sees the first rise.
+            if record.log is not None:
+                self._metrics.count(table.LOG_DROPPED, record.log.collection, "full", by=0)
+            if self._outbox is not None:
+                self._metrics.count(table.RECORDING_DROPPED, name, "full", by=0)
+            if record.shadow:
+                self._metrics.count(table.SHADOW_DROPPED, name, "full", by=0)
 
     async def _end(self) -> None:
         """Before the process ends: answers under way are given, what waits to be logged or told goes out."""
