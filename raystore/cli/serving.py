@@ -82,10 +82,13 @@ def check(file: str | None, *, drawing: bool) -> None:
     """What would run, and what does not fit: exit code 1 then."""
     from raystore.serve.answer.loading import Rooms
     from raystore.serve.operate.check import check as checked
+    from raystore.serve.operate.check import content_kept
     from raystore.serve.run.deploy import nodes_joined
 
     spec = _spec(file)
-    found = checked(spec, Rooms(spec.store or STATE.root), nodes_joined())
+    rooms = Rooms(spec.store or STATE.root)
+    found = checked(spec, rooms, nodes_joined())
+    notes = content_kept(found, rooms)
 
     def draw() -> None:
         if drawing or found.fits:
@@ -94,14 +97,14 @@ def check(file: str | None, *, drawing: bool) -> None:
             STATE.out.say(f"does not fit: {problem}")
         for warning in found.warnings:
             STATE.out.say(f"warning: {warning}")
+        for note in notes:
+            STATE.out.say(f"note: {note}")
         if found.fits and not drawing:
             STATE.out.say(f"{len(found.records)} deployment{'' if len(found.records) == 1 else 's'}: everything fits")
 
     records = {name: record.model_dump(mode="json", by_alias=True) for name, record in found.records.items()}
-    STATE.out.emit(
-        {"fits": found.fits, "problems": list(found.problems), "warnings": list(found.warnings), "deployments": records},
-        draw,
-    )
+    sentences = {"problems": list(found.problems), "warnings": list(found.warnings), "notes": notes}
+    STATE.out.emit({"fits": found.fits, **sentences, "deployments": records}, draw)
     if not found.fits:
         raise typer.Exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,33 @@ def test_check_draws_what_would_run_and_says_that_it_fits(cli: Cli, store: Store
     as_json = cli(*store, "--json", "serve", "check", file).json
     assert (as_json["fits"], as_json["problems"], as_json["deployments"]["desk"]["head"]) == (True, [], "topics@1")
     assert "desk" not in raystore.open(store[1]).deployments.names()
+
+
+def test_check_notes_which_deployments_and_served_collections_keep_raw_content(
+    cli: Cli, studied: Studied, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(studied.root, root)  # not the one that others serve whole
+    raystore.open(root).create_collection("hoard", encoder="tiny", keep_source=True)
+    asked = ("--store", root, "serve", "check")
+    spec = {"collections": ["items"], "deployments": {"desk": {"head": "topics@1", "log": "hoard"}}}
+    logging_there = (
+        "deployments.desk.log: collection 'hoard' keeps raw content (keep_source): the texts and images that are predicted are "
+        "stored there, in plain"
+    )
+    serving_it = (
+        "collections: 'hoard' keeps raw content (keep_source): the texts and images that are logged to it are "
+        "stored there, in plain"
+    )
+    checked = cli(*asked, write(tmp_path, spec))
+    assert checked.code == 0, checked.err
+    assert checked.out.endswith(f"\nnote: {logging_there}\n1 deployment: everything fits\n")
+    whole = {**spec, "collections": "all"}
+    assert cli("--json", *asked, write(tmp_path, whole)).json["notes"] == [logging_there, serving_it]
+    plain = {"collections": "all", "deployments": {"desk": {"head": "topics@1", "log": "items"}}}
+    assert cli("--json", *asked, write(tmp_path, plain)).json["notes"] == [serving_it]
+    shutil.rmtree(next((root / "collections" / "hoard").glob("rows.lance")) / "_versions")
+    assert cli("--json", *asked, write(tmp_path, plain)).json["notes"] == []
 
 
 def test_check_ends_with_1_where_something_does_not_fit_and_tells_all_of_it(cli: Cli, store: Store, tmp_path: Path) -> None:

@@ -79,11 +79,13 @@ class Serving:
         tell: Callable[[Seen], None] | None = None,
         away: Callable[[str], ServedEncoder | None] | None = None,
         watch: Mapping[str, Any] | None = None,
+        shown: Mapping[str, Any] | None = None,
         operating: bool = False,
     ) -> Service:
-        """A service of these deployments, as the file has them; with `away` its encoders are its own."""
+        """A service of these deployments, as the file has them; with `away` its encoders are its own. `shown` are its collections and
+        tables."""
         rooms, metrics = self.rooms, Metrics("ingress")
-        spec = AppSpec.model_validate({"limits": limits or {}, "watch": watch or {}})
+        spec = AppSpec.model_validate({"limits": limits or {}, "watch": watch or {}, **(shown or {})})
         orchestrator = rooms.orchestrator(spec, metrics=metrics, threads=1, tell=tell, away=away or (lambda _: None))
         if away is None:
             orchestrator._encoders = self._base._encoders  # one dictionary for all: what one loads, all have

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import tempfile
 import threading
@@ -68,6 +70,10 @@ class Answering(BaseHTTPRequestHandler):
         self.send_header("content-length", "0")
         self.end_headers()
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", "1")))
+        self.do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -117,6 +123,13 @@ def soon(look: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits a second for headers, and two for the next request."""
+    monkeypatch.setattr(haproxy_door, "_HEADERS_S", 1)
+    monkeypatch.setattr(haproxy_door, "_IDLE_S", 2)
+
+
+@pytest.fixture
 def front() -> Iterator[Front]:
     behind = Behind()
     serving = threading.Thread(target=behind.serve_forever)
@@ -127,7 +140,8 @@ def front() -> Iterator[Front]:
     ):  # short: a socket's path
         folder, port = Path(name), free_port()
         config = CONFIG.format(folder=folder, port=port, behind=behind.server_port)
-        (folder / haproxy_door._UNREACHED).write_text(haproxy_door._unreached(tls=False), newline="")
+        for file, content in haproxy_door.error_files(tls=False).items():
+            (folder / file).write_text(content, newline="")
         (folder / "haproxy.cfg").write_text(narrowed(config, name, most=2))
         client.base_url = httpx.URL(f"http://127.0.0.1:{port}")
         process = subprocess.Popen([str(BINARY), "-db", "-q", "-f", str(folder / "haproxy.cfg")])
@@ -228,3 +242,109 @@ def test_a_haproxy_that_does_not_run_refused_nothing_and_is_told_when_it_starts(
     absent.limit(9)
     absent.finish(1)
     assert (absent.shed(), haproxy_door.most_of(node)) == ({}, 9)
+
+
+# --- what no replica sees -----------------------------------------------------------------------------------------------
+
+
+def opened(front: Front) -> socket.socket:
+    return socket.create_connection((front.client.base_url.host, front.client.base_url.port or 0), timeout=30)
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """What comes until the connection is ended."""
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def refused(raw: bytes, status: int) -> None:
+    """It is one whole answer of HAProxy's own, in the one shape of errors and with the headers of every answer."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode("ascii").splitlines()
+    phrase, type_, message = haproxy_door._OWN[status]
+    assert first == f"HTTP/1.0 {status} {phrase}"
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    assert headers.pop("content-type") == "application/json"
+    assert headers.pop("connection", "close") == "close"
+    assert int(headers.pop("content-length", len(body))) == len(body)
+    assert headers == {name: value for name, value in haproxy_door._HEADERS.items() if name != "retry-after"}
+    error = ErrorAnswer.model_validate(json.loads(body)).error
+    assert (error.type, error.message, error.request_id) == (type_, message, "")
+
+
+def test_a_body_that_is_not_what_its_headers_say_is_refused_in_the_one_shape_too(front: Front) -> None:
+    with opened(front) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        soon(lambda: front.balancer._under_way() == 1)
+        connection.sendall(b"no size\r\n")
+        refused(rest_of(connection), 400)
+
+
+NO_REQUESTS = {
+    "a line that is no header": b"GET / HTTP/1.1\r\nhost: a\r\nno header\r\n\r\n",
+    "headers of 40 kB": b"GET / HTTP/1.1\r\nhost: a\r\nx-long: " + b"a" * 40_000 + b"\r\n\r\n",
+    "a length that is no number": b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: abc\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", NO_REQUESTS)
+def test_what_is_no_request_is_refused_without_a_word_of_what_was_sent(front: Front, what: str) -> None:
+    with opened(front) as connection:
+        connection.sendall(NO_REQUESTS[what])
+        assert rest_of(connection) == (
+            b"HTTP/1.1 400 Bad request\r\nContent-length: 90\r\nCache-Control: no-cache\r\nConnection: close\r\n"
+            b"Content-Type: text/html\r\n\r\n<html><body><h1>400 Bad request</h1>\nYour browser sent an invalid request.\n"
+            b"</body></html>\n"
+        )
+
+
+@pytest.mark.usefixtures("hurried")
+def test_headers_that_do_not_come_end_the_connection(front: Front) -> None:
+    with opened(front) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nx-half")
+        assert rest_of(connection).startswith(b"HTTP/1.1 408 Request Time-out\r\n")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_headers_that_come_byte_by_byte_are_no_sooner_whole(front: Front) -> None:
+    begun = time.monotonic()
+    with opened(front) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nx-slow: ")
+        with pytest.raises(OSError):  # noqa: PT012 - reset or broken, at whichever byte
+            while time.monotonic() < begun + 20:
+                connection.sendall(b"a")
+                time.sleep(0.1)
+    assert time.monotonic() < begun + 10
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_connection_on_which_nothing_came_ends_without_an_answer(front: Front) -> None:
+    with opened(front) as connection:
+        assert rest_of(connection) == b""
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_body_may_come_more_slowly_than_headers(front: Front) -> None:
+    with opened(front) as connection:
+        connection.sendall(b"POST /v1/log HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 6\r\n\r\n")
+        for _ in range(6):
+            time.sleep(0.4)
+            connection.sendall(b"a")
+        assert rest_of(connection).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_an_answer_may_take_longer_than_headers(front: Front) -> None:
+    front.ask_slowly(1)
+    time.sleep(2.5)
+    assert front.let_go() == [200]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_connection_rests_between_requests_for_longer_than_headers_take_and_not_for_ever(front: Front) -> None:
+    asks = b"GET /v1/sql HTTP/1.1\r\nhost: a\r\n\r\n"
+    with opened(front) as connection:
+        for _ in range(2):
+            connection.sendall(asks)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(1.4)
+        assert rest_of(connection) == b""

@@ -97,6 +97,16 @@ def test_what_the_service_says_besides_is_a_line_and_an_exception_only_its_type(
     assert CANARY not in written.getvalue()
 
 
+def test_what_the_rest_of_raystore_warns_of_in_a_process_of_the_service_is_a_line_too(written: io.StringIO) -> None:
+    logging.getLogger("raystore").info("not said without json_logs either")
+    logging.getLogger("raystore").warning("a table is being compacted")
+    logging.getLogger("raystore.source").error("an id was refused")
+    assert [(line["level"], line["logger"], line["message"]) for line in lines(written)] == [
+        ("warning", "raystore", "a table is being compacted"),
+        ("error", "raystore.source", "an id was refused"),
+    ]
+
+
 def test_a_line_stays_one_line_whatever_it_says(written: io.StringIO) -> None:
     logging.getLogger("raystore.serve").warning('two\nlines, "quotes", \u2028 and é')
     assert written.getvalue().count("\n") == 1
@@ -122,7 +132,8 @@ def test_without_json_logs_all_is_as_it_was(caplog: pytest.LogCaptureFixture) ->
     start_json_logs(stream)
     stop_json_logs()
     stop_json_logs()
-    with caplog.at_level(logging.WARNING, "raystore.serve"):
-        logging.getLogger("raystore.serve").warning("said")
-    assert caplog.messages == ["said"]
+    for name in ("raystore", "raystore.serve"):
+        with caplog.at_level(logging.WARNING, name):
+            logging.getLogger(name).warning("%s said", name)
+    assert caplog.messages == ["raystore said", "raystore.serve said"]
     assert stream.getvalue() == ""

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import raystore
 from raystore.data.tables.table import open_table
 from raystore.serve.answer.loading import Rooms
+from raystore.serve.operate.operations import Operations
 from raystore.serve.recording.recorder import Recorder
 from raystore.serve.run.follow import Follower
 from raystore.serve.spec.records import DeploymentRecord, deployment_records
 from raystore.serve.spec.watch import Watch
 from raystore.serve.watch.metrics import Metrics
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, recorded
 from tests.serve.serving import CANARY, Service, Serving
 
 TEXT = "the card never arrived"
@@ -43,7 +45,9 @@ def service(rooms: Rooms, recorder: Recorder) -> Service:
             "canary": {"head": "refunds@1", "percent": 1},
         },
     }  # fmt: skip
-    service = Serving(rooms).serve(deployments, tell=lambda seen: recorder.take([seen]), operating=True)
+    shown = {"collections": ["kept"], "tables": ["h_outcomes", "h_nothing_yet"]}
+    tell = lambda seen: recorder.take([seen])  # noqa: E731
+    service = Serving(rooms).serve(deployments, tell=tell, shown=shown, operating=True)
     recorder.update({name: live.record for name, live in service.orchestrator.live.items()})
     return service
 
@@ -87,10 +91,11 @@ def test_a_promotion_over_http_is_followed_by_what_serves(service: Service, room
     assert held.json()["error"]["message"].endswith("Nothing was changed.")
     followed = threading.Event()
 
-    def changed(records: dict[str, DeploymentRecord]) -> None:
+    def changed(records: dict[str, DeploymentRecord]) -> dict[str, DeploymentRecord]:
         service.orchestrator.update({**service.orchestrator.live, **rooms.live(records)})
         if records["h-shadowed"].number == 2:
             followed.set()
+        return records
 
     follower = Follower(rooms.catalog, changed, look_s=0.01)
     follower.follow({"h-shadowed": deployment_records(rooms.catalog)["h-shadowed"]})
@@ -165,6 +170,66 @@ def test_labels_of_the_review_queue_are_labels_of_the_report(service: Service, r
     assert recorder.drain(60)
     answer = service.client.get("/v1/shadow/h-looked?labels=h_reviewed.label")
     assert answer.status_code == 200, answer.text
+
+
+OF_A_DEPLOYMENT: list[tuple[str, str, dict[str, Any]]] = [
+    ("GET", "/v1/deployments/{deployment}", {}),
+    ("POST", "/v1/deployments/{deployment}/promote", {"head": "refunds@2"}),
+    ("POST", "/v1/deployments/{deployment}/rollback", {}),
+    ("GET", "/v1/shadow/{deployment}", {}),
+    ("GET", "/v1/review/{deployment}", {}),
+    ("POST", "/v1/review/{deployment}/claim", {}),
+    ("POST", "/v1/review/{deployment}", {"labels": [{"id": "x", "label": "card"}]}),
+    ("POST", "/v1/review/{deployment}/release", {}),
+]
+
+
+def test_a_deployment_of_the_store_that_this_service_does_not_serve_is_none_to_every_route(
+    service: Service, rooms: Rooms
+) -> None:
+    elsewhere = {"shadow": ["refunds@2"], "log": "kept", "review": {"table": "h_else"}}
+    record = recorded(rooms, "h-elsewhere", "refunds@1", **elsewhere)
+    for method, path, body in OF_A_DEPLOYMENT:
+        answer = service.client.request(method, path.format(deployment="h-elsewhere"), json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"], error["message"]) == (
+            404,
+            "DeploymentNotFound",
+            "no deployment of that name here. There are: 'h-looked', 'h-shadowed'.",
+        ), path
+    assert deployment_records(rooms.catalog)["h-elsewhere"] == record
+
+
+def test_no_route_of_those_who_operate_a_deployment_is_left_out_above(service: Service) -> None:
+    paths = service.client.get("/openapi.json").json()["paths"]
+    told = {(method.upper(), path) for path, methods in paths.items() for method in methods if "{deployment}" in path}
+    predicting = {("POST", path) for _, path in told if path.startswith("/v1/predict/")}
+    assert told - predicting == {(method, path) for method, path, _ in OF_A_DEPLOYMENT}
+
+
+def test_labels_of_a_report_are_of_what_this_service_serves_alone(service: Service, rooms: Rooms) -> None:
+    store = raystore.open(rooms.layout.root)
+    for name in ("h_outcomes", "h_salaries"):
+        store.register_table(name, [{"ticket": "s-0", "outcome": "card"}], id="ticket")
+    served = service.client.get("/v1/shadow/h-shadowed?labels=h_outcomes.outcome")
+    assert served.status_code == 200, served.text
+    url = "/v1/deployments/h-shadowed/promote"
+    for hidden in ("h_salaries", "h_nothing_yet", "h_else", "predictions_h_shadowed", "nowhere"):
+        asked = {"head": "refunds@2", "if": "agreement > 2", "labels": f"{hidden}.outcome"}
+        for answer in (
+            service.client.get(f"/v1/shadow/h-shadowed?labels={hidden}.outcome"),
+            service.client.post(url, json=asked),
+        ):
+            error = answer.json()["error"]
+            assert (answer.status_code, error["type"], error["message"]) == (
+                404,
+                "TableNotFound",
+                "no table of that name here. There are: 'h_outcomes', 'h_reviewed', 'kept'.",
+            )
+    held = service.client.post(url, json={"head": "refunds@2", "if": "agreement > 2", "labels": "h_outcomes.outcome"})
+    assert (held.status_code, held.json()["error"]["type"]) == (409, "GateHeld")
+    in_process = Operations(rooms).reports("h-shadowed", labels="h_salaries.outcome")
+    assert [report.n_paired for report in in_process] == [9]
 
 
 def test_status_says_what_answers_and_how_it_is_doing(service: Service) -> None:

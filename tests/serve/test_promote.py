@@ -117,7 +117,7 @@ def test_a_gate_that_does_not_hold_says_by_how_much_and_nothing_is_changed(rooms
         promote(rooms, "refunds@2", gate="accuracy_gain.low > 0", deployment="o-held", reports=reports)
     assert str(untold.value) == (
         "head 'refunds@2' is not promoted: accuracy_gain.low > 0 does not hold (accuracy_gain.low has no value: "
-        "no pair has a label yet). Nothing was changed."
+        "no labels were named, as 'labels: outcomes.outcome' does). Nothing was changed."
     )
     assert [each.number for each in deployment_history(rooms.catalog, "o-held")] == [1]
 

@@ -38,6 +38,12 @@ frontend prometheus
     mode http
 frontend http_frontend
     bind 127.0.0.1:8000
+    timeout http-request 10s
+    timeout http-keep-alive 90s
+    option http-ignore-probes
+    errorfile 400 /tmp/rs-x/n/own-400.http
+    errorfile 408 /tmp/rs-x/n/own-408.http
+    errorfile 500 /tmp/rs-x/n/own-500.http
     http-request set-header x-request-disconnect-disabled ?1
     http-request del-header x-request-id unless { req.fhdr_cnt(x-request-id) eq 1 } { req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,64}$ }
     http-response set-header x-request-id %[res.fhdr(x-request-id)] if { res.fhdr_cnt(x-request-id) gt 1 }
@@ -83,13 +89,29 @@ def test_a_replica_gets_no_more_requests_than_it_takes_and_an_unreached_one_is_5
 
 
 def test_a_replica_that_could_not_be_reached_is_told_in_the_one_shape_of_errors() -> None:
-    head, _, body = haproxy_door._unreached(tls=True).partition("\r\n\r\n")
+    head, _, body = haproxy_door.error_files(tls=True)["503.http"].partition("\r\n\r\n")
     assert head.splitlines()[0] == "HTTP/1.0 503 Service Unavailable"
     error = ErrorAnswer.model_validate(json.loads(body)).error
     assert (error.type, error.message) == (
         "Unavailable", "No replica of this service could be reached. Ask again later.",
     )  # fmt: skip
     assert "strict-transport-security: max-age=31536000" in head.splitlines()
+
+
+def test_what_haproxy_finds_wrong_in_a_body_is_told_in_the_one_shape_of_errors() -> None:
+    assert [name for name in haproxy_door.error_files(tls=False) if name != "503.http"] == [
+        f"own-{status}.http" for status in (400, 408, 500)
+    ]
+    for status, (phrase, type_, message) in haproxy_door._OWN.items():
+        head, _, body = haproxy_door.error_files(tls=True)[f"own-{status}.http"].partition("\r\n\r\n")
+        first, *headers = head.splitlines()
+        assert first == f"HTTP/1.0 {status} {phrase}"
+        assert json.loads(body) == {"error": {"type": type_, "message": message, "request_id": ""}}
+        told = dict(line.split(": ", 1) for line in headers)
+        assert told.pop("content-type") == "application/json"
+        assert told.pop("connection") == "close"
+        mine = dict(middleware.LastResort(None, tls=True).headers)  # type: ignore[arg-type]
+        assert told == mine | {"content-security-policy": middleware._NOTHING}
 
 
 def test_haproxy_puts_on_its_answers_what_the_application_does() -> None:

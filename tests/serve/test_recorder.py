@@ -467,6 +467,20 @@ def test_a_deployment_that_keeps_nothing_is_told_of_nowhere(recorded_: Recorded)
     assert _rows(recorded_.rooms, "r-nothing") == []
 
 
+def test_what_is_told_of_a_deployment_that_is_not_recorded_is_counted(recorded_: Recorded) -> None:
+    service = recorded_.serve("r-leaving", head="refunds@1", keep=["product"])
+    service.ask("r-leaving", {"id": "u-0", "text": TEXT})
+    assert [row["request"] for row in recorded_.kept("r-leaving")] == ["u-0"]
+    recorded_.recorder.update({})
+    service.ask("r-leaving", {"items": [{"id": f"u-{i}", "text": TEXT} for i in (1, 2)]})
+    service.ask("r-leaving", {"id": "u-3", "text": TEXT})
+    assert recorded_.count(table.RECORDING_DROPPED, "r-leaving", "unknown deployment") == 3
+    recorded_.update(service)
+    service.ask("r-leaving", {"id": "u-4", "text": TEXT})
+    assert [row["request"] for row in recorded_.kept("r-leaving")] == ["u-0", "u-4"]
+    assert recorded_.count(table.RECORDING_DROPPED, "r-leaving", "unknown deployment") == 3
+
+
 def test_the_recording_process_is_there_where_something_is_told_or_metrics_are_added_up(rooms: Rooms) -> None:
     records = {"r-there": recorded(rooms, "r-there", "refunds@2")}
     files: list[dict[str, Any]] = [{}, {"watch": {"drift": "all"}}, {"replicas": 2}]
@@ -516,13 +530,14 @@ def test_a_newer_record_is_taken_up_and_one_that_cannot_be_is_tried_again(
     broken = threading.Event()
     newer = threading.Event()
 
-    def changed(records: dict[str, DeploymentRecord]) -> None:
+    def changed(records: dict[str, DeploymentRecord]) -> dict[str, DeploymentRecord]:
         if records["r-follow"].number == 2 and not broken.is_set():
             broken.set()
             raise CollectionNotFound(name="gone", where="this store", existing=[])
         told.append(records["r-follow"])
         if records["r-follow"].number == 2:
             newer.set()
+        return records
 
     follower = Follower(rooms.catalog, changed, look_s=0.01)
     with caplog.at_level(logging.ERROR):

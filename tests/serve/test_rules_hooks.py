@@ -107,6 +107,52 @@ def test_an_after_hook_that_raises_makes_the_answer_abstain(module: Callable[[st
     assert told == [("mine", "raised KeyError at its line 4")]
 
 
+@pytest.mark.parametrize("later", [{"label": "priority"}, {"call": "{module}:sure"}, {"abstain": True}])
+def test_no_rule_below_ends_the_abstention_of_a_hook_that_failed(
+    module: Callable[[str], str], later: dict[str, Any]
+) -> None:
+    name = module(
+        """
+        def broken(facts, said):
+            return {}["x"]
+
+        def sure(facts, said):
+            return replace(said, label="priority", confidence=1.0, abstained=False, why=None, actions=("call",))
+        """
+    )
+    if "call" in later:
+        later = {"call": f"{name}:sure"}
+    spec = {
+        "after": [
+            {"name": "broken", "call": f"{name}:broken"},
+            {"name": "later", **later},
+            {"name": "allowed", "allow": {"refund": ["reply"], "priority": ["call"]}},
+            {"name": "again", "call": f"{name}:broken"},
+            {"name": "look", "when": "abstained AND label = 'refund'", "review": True},
+        ]
+    }
+    assert Rules(RulesSpec.model_validate(spec)).after(FACTS, SAID) == Said(
+        label="refund", confidence=0.8, abstained=True, why="broken", actions=(), review=True,
+        fired=("broken", "allowed", "again", "look"),
+    )  # fmt: skip
+
+
+def test_a_hook_below_one_that_failed_can_still_send_to_review(module: Callable[[str], str]) -> None:
+    name = module(
+        """
+        def broken(facts, said):
+            return {}["x"]
+
+        def look(facts, said):
+            return replace(said, label="priority", abstained=False, review=True)
+        """
+    )
+    spec = {"after": [{"name": n, "call": f"{name}:{n}"} for n in ("broken", "look")]}
+    assert Rules(RulesSpec.model_validate(spec)).after(FACTS, SAID) == Said(
+        label="refund", confidence=0.8, abstained=True, why="broken", review=True, fired=("broken", "look")
+    )
+
+
 def test_a_hook_in_shadow_that_raises_is_told_and_has_not_fired(module: Callable[[str], str]) -> None:
     name = module("def broken(facts, said):\n    raise MemoryError\ndef no(facts):\n    return Refuse('No')\n")
     told: list[tuple[str, str]] = []

@@ -56,6 +56,39 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("at", "wrong", "hint"),
+    [
+        ("deployments.d.log", "requird", "did you mean 'required'?"),  # a mapping for which a text may stand
+        ("deployments.d.log", "colection", "did you mean 'collection'?"),
+        ("deployments.d.log", "zzz", "known are collection, required, sample, queue"),
+        ("deployments.d.review", "tabel", "did you mean 'table'?"),
+        ("deployments.d.head", "gpus", "did you mean 'gpu'?"),
+        ("deployments.d.head.replicas", "mni", "did you mean 'min'?"),
+        ("deployments.d.shadow.0", "sampel", "did you mean 'sample'?"),  # a list of them
+        ("deployments.d.canary", "precent", "did you mean 'percent'?"),
+        ("deployments.d.rules.before.0", "requier", "did you mean 'require'?"),
+        ("deployments.d.rules.before.0.quota", "windows", "did you mean 'window_s'?"),
+        ("deployments.d.rules.after.0", "reviw", "did you mean 'review'?"),
+        ("deployments.log", "heat", "did you mean 'head'?"),  # a deployment that is called as one of its keys
+        ("deployments.log.log", "requird", "did you mean 'required'?"),
+        ("replicas", "mn", "did you mean 'min'?"),  # a number may stand for it, and its keys have other names in Python
+        ("replicas", "zzz", "known are min, max, ongoing"),
+        ("encoders.port", "batsh", "did you mean 'batch'?"),
+        ("encoders.port.batch", "max_tokns", "did you mean 'max_tokens'?"),
+        ("encoders.port.replicas", "mx", "did you mean 'max'?"),
+        ("recording", "memory", "did you mean 'memory_mb'?"),
+        ("oidc", "isuer", "did you mean 'issuer'?"),
+        ("rates", "requets", "did you mean 'requests_per_s'?"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_a_known_one_of_its_own_place(at: str, wrong: str, hint: str) -> None:
+    value: object = {wrong: 1}
+    for part in reversed(at.split(".")):
+        value = [value] if part == "0" else {part: value}
+    assert f"{at} has the unknown key '{wrong}': {hint}" in problems(value)
+
+
 def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_known() -> None:
     assert problems({"zzz": 1}) == [
         "the file has the unknown key 'zzz': known are store, host, port, limits, replicas, batch, colocate, encoders, deployments, "

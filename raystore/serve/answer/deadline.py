@@ -18,6 +18,8 @@ from raystore.errors import DeadlineMissed
 
 T = TypeVar("T")
 
+_OWN_WORDS_S = 0.1  # in which a call that knows its deadline says itself that it missed it
+
 
 class _Given(NamedTuple):
     until: float  # time.monotonic()
@@ -50,11 +52,15 @@ def check_in_time(stage: str) -> None:
         raise _missed(given.seconds, stage)
 
 
-async def run_within(threads: Executor, call: Callable[[], T], until: float | None) -> T:
+async def run_within(threads: Executor, call: Callable[[], T], until: float | None, leaving: str | None = None) -> T:
     """What `call` returned, run in one of the threads, where `check_in_time` holds it to `until`.
 
+    Args:
+        leaving: of a call that changes nothing, what the sentence says where it is left behind soon after `until`. By default one that
+            was begun is waited for: only it knows where it can stop.
+
     Raises:
-        DeadlineMissed: no thread was free in time; it was not begun. One that was is waited for: only it knows where it can stop.
+        DeadlineMissed: no thread was free in time, and it was not begun; or it was left behind.
     """
 
     def work() -> T:
@@ -65,18 +71,28 @@ async def run_within(threads: Executor, call: Callable[[], T], until: float | No
         return await asyncio.get_running_loop().run_in_executor(threads, work)
     left_s = until - time.monotonic()
     future = threads.submit(work)
-    late = False
+    answer, loop = asyncio.wrap_future(future), asyncio.get_running_loop()
+    late: str | None = None
+    timer: asyncio.TimerHandle
 
     def leave() -> None:
-        nonlocal late
-        late = future.cancel()
+        nonlocal late, timer
+        if future.cancel():
+            late = "before a thread was free for it"
+        elif leaving is not None:
+            timer = loop.call_later(_OWN_WORDS_S, leave_behind, leaving)
 
-    timer = asyncio.get_running_loop().call_later(max(0.0, left_s), leave)
+    def leave_behind(stage: str) -> None:
+        nonlocal late
+        late = stage
+        answer.cancel()
+
+    timer = loop.call_later(max(0.0, left_s), leave)
     try:
-        return await asyncio.wrap_future(future)
+        return await answer
     except asyncio.CancelledError:
-        if late:
-            raise _missed(left_s, "before a thread was free for it") from None
+        if late is not None:
+            raise _missed(left_s, late) from None
         raise
     finally:
         timer.cancel()

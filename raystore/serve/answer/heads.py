@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from functools import partial
 
+from raystore.serve.answer.deadline import present_until, run_within
 from raystore.serve.answer.served import Predicted
 from raystore.train.heads import Head
 from raystore.train.source import Task
@@ -34,7 +35,8 @@ class InlineHead:
         return self.head.classes
 
     async def ask(self, vectors: Vectors) -> Predicted:
-        """See `Head.predict`."""
+        """See `Head.predict`. DeadlineMissed."""
         if self._slow or len(vectors) > self._rows_at_once:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self.head.predict, vectors)
+            call = partial(self.head.predict, vectors)
+            return await run_within(self._threads, call, present_until(), leaving="while its head was asked")
         return self.head.predict(vectors)

@@ -23,7 +23,7 @@ from raystore.serve.answer.asked import Asked, share
 from raystore.serve.answer.batching import BatchingEncoder
 from raystore.serve.answer.deadline import check_in_time
 from raystore.serve.answer.live import Live
-from raystore.serve.answer.said import Spoken, shown, spoken
+from raystore.serve.answer.said import Spoken, check_probabilities, shown, spoken
 from raystore.serve.answer.timer import Timer
 from raystore.serve.rules.said import Passed, Said
 from raystore.serve.spec.records import DeploymentRecord, HeadRef
@@ -91,10 +91,11 @@ async def predict_parts(
 
     Raises:
         DeploymentNotFound, RuleRefused, ColumnsRequired, QuotaExceeded, HookFailed, ItemsUnusable, PassportMismatch, InvalidVectors,
-        DimensionMismatch, DeadlineMissed.
+        DimensionMismatch, DeadlineMissed. InvalidArguments: more probabilities than an answer may name.
     """
     with timer.stage("rules"):
         groups = _routed(name, asked, deployments, who, where, passed)
+        check_probabilities(name, sum(_named(deployments[to], len(group.places), top) for to, group in groups.items()))
     parts = []
     for to, group in groups.items():
         live, mine = deployments[to], [asked[i] for i in group.places]
@@ -107,6 +108,12 @@ async def predict_parts(
         parts.append(await _answered(live, group, mine, vectors, who, top, timer))
     check_in_time("before it was answered")
     return parts
+
+
+def _named(live: Live, n: int, top: int) -> int:
+    """How many probabilities the answers to n items name at most."""
+    heads = (live.head,) if live.canary is None else (live.head, live.canary)
+    return n * min(top, max(len(head.classes) for head in heads))
 
 
 def _routed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Protocol
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response
 
+from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.door.middleware import principal_of, request_id
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.http.common import Name, Provider, ready
@@ -27,7 +29,13 @@ class Operator(Protocol):
         """`Operations`'s method of that name."""
 
     async def promote(
-        self, head: str, deployment: str, gate: str | None, labels: str | None, since: datetime | None
+        self,
+        head: str,
+        deployment: str,
+        gate: str | None,
+        labels: str | None,
+        since: datetime | None,
+        among: Sequence[str] | None = None,
     ) -> Any: ...
     async def rollback(self, deployment: str, to: int | None) -> Any: ...
     async def told(self) -> Told:
@@ -35,6 +43,12 @@ class Operator(Protocol):
 
 
 def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator) -> None:
+    def serving(deployment: str) -> Orchestrator:
+        """What answers now. DeploymentNotFound: the deployment is none of this service, though the store may have it."""
+        found = ready(provider)
+        found.deployment(deployment)
+        return found
+
     @router.get("/status", response_model=StatusAnswer, summary="What answers, how it is doing, what was lost")
     async def state() -> Any:
         found = ready(provider)
@@ -50,7 +64,7 @@ def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator
 
     @router.get("/deployments/{deployment}", response_model=wire.DeploymentFacts, summary="One deployment")
     async def deployment_(deployment: Name) -> Any:
-        return _facts(ready(provider).deployment(deployment).record)
+        return _facts(serving(deployment).deployment(deployment).record)
 
     @router.post(
         "/deployments/{deployment}/promote",
@@ -59,15 +73,18 @@ def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator
         description="Every replica follows within some seconds; no request fails.",
     )
     async def promote(deployment: Name, body: wire.PromoteRequest, request: Request) -> Any:
-        done = await operator.promote(body.head, deployment, body.gate, body.labels, body.since)
+        among = await _relations(serving(deployment), body.labels)
+        done = await operator.promote(body.head, deployment, body.gate, body.labels, body.since, among)
         return {**done.model_dump(mode="json"), "request_id": request_id(request.scope)}
 
     @router.post(
         "/deployments/{deployment}/rollback",
         response_model=wire.PromotedAnswer,
         summary="Let what answered before answer again",
+        description="Sent again it brings the later head back, unless `to` names the record.",
     )
     async def rollback(deployment: Name, body: wire.RollbackRequest, request: Request) -> Any:
+        serving(deployment)
         done = await operator.rollback(deployment, body.to)
         return {**done.model_dump(mode="json"), "request_id": request_id(request.scope)}
 
@@ -75,10 +92,11 @@ def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator
     async def shadow(
         deployment: Name,
         request: Request,
-        labels: Annotated[wire.Labels | None, Query(description="Where labels have arrived: 'table.column'.")] = None,
+        labels: Annotated[wire.Labels | None, Query(description=wire.LABELS)] = None,
         since: Moment | None = None,
     ) -> Any:
-        reports = await operator.ask("reports", deployment, labels=labels, since=since)
+        among = await _relations(serving(deployment), labels)
+        reports = await operator.ask("reports", deployment, labels=labels, since=since, among=among)
         shown = [{**each.model_dump(mode="json"), "metrics": each.metrics()} for each in reports]
         return {"deployment": deployment, "reports": shown, "request_id": request_id(request.scope)}
 
@@ -86,23 +104,36 @@ def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator
     async def review(
         deployment: Name, request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 50, order: wire.Order = "oldest"
     ) -> Any:
+        serving(deployment)
         return {"items": await operator.ask("items", deployment, limit, order), "request_id": request_id(request.scope)}
 
     @router.post("/review/{deployment}/claim", response_model=wire.ReviewAnswer, summary="Items for one reviewer alone")
     async def claim(deployment: Name, body: wire.ClaimRequest, request: Request) -> Any:
+        serving(deployment)
         items = await operator.ask("claim", deployment, _reviewer(request, body.reviewer), body.n, body.minutes, body.order)
         return {"items": items, "request_id": request_id(request.scope)}
 
     @router.post("/review/{deployment}", response_model=wire.LabelledAnswer, summary="Labels that a person gives")
     async def label(deployment: Name, body: wire.ReviewRequest, request: Request) -> Any:
+        serving(deployment)
         labels = [(each.id, each.label) for each in body.labels]
         done = await operator.ask("label", deployment, _reviewer(request, body.reviewer), labels, body.allow_new)
         return {**done.model_dump(mode="json"), "request_id": request_id(request.scope)}
 
     @router.post("/review/{deployment}/release", response_model=wire.ReleasedAnswer, summary="Give claimed items back")
     async def release(deployment: Name, body: wire.ReleaseRequest, request: Request) -> Any:
+        serving(deployment)
         released = await operator.ask("release", deployment, _reviewer(request, body.reviewer))
         return {"released": released, "request_id": request_id(request.scope)}
+
+
+async def _relations(found: Orchestrator, labels: str | None) -> list[str]:
+    """Where this service lets labels come from: the collections and tables that it serves, and its deployments' review tables. It looks
+    at the store's folders, so not in the event loop; where no labels are asked for, not at all."""
+    if labels is None:
+        return []
+    served = await asyncio.to_thread(lambda: [*found.collections.names(), *found.table_names()])
+    return [*served, *(live.record.review.table for live in found.live.values() if live.record.review)]
 
 
 def _reviewer(request: Request, named: str | None) -> str:

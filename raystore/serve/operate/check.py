@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from raystore.data.collection import collection_names
+from raystore.data.collection import CollectionTable, collection_names
 from raystore.data.tables.table import table_names
 from raystore.errors import InvalidArguments, RaystoreError
 from raystore.serve.answer.loading import Rooms
@@ -101,6 +101,28 @@ def check(spec: AppSpec, rooms: Rooms, nodes: Sequence[Node] | None = None) -> C
         f"{each}; a Ray that is started on this machine could not place it" for each in _unplaceable(spec, records, here)
     )
     return Check(spec, records, tuple(problems), tuple(warnings))
+
+
+def content_kept(found: Check, rooms: Rooms) -> list[str]:
+    """A sentence for each deployment whose log keeps raw content, and for each served collection that does: its owner chose that
+    (`keep_source`), and who sends requests may not know. Opens the store's collections; one that is damaged is left out."""
+
+    def keeps(collection: str) -> bool:
+        try:
+            return CollectionTable.open(rooms.layout, collection).keeps_source
+        except (RaystoreError, OSError, ValueError):  # as Lance says of files that are gone or damaged
+            return False
+
+    kept = {name for name in collection_names(rooms.layout) if keeps(name)}
+    logs = {name: record.log.collection for name, record in found.records.items() if record.log is not None}
+    choice = "keeps raw content (keep_source): the texts and images that are"
+    predicted = [
+        f"deployments.{name}.log: collection '{collection}' {choice} predicted are stored there, in plain"
+        for name, collection in logs.items()
+        if collection in kept
+    ]
+    served = [name for name in sorted(kept) if found.spec.serves(name)]
+    return predicted + [f"collections: '{name}' {choice} logged to it are stored there, in plain" for name in served]
 
 
 def _unplaceable(spec: AppSpec, records: Mapping[str, DeploymentRecord], nodes: Sequence[Node]) -> Iterator[str]:

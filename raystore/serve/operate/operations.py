@@ -14,6 +14,7 @@ from raystore.serve.kept.predictions import predictions_name
 from raystore.serve.review.labels import Label, Labelled
 from raystore.serve.review.queue import Order, ReviewItem, ReviewQueue
 from raystore.serve.shadow.ask import report_deployment
+from raystore.serve.shadow.labels import check_relation
 from raystore.serve.shadow.report import ShadowReport
 from raystore.serve.spec.records import DeploymentRecord, deployment_records
 
@@ -32,6 +33,7 @@ class Operations:
         since: datetime | None = None,
         until: datetime | None = None,
         sql: Callable[[str], pa.Table] | None = None,
+        among: Sequence[str] | None = None,
     ) -> list[ShadowReport]:
         """A report for each head that was seen beside the live one; none where nothing was kept yet.
 
@@ -39,6 +41,7 @@ class Operations:
             labels: 'outcomes.outcome', or with `sql` a query that gives id and label.
             since, until: when it was predicted.
             sql: runs a query.
+            among: the tables and collections that labels may be of, where not all of the store's are for who asks.
 
         Raises:
             DeploymentNotFound, TableNotFound, ColumnNotFound, InvalidArguments.
@@ -46,6 +49,8 @@ class Operations:
         self._record(deployment)
         if predictions_name(deployment) not in names(self._rooms.layout.collections):
             return []
+        if among is not None and isinstance(labels, str):
+            check_relation(self._rooms.catalog, labels, among)
         return report_deployment(self._rooms.catalog, deployment, since=since, until=until, labels=labels, sql=sql)
 
     def queue(self, deployment: str) -> ReviewQueue:

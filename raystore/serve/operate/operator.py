@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -31,20 +32,29 @@ class Operator:
         self._ask = ask or (lambda call, *arguments, **named: getattr(operations, call)(*arguments, **named))
 
     async def ask(self, call: str, *arguments: Any, **named: Any) -> Any:
-        return await self.blocking(partial(self._ask, call, *arguments, **named))
+        return await _run(self._rooms.pools.asks, partial(self._ask, call, *arguments, **named))
 
     async def promote(
-        self, head: str, deployment: str, gate: str | None, labels: str | None, since: datetime | None
+        self,
+        head: str,
+        deployment: str,
+        gate: str | None,
+        labels: str | None,
+        since: datetime | None,
+        among: Sequence[str] | None = None,
     ) -> Promoted:
-        reports = None if gate is None else await self.ask("reports", deployment, labels=labels, since=since)
+        reports = None
+        if gate is not None:
+            reports = await self.ask("reports", deployment, labels=labels, since=since, among=among)
         call = partial(promote, self._rooms, head, deployment=deployment, gate=gate, reports=lambda _: reports or ())
-        return await self.blocking(call)
+        return await _run(self._rooms.pools.changes, call)
 
     async def rollback(self, deployment: str, to: int | None) -> Promoted:
-        return await self.blocking(partial(rollback, self._rooms, deployment, to=to))
+        return await _run(self._rooms.pools.changes, partial(rollback, self._rooms, deployment, to=to))
 
     async def told(self) -> Told:
-        return await self.blocking(self._told)
+        return await _run(self._rooms.pools.tells, self._told)
 
-    async def blocking(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._rooms.executor, call)
+
+async def _run(threads: Executor, call: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from raystore.serve.watch import table
 from raystore.serve.watch.drift import LEAST, DriftWatch, Reference
 from raystore.serve.watch.metrics import Metrics
 from raystore.train.snapshot_source import SnapshotSource
-from raystore.vectors import mark
+from raystore.vectors import Matrix, mark
 
 log = logging.getLogger("raystore.serve")
 
@@ -34,6 +35,8 @@ class Drifting:
         self._metrics = metrics
         self._record: DeploymentRecord | None = None
         self._looks: DriftWatch | None = None
+        self._unmade = False  # the record's reference failed to be made
+        self._told = ""
         self._of_classes = False
         self._closed = False
         self._wake = threading.Event()
@@ -73,13 +76,20 @@ class Drifting:
             if record is None:
                 continue
             try:
-                if woken:
+                if woken or self._unmade:
+                    self._looks, self._unmade = None, True
                     self._looks = self._made(record)
+                    self._unmade = False
                 elif self._looks is not None:
                     self._measure(record.name, self._looks)
-            except Exception as error:  # noqa: BLE001 - it is looked at again later
-                told = error if isinstance(error, RaystoreError) else type(error).__name__
-                log.warning("drift of deployment %s is not measured: %s", record.name, told)
+                self._told = ""
+            except Exception as error:  # noqa: BLE001 - it is tried again when it is time to measure
+                self._tell(record.name, str(error) if isinstance(error, RaystoreError) else type(error).__name__)
+
+    def _tell(self, name: str, problem: str) -> None:
+        if problem != self._told:  # it may stay, and once a minute nobody wants to read it
+            log.warning("drift of deployment %s is not measured: %s", name, problem)
+        self._told = problem
 
     def _measure(self, name: str, looks: DriftWatch) -> None:
         found = looks.measure()
@@ -105,14 +115,24 @@ class Drifting:
             tuple(head.classes),
             head.task,
         )
-        sides = [np.asarray(source.load(side, 0, 1).vectors) for side in ("test", "val", "train")]
-        held_out = np.concatenate(sides[:2])
-        rows = held_out if len(held_out) >= LEAST else np.concatenate(sides)
+        rows = self._rows(source, snapshot.spec["counts"])
         if len(rows) < LEAST:
             return None
-        chosen = rows[np.random.default_rng(0).permutation(len(rows))[: self._watch.drift_window]]
+        window = self._watch.drift_window
+        chosen = rows[np.random.default_rng(0).permutation(len(rows))[:window]]
         predicted = head.predict(mark(chosen, record.fingerprint))
         self._of_classes = head.task == "classes"
         labels = [str(label) for label in predicted.labels] if self._of_classes else None
         scores = predicted.confidence if self._of_classes else None
-        return DriftWatch(Reference(chosen, labels, scores), window=self._watch.drift_window)
+        return DriftWatch(Reference(chosen, labels, scores), window=window)
+
+    def _rows(self, source: SnapshotSource, counts: Mapping[str, int]) -> Matrix:
+        """Vectors of test and val, with train's where those are fewer than LEAST: of many rows a part, twice the window at most."""
+        held_out = self._part(source, ("test", "val"), counts)
+        if len(held_out) >= LEAST:
+            return held_out
+        return np.concatenate([held_out, self._part(source, ("train",), counts)])
+
+    def _part(self, source: SnapshotSource, sides: Sequence[str], counts: Mapping[str, int]) -> Matrix:
+        every = max(1, sum(counts[side] for side in sides) // self._watch.drift_window)
+        return np.concatenate([np.asarray(source.load(side, 0, every).vectors) for side in sides])

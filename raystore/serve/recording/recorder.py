@@ -81,13 +81,16 @@ class Recorder:
                 deployment.watch(watch)
 
     def take(self, batch: Sequence[Seen]) -> None:
-        """Returns at once; what there is no room for is dropped and counted."""
+        """Returns at once. What there is no room for is dropped and counted, and so is what is of a deployment that is recorded no
+        more, or not yet: replicas take a change up when they see it, this process when it does."""
         of: dict[str, list[Seen]] = {}
         for seen in batch:
             of.setdefault(seen.deployment, []).append(seen)
         for name, seens in of.items():
             deployment = self._deployments.get(name)
-            if deployment is not None:
+            if deployment is None:
+                self._metrics.count(table.RECORDING_DROPPED, name, "unknown deployment", by=sum(map(len, seens)))
+            else:
                 deployment.take(seens)
 
     def drain(self, wait_s: float) -> bool:

@@ -87,8 +87,8 @@ class Rules:
     def after(self, facts: Facts, said: Said) -> Said:
         """What rules make of what a head said. Those that fired are added to `said.fired`.
 
-        A hook that fails makes the prediction abstain, with its rule as the reason: nobody acts on an answer that a rule should
-        have looked at and did not.
+        A hook that fails makes the prediction abstain for good, with its rule as the reason: nobody acts on an answer that a rule
+        should have looked at and did not. Rules below can still send it to review; none gives it a label or ends the abstention.
 
         Args:
             facts: as before, with `head`, and of a head of classes `second` and `margin`; the rest is taken from `said`.
@@ -104,7 +104,7 @@ class Rules:
                         fired.append(rule.name)
                 except HookFailed as error:
                     self._failed(error.rule, error.found)
-                    turn.abstain(rule.name)
+                    turn.fail(rule.name)
                     fired.append(rule.name)
         return turn.said((*said.fired, *fired)) if fired else said
 

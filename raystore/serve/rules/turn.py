@@ -20,7 +20,7 @@ OTHERS = "*"  # of `least`: every label that is not named
 class Turn:
     """`facts` are what a condition may name now; the rest is what no condition names."""
 
-    __slots__ = ("_allowed", "facts", "labels", "review", "why")
+    __slots__ = ("_allowed", "_failed", "facts", "labels", "review", "why")
 
     def __init__(self, facts: Facts, said: Said) -> None:
         self.facts: dict[str, Any] = {
@@ -33,6 +33,7 @@ class Turn:
         self.labels = said.labels
         self.why = said.why
         self.review = said.review
+        self._failed = False  # a rule should have looked at the answer and did not: it stays an abstention
         # Actions by label, of the last rule that said any: a label that another rule gives later has that label's.
         self._allowed: Mapping[str | None, Sequence[str]] | None = None
         if said.actions is not None:
@@ -49,13 +50,22 @@ class Turn:
         )
 
     def abstain(self, why: str) -> bool:
+        if self._failed:
+            return False
         self.facts["abstained"] = True
         self.why = why
         return True
 
+    def fail(self, why: str) -> None:
+        """Abstain for good: whatever later rules do, nobody acts on this answer. Of several that fail the first is the reason."""
+        self.abstain(why)
+        self._failed = True
+
     def give(self, label: str) -> bool:
         """The label is this one. The head's confidence was in another, and an abstention is over: a rule does not guess."""
         facts = self.facts
+        if self._failed:
+            return False
         if self.labels is not None:
             if self.labels != (label,):
                 self.labels, facts["confidence"] = (label,), None
@@ -84,9 +94,11 @@ class Turn:
         return True
 
     def ask(self, rule: str, hook: Hook) -> bool:
-        """Whether the hook changed anything. HookFailed."""
+        """Whether the hook changed anything. Where one failed before it, it can send the answer to review, and no more. HookFailed."""
         before = self.said(())
         made = ask_after(rule, hook, self.facts, before)
+        if made is not None and self._failed:
+            made = replace(before, review=made.review)
         if made is None or replace(made, fired=()) == before:
             return False
         self.facts.update(label=made.label, value=made.value, confidence=made.confidence, abstained=made.abstained)

@@ -8,7 +8,6 @@ is made for (`answer/deadline.py`), which an encoder is told, so that it drops w
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -24,7 +23,7 @@ from raystore.encoders.items import Encoded, Item
 from raystore.encoders.loaded import MAX_CHARS
 from raystore.encoders.passport import Passport
 from raystore.errors import DeadlineMissed, Overloaded, RaystoreError
-from raystore.serve.answer.deadline import present_until
+from raystore.serve.answer.deadline import present_until, run_within
 from raystore.serve.answer.served import Predicted
 from raystore.serve.recording.seal import Seal
 from raystore.train.heads import Head, Predictions
@@ -188,8 +187,12 @@ class AwayHead:
     async def ask(self, vectors: Vectors) -> Predicted:
         rows = np.asarray(vectors)
         deadline_s, replicas = self._terms()
+        until = _ending(deadline_s)
         call = partial(self._handle.predict.remote, self._head.label, rows, vectors.fingerprint)
         patience = self._patience if replicas > 1 else None
-        answer = partial(asked, call, _ending(deadline_s) - time.monotonic(), patience, float(len(rows)))
-        found: Predictions = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
-        return found
+
+        def answer() -> Predictions:  # in a thread, for which it may have waited
+            found: Predictions = asked(call, until - time.monotonic(), patience, float(len(rows)))
+            return found
+
+        return await run_within(self._threads, answer, until, leaving="while another process was asked")

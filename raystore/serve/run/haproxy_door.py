@@ -4,7 +4,8 @@ Serve's template lets two more listeners stand open to every network, statistics
 sockets in HAProxy's own folder. Requests are marked as short. Where the folder holds a certificate, the front takes TLS
 alone. Where it says how many requests a replica takes, HAProxy itself refuses what is more, and counts it: that costs it some 20 us,
 and a replica half a millisecond of the time in which it answers others. Serve would say 500 where no replica could be reached; here it
-is 503, which says that asking again helps. And the process asks the kernel to end with its parent, so that a Ray that was killed leaves
+is 503, which says that asking again helps. Headers that do not come end their connection, of which there are 4,096 for everybody: a
+body has the replica's own deadlines. And the process asks the kernel to end with its parent, so that a Ray that was killed leaves
 no proxy holding the port. Runs on the standard library alone, in some 20 ms.
 """
 
@@ -36,6 +37,8 @@ _FRONT = re.compile(r"^(frontend http_frontend\n\s*bind \S+)$", re.MULTILINE)
 _ERRORS = re.compile(r"^(\s*errorfile 50[234]) \S+$", re.MULTILINE)
 _SERVERS = re.compile(r"^(\s*)(http-check expect status 200\n\s*default-server .*)$", re.MULTILINE)
 _UNREACHED = "503.http"
+_HEADERS_S = 10  # until a request's headers are whole, from its first byte on, or from the connection's begin
+_IDLE_S = 90  # of a connection between two requests: as long as clients commonly keep one
 # What the application puts on its own answers (door/middleware.py).
 _HEADERS = {
     "retry-after": "1",
@@ -50,7 +53,15 @@ _MESSAGES = {
     "Overloaded": "This service is at its limit of requests under way. Ask again later.",
     "Unavailable": "No replica of this service could be reached. Ask again later.",
 }
+# What HAProxy itself finds wrong in a request that it has begun to hand on. What is none from the start (no HTTP, headers too long or
+# too late) it answers in words of its own, 400 or 408 as text/html, which nothing but an empty answer can replace (its mux_h1.c).
+_OWN = {
+    400: ("Bad Request", "InvalidRequest", "The body of this request is not what its headers say, or it ended too soon."),
+    408: ("Request Timeout", "RequestTimeout", "The body of this request did not come in time. Send it again, at once."),
+    500: ("Internal Server Error", "InternalServerError", "The balancer could not handle this request. Ask its operator."),
+}  # fmt: skip
 _BODY = '{{"error":{{"type":"{type}","message":"{message}","request_id":"{id}","retry_after_s":1}}}}'
+_OWN_BODY = '{{"error":{{"type":"{type}","message":"{message}","request_id":""}}}}'
 _ID = "%[var(txn.raystore_id)]"
 
 
@@ -65,8 +76,15 @@ def narrowed(config: str, folder: str, certificate: str | None = None, most: int
         config += f"backend {SHED}\n    stick-table type string len 128 size 1k store gpc0\n"
     config = _WIDE.sub(lambda m: f"{m[1]}\n{m[2]}bind unix@{folder}/{m[1].split()[1]}.sock mode 600", config)
     tls = f" ssl crt {certificate} ssl-min-ver TLSv1.2 alpn h2,http/1.1" if certificate else ""
-    front = "\n    ".join((_SHORT, *_ONE_ID))
+    front = "\n    ".join((*_front(folder), _SHORT, *_ONE_ID))
     return _FRONT.sub(lambda m: f"{m[1]}{tls}\n    {front}", config)
+
+
+def _front(folder: str) -> list[str]:
+    """What the front waits for, and what it says by itself. A connection on which nothing came ends without an answer: who opened it
+    ahead of need would take that for the answer to what it sends next."""
+    waits = [f"timeout http-request {_HEADERS_S}s", f"timeout http-keep-alive {_IDLE_S}s", "option http-ignore-probes"]
+    return [*waits, *(f"errorfile {status} {folder}/own-{status}.http" for status in _OWN)]
 
 
 def _refusals(bounded: bool, tls: bool) -> list[str]:
@@ -95,12 +113,23 @@ def _refusals(bounded: bool, tls: bool) -> list[str]:
     return rules
 
 
-def _unreached(tls: bool) -> str:
-    """What is answered where a replica was chosen and could not be reached. A file, so it knows no request's id."""
-    headers = {"content-type": "application/json", **_HEADERS, **(_TLS_HEADERS if tls else {}), "connection": "close"}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+def error_files(tls: bool) -> dict[str, str]:
+    """By the files' names what HAProxy answers where it has no request to make an answer from, so without a request's id: it ended
+    within its body, or a replica was chosen for it and could not be reached."""
     body = _BODY.format(type="Unavailable", message=_MESSAGES["Unavailable"], id="")
-    return f"HTTP/1.0 503 Service Unavailable\r\n{lines}\r\n{body}"
+    files = {_UNREACHED: _file("503 Service Unavailable", _HEADERS, body, tls)}
+    headers = {name: value for name, value in _HEADERS.items() if name != "retry-after"}
+    for status, (phrase, type_, message) in _OWN.items():
+        files[f"own-{status}.http"] = _file(
+            f"{status} {phrase}", headers, _OWN_BODY.format(type=type_, message=message), tls
+        )
+    return files
+
+
+def _file(status: str, headers: dict[str, str], body: str, tls: bool) -> str:
+    headers = {"content-type": "application/json", **headers, **(_TLS_HEADERS if tls else {}), "connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.0 {status}\r\n{lines}\r\n{body}"
 
 
 def certificate_of(folder: Path) -> str | None:
@@ -123,7 +152,8 @@ def _shared(folder: Path, name: str) -> Path | None:
 def main(binary: str, arguments: list[str]) -> None:
     path = Path(arguments[arguments.index("-f") + 1])
     certificate = certificate_of(path.parent)
-    (path.parent / _UNREACHED).write_text(_unreached(certificate is not None), encoding="ascii", newline="")
+    for name, content in error_files(certificate is not None).items():
+        (path.parent / name).write_text(content, encoding="ascii", newline="")
     config = narrowed(path.read_text(encoding="utf-8"), str(path.parent), certificate, most_of(path.parent))
     path.write_text(config, encoding="utf-8")
     parent = os.getppid()

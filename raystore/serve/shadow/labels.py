@@ -6,7 +6,7 @@ They join predictions by the item's id, which is also the id of the row that the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,14 @@ _CALL = "labels of a shadow report"
 def is_place(labels: str) -> bool:
     """Whether it is 'outcomes.outcome' and no SQL."""
     return bool(_PLACE.fullmatch(labels))
+
+
+def check_relation(catalog: Catalog, labels: str, among: Sequence[str]) -> None:
+    """Return where the relation of 'outcomes.outcome' is among those, and there. TableNotFound with those of them that are there."""
+    relation = labels.partition(".")[0]
+    existing = sorted({*table_names(catalog), *collection_names(catalog.layout)}.intersection(among))
+    if relation not in existing:
+        raise TableNotFound(name=relation, where="this service", existing=existing)
 
 
 def live_labels(catalog: Catalog, labels: str | pa.Table, sql: Callable[[str], pa.Table] | None = None) -> pa.Table:

@@ -101,7 +101,7 @@ def metrics_of(report: ShadowReport) -> dict[str, float | None]:
 
 
 def missing_because(report: ShadowReport, name: str) -> str:
-    """'no pair has a label yet'."""
+    """'no pair has a label yet'; of labels that nobody named, how to name them."""
     head = name.partition(".")[0]
     score = head.removesuffix("_gain")
     if not report.n_paired:
@@ -109,6 +109,8 @@ def missing_because(report: ShadowReport, name: str) -> str:
     if score in _WORDS and score not in _SCORES[report.task]:
         return f"it is no score of heads that predict {report.task}"
     if score in _WORDS or head in ("mcnemar", "gained", "lost"):
+        if not report.with_labels:
+            return "no labels were named, as 'labels: outcomes.outcome' does"
         return "no pair has a label yet" if report.comparison is None else "McNemar's test is of classes and sets of labels"
     if head in ("difference", "absolute_difference", "correlation") and report.task != "number":
         return f"it is of numbers, and these heads predict {report.task}"

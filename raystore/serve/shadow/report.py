@@ -51,6 +51,7 @@ class ShadowReport(Strict):
         flips: the most frequent first, up to 200 kinds of `n_flips`.
         confidence_shift: the shadow's confidence less the live head's.
         difference, absolute_difference, correlation: of numbers, the shadow's less the live head's.
+        with_labels: whether anyone said where labels stand.
         comparison: on the labelled pairs; what the shadow (b) gains over the live head (a).
         discordance: share of labelled pairs in which exactly one head is right; with `discordance_is_bound` the share of all
             pairs in which they differ, above which it cannot lie.
@@ -85,6 +86,7 @@ class ShadowReport(Strict):
     latency_shadow: Latency | None = None
     drift_live: Drift | None = None
     drift_shadow: Drift | None = None
+    with_labels: bool = False
     n_labelled: int = 0
     comparison: Comparison | None = None
     discordance: float | None = None
@@ -191,6 +193,7 @@ def shadow_report(deployment: str, pairs: Pairs, labels: pa.Table | None = None,
         latency_shadow=measures.latency(pairs.shadow),
         drift_live=measures.drift(pairs.live, pairs.task),
         drift_shadow=measures.drift(pairs.shadow, pairs.task),
+        with_labels=labels is not None,
         n_labelled=n_labelled,
         comparison=comparison,
         discordance=discordance,

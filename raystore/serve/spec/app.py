@@ -68,7 +68,12 @@ class EncoderSpec(Placed):
 class Recording(Strict):
     """The process that runs shadows and keeps predictions: beside the replicas, so that it cannot slow them."""
 
-    memory_mb: int = Field(default=4096, ge=512, le=2**20, description="Beyond it the process ends and is started again.")
+    memory_mb: int = Field(
+        default=4096,
+        ge=512,
+        le=2**20,
+        description="Beyond it allocations fail there, and what asked for them is dropped and counted.",
+    )
     cpus: float | None = Field(
         default=None,
         gt=0,

@@ -35,7 +35,7 @@ class CanarySpec(Strict):
 
 
 class LogSpec(Strict):
-    """The collection that keeps the embedding of what is predicted, never its content."""
+    """The collection that keeps the embedding of what is predicted, and its content only where it was made to (`keep_source`)."""
 
     collection: str
     required: bool = Field(default=True, description="True: the row is durable before the answer. False: behind a queue.")

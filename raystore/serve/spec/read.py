@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -64,14 +65,38 @@ def _path(where: tuple[int | str, ...], top: str = "") -> str:
 
 
 def _fields_at(where: tuple[int | str, ...]) -> list[str]:
-    """The known keys of the model that stands at a path of the file."""
-    model: type[BaseModel] = AppSpec
+    """The known keys of the model that stands at a path of the file, as they are written there."""
+    kind: Any = AppSpec
     for part in where:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue  # a name the user chose: the key of a deployment
-        inner = [
-            a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type) and issubclass(a, BaseModel)
-        ]
-        model = inner[0] if inner else model
-    return list(model.model_fields)
+        kind = _below(kind, part)
+    [model, *_] = [each for each in _kinds(kind) if _is_model(each)]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _below(kind: Any, part: int | str) -> Any:
+    """The type of what stands at a key, or a place in a list, of a value of that type; None where nothing can."""
+    for each in _kinds(kind):
+        if _is_model(each):
+            for name, field in each.model_fields.items():
+                if part in (name, field.alias):
+                    return field.annotation
+        elif get_origin(each) is dict:
+            return get_args(each)[1]  # a name the user chose
+        elif get_origin(each) is list:
+            return get_args(each)[0]
+    return None
+
+
+def _kinds(kind: Any) -> Iterator[Any]:
+    """What a value of that type may be: of `Annotated[LogSpec, ...] | None`, LogSpec and NoneType."""
+    if get_origin(kind) is Annotated:
+        yield from _kinds(get_args(kind)[0])
+    elif get_origin(kind) in (Union, UnionType):
+        for each in get_args(kind):
+            yield from _kinds(each)
+    else:
+        yield kind
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -1,6 +1,9 @@
 """A JSON line for each request on standard error, and for what any process of the service says besides. Never content, never a header's
 value.
 
+All loggers of raystore's are below one, which has the handler: encoders, collections and tables warn too. Requests are logged as
+information; of the others come warnings and errors, as without it.
+
 The fields of a line are those of `Finished`; there is no door for more. Knows no HTTP and no Ray.
 """
 
@@ -14,7 +17,8 @@ from typing import Any, TextIO
 
 from raystore.serve.watch.finished import Finished, Teller
 
-_log = logging.getLogger("raystore.serve")
+_all = logging.getLogger("raystore")
+_serving = logging.getLogger("raystore.serve")
 _requests = logging.getLogger("raystore.serve.requests")
 
 
@@ -34,22 +38,22 @@ class JsonFormatter(logging.Formatter):
 
 
 def start_json_logs(stream: TextIO | None = None) -> None:
-    """Write what the service logs as JSON lines to `stream` (standard error), and nowhere else; again changes nothing."""
-    if any(isinstance(present.formatter, JsonFormatter) for present in _log.handlers):
+    """Write what this process logs as JSON lines to `stream` (standard error), and nowhere else; again changes nothing."""
+    if any(isinstance(present.formatter, JsonFormatter) for present in _all.handlers):
         return
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
-    _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
-    _log.propagate = False
+    _all.addHandler(handler)
+    _all.propagate = False
+    _serving.setLevel(logging.INFO)
 
 
 def stop_json_logs() -> None:
     """Take back what `start_json_logs` did, where it did."""
-    for present in [handler for handler in _log.handlers if isinstance(handler.formatter, JsonFormatter)]:
-        _log.removeHandler(present)
-        _log.setLevel(logging.NOTSET)
-        _log.propagate = True
+    for present in [handler for handler in _all.handlers if isinstance(handler.formatter, JsonFormatter)]:
+        _all.removeHandler(present)
+        _all.propagate = True
+        _serving.setLevel(logging.NOTSET)
 
 
 def write_json_logs(on: bool) -> None:

@@ -23,7 +23,8 @@ _MOST_FIELDS = 1000
 
 
 class LogRow(BaseModel):
-    """One event. Further fields are kept columns: texts, numbers, booleans or null. The content itself is never kept."""
+    """One event. Further fields are kept columns: texts, numbers, booleans or null. The content itself is kept only by a
+    collection whose owner chose that when it was made (`keep_source`)."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"maxProperties": _MOST_FIELDS})
     __pydantic_extra__: dict[ColumnName, Kept] = Field(init=False)

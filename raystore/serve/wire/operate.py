@@ -13,6 +13,9 @@ from raystore.serve.wire.common import EXAMPLE_REQUEST_ID, Moment, with_example
 
 Order = Literal["oldest", "least_confident"]
 Labels = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
+LABELS = (
+    "Where labels have arrived: 'table.column', of a table or collection that is served, or of a deployment's review table."
+)
 Reviewer = Annotated[str, StringConstraints(min_length=1, max_length=210)]
 
 REVIEWER = Field(
@@ -49,7 +52,7 @@ class PromoteRequest(BaseModel):
     gate: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = Field(
         default=None, alias="if", description="A condition on the shadow's report; 409 where it does not hold."
     )
-    labels: Labels | None = Field(default=None, description="Where labels have arrived: 'table.column'.")
+    labels: Labels | None = Field(default=None, description=LABELS)
     since: Moment | None = None
 
 

@@ -53,7 +53,12 @@ class PredictOptions(BaseModel):
     """What a request says of all its items; of a stream, its query string."""
 
     fingerprint: Fingerprint | None = Field(default=None, description="The encoder that made the vectors.")
-    top: int = Field(default=5, ge=1, le=1000, description="How many labels to name with their probabilities.")
+    top: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="How many labels to name with their probabilities; of all items together 100,000 at most.",
+    )
     evidence: int = Field(default=0, ge=0, le=100, description="How many labelled rows to name that are nearest.")
 
 
