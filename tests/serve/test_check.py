@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from raystore.errors import InvalidArguments, PassportMismatch
+from raystore.errors import InvalidArguments, NotFound, PassportMismatch
 from raystore.serve.answer.loading import Rooms
-from raystore.serve.operate.check import Node, check, refuse_misfits, refuse_unplaceable
+from raystore.serve.operate.check import Node, brought_back, check, refuse_misfits, refuse_unplaceable
+from raystore.serve.operate.promote import promote
 from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import deployment_records
 from tests.serve.conftest import Served
 
@@ -147,9 +150,9 @@ def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
         tls={"certificate": "/nowhere/a.pem", "key": "/nowhere/b.pem"}, grpc={"port": 8000}, host="0.0.0.0",
     )  # fmt: skip
     starts = [
-        "deployments.c-head: no head 'nothing@1'",
-        "deployments.c-log: the log of deployment 'c-log', which holds what head 'refunds@2' encodes, expects ",
-        "deployments.c-canary: the canary of deployment 'c-canary', head 'colours@1', expects the live head's ",
+        "deployments.c-head.head: no head 'nothing@1'",
+        "deployments.c-log.log: the log of deployment 'c-log', which holds what head 'refunds@2' encodes, expects ",
+        "deployments.c-canary.canary: the canary of deployment 'c-canary', head 'colours@1', expects the live head's ",
         "deployments.c-rules.rules: rule 'late': ",
         "deployments.c-rules.rules: rule 'call': it calls 'nowhere.at_all:hook', which cannot be imported: ModuleNotFoundError",
         "deployments.c-rules.rules: rule 'there': it routes to 'c-rulse', which is no deployment: did you mean 'c-rules'?",
@@ -167,6 +170,126 @@ def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
     assert len(found) == len(starts), "\n".join(found)
     for problem, start in zip(found, starts, strict=True):
         assert problem.startswith(start), problem
+
+
+def told(look: Callable[[], object]) -> str:
+    with pytest.raises(NotFound) as missing:
+        look()
+    return str(missing.value)
+
+
+def test_everything_that_does_not_fit_in_one_deployment_is_told_at_once_though_its_head_is_not_there(rooms: Rooms) -> None:
+    triage = {
+        "head": "refunds@liv",
+        "through": "bridge",
+        "log": "tickts",
+        "shadow": ["refunds@9", {"head": "colours@1"}],
+        "canary": {"head": "refunds@8", "percent": 5},
+        "rules": {
+            "before": [
+                {"name": "odd", "when": "text LIK 'x'", "refuse": "no"},
+                {"name": "on", "route": "loans"},
+            ],
+            "after": [{"name": "look", "label": "odd"}],
+        },
+        "review": "tickets",
+        "keep": ["label"],
+    }
+    other = {"head": {"name": "nothing@1", "own": True, "cpus": 3}, "review": "judged"}
+    spec = AppSpec.model_validate({"deployments": {"triage-now": triage, "other": other}, "tables": ["judged"]})
+    assert list(check(spec, rooms, [Node(cpus=1, gpus=0)]).problems) == [
+        f"deployments.triage-now.head: {told(lambda: rooms.heads.get('refunds@liv'))}",
+        f"deployments.triage-now.through: {told(lambda: rooms.encoders.get('bridge'))}",
+        f"deployments.triage-now.log: {told(lambda: rooms.held('tickts'))}",
+        f"deployments.triage-now.shadow: {told(lambda: rooms.heads.get('refunds@9'))}",
+        f"deployments.triage-now.canary: {told(lambda: rooms.heads.get('refunds@8'))}",
+        "XX",
+        "deployments.triage-now.rules: rule 'on': it routes to 'loans', which is no deployment: there are other, triage-now",
+        "deployments.triage-now.keep: 'label' is a column that predictions have (label)",
+        "deployments.triage-now.review: 'tickets' is a collection: name a table of its own",
+        f"deployments.other.head: {told(lambda: rooms.heads.get('nothing@1'))}",
+        "deployments.other.head: a replica asks for 3 cores, which no node has (1 core)",
+    ]
+
+
+def test_everything_that_does_not_fit_a_head_that_is_there_is_told_at_once(rooms: Rooms) -> None:
+    wanted = {
+        "head": "refunds@2",
+        "log": "strange",
+        "shadow": ["refunds@9"],
+        "canary": {"head": "colours@1", "percent": 5},
+        "rules": {"after": [{"name": "sure", "least": {"crad": 0.5}}]},
+    }
+    starts = ["log: the log of deployment 'c-all', which holds ", "shadow: no head 'refunds@9' ", "canary: the canary of "]
+    *parts, rule = problems(rooms, deployments={"c-all": wanted})
+    for problem, start in zip(parts, starts, strict=True):
+        assert problem.startswith(f"deployments.c-all.{start}"), problem
+    assert rule == (
+        "deployments.c-all.rules: rule 'sure': least names 'crad', a label that no head and no rule gives: did you mean 'card'?"
+    )
+
+
+def labelled(head: str, *after: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"head": head, "rules": {"after": list(after)}, **more}
+
+
+def test_a_label_that_nothing_gives_is_told_beforehand_and_not_deployed(rooms: Rooms) -> None:
+    rules = (
+        {"name": "sure", "least": {"crad": 0.5, "card": 0.5, "*": 0.1}},
+        {"name": "gold", "label": "priority"},
+        {"name": "close", "when": "second IN ('money', 'mony') AND NOT label = 'prioriti'", "abstain": True},
+        {"name": "actions", "allow": {"refnd": ["pay"], "priority": ["call"], "money": ["pay"]}},
+    )
+    spec = {"deployments": {"c-labels": labelled("refunds@1", *rules)}}
+    found = problems(rooms, **spec)
+    strange = "a label that no head and no rule gives"
+    assert found == [
+        f"deployments.c-labels.rules: rule 'sure': least names 'crad', {strange}: did you mean 'card'?",
+        f"deployments.c-labels.rules: rule 'close': when names 'mony', {strange}: did you mean 'money'?",
+        f"deployments.c-labels.rules: rule 'close': when names 'prioriti', {strange}: did you mean 'priority'?",
+        f"deployments.c-labels.rules: rule 'actions': allow names 'refnd', {strange}: there are 'card', 'money', 'priority'",
+    ]
+    with pytest.raises(InvalidArguments) as refused:
+        refuse_misfits(AppSpec.model_validate(spec), rooms)
+    assert str(refused.value) == f"deploy: {'; '.join(found)}."
+
+
+def test_a_label_of_a_shadow_a_canary_or_a_head_that_answered_before_is_known(rooms: Rooms) -> None:
+    bound = {"name": "sure", "least": {"colour": 0.5}}
+    assert problems(rooms, deployments={"c-new": labelled("refunds@1", bound, shadow=["refunds@2"])}) == []
+    canary = {"head": "refunds@2", "percent": 5}
+    assert problems(rooms, deployments={"c-new": labelled("refunds@1", bound, canary=canary)}) == []
+    assert len(problems(rooms, deployments={"c-new": labelled("refunds@1", bound)})) == 1
+    rooms.record("c-before", DeploymentSpec.model_validate({"head": "refunds@2"}))
+    assert problems(rooms, deployments={"c-before": labelled("refunds@1", bound)}) == []
+
+
+def test_labels_below_a_hook_are_not_held_against_the_heads(rooms: Rooms) -> None:
+    hook = {"name": "hook", "call": "tests.serve.bad_hooks:sleep"}
+    above, below = ({"name": name, "least": {"crad": 0.5}} for name in ("above", "below"))
+    allow = {"name": "actions", "allow": {"refnd": ["pay"]}}
+    found = problems(rooms, deployments={"c-hook": labelled("refunds@1", allow, above, hook, below)})
+    assert [each.partition(", ")[0] for each in found] == ["deployments.c-hook.rules: rule 'above': least names 'crad'"]
+
+
+def test_labels_of_a_head_that_asks_labelled_rows_or_gives_a_number_are_not_guessed(whole: Any) -> None:
+    rule = {"name": "close", "when": "label = 'nobody'", "abstain": True}
+    assert problems(whole.rooms, deployments={"c-number": labelled("price@1", rule)}) == []
+    assert len(problems(whole.rooms, deployments={"c-classes": labelled("topics@1", rule)})) == 1
+
+
+def test_a_file_that_would_bring_back_a_head_that_was_promoted_away_is_noted(rooms: Rooms) -> None:
+    def notes(head: str, name: str = "c-back") -> list[str]:
+        return brought_back(check(AppSpec.model_validate({"deployments": {name: {"head": head}}}), rooms), rooms)
+
+    rooms.record("c-back", DeploymentSpec.model_validate({"head": "refunds@1", "shadow": ["refunds@2"]}))
+    assert notes("refunds@1") == notes("refunds@1", "c-never") == []
+    promote(rooms, "refunds@2", deployment="c-back")
+    assert notes("refunds@1") == [
+        "deployments.c-back: refunds@2 answers now (promoted refunds@2 over refunds@1); deploying this file brings "
+        "refunds@1 back"
+    ]
+    assert notes("refunds@2") == notes("colours@1") == [], "it answers now; it never did"
 
 
 def test_the_table_that_a_review_makes_may_be_served_before_its_first_label(rooms: Rooms) -> None:

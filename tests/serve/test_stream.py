@@ -22,6 +22,7 @@ from raystore.serve.door.auth import BELIEVED_S, Door
 from raystore.serve.door.rates import Buckets
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
+from raystore.serve.watch import table
 from raystore.serve.wire.predict import StreamLine
 from tests.pictures import PICTURES, data_url
 from tests.serve.conftest import Served
@@ -124,8 +125,13 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG, ids=range(len(WRONG)))
 def test_a_bad_line_says_what_is_wrong_with_it_and_spoils_no_other(service: Service, wrong: bytes) -> None:
     good = json.dumps({"text": TEXT}).encode()
+    kind = "BodyTooLarge" if "over the limit" in WRONG[wrong] else "InvalidRequest"
+    counted = table.ERRORS, "/v1/predict/{deployment}/stream", kind
+    before = service.count(*counted)
     lines = lines_of(service, b"\n".join([good, wrong, good]))
     assert said(lines) == [(0, "card"), (1, WRONG[wrong]), (2, "card"), (3, 1)]
+    assert lines[1]["error"]["type"] == kind
+    assert service.count(*counted) == before + 1, "the answer is 200, and its metrics tell of the line"
     assert lines[1]["error"]["request_id"] == "req-1"
 
 

@@ -347,6 +347,10 @@ class Orchestrator:
     def _logged(self, collection: str, added: int) -> None:
         self._metrics.count(table.LOGGED, collection, by=added)
 
+    def count_error(self, route: str, error: str) -> None:
+        """Of a line of a stream, whose request is answered all the same."""
+        self._metrics.count(table.ERRORS, route, error)
+
     def embed(
         self, items: Sequence[Item], model: str, *, dimensions: int | None = None, timer: Timer | None = None
     ) -> tuple[Vectors, BatchingEncoder, int]:

@@ -44,6 +44,7 @@ class Stream(Generic[T]):
 
     Args:
         found: the orchestrator of the moment: a stream outlives changes of what is deployed.
+        route: whose errors those of lines are, in metrics.
         deployment: that answers.
         options: fingerprint, top and evidence.
         who, request_id: as they are told to the orchestrator.
@@ -57,6 +58,7 @@ class Stream(Generic[T]):
         self,
         *,
         found: Callable[[], Orchestrator],
+        route: str,
         deployment: str,
         options: Mapping[str, Any],
         who: str,
@@ -67,6 +69,7 @@ class Stream(Generic[T]):
         size: Callable[[T], int],
     ) -> None:
         self._found = found
+        self._route = route
         self._deployment = deployment
         self._asking = {**options, "who": who, "request_id": request_id}
         self._admission = admission
@@ -102,7 +105,10 @@ class Stream(Generic[T]):
                         good.append((number, asked))
             lines += await self._predicted(good, time.monotonic() + self._admission.limits.deadline_s) if good else []
             lines.sort(key=lambda line: line.number)
-            self.failed += sum(line.error is not None for line in lines)
+            wrong = [type(line.error).__name__.removesuffix("Error") for line in lines if line.error is not None]
+            self.failed += len(wrong)
+            for each in wrong:
+                self._found().count_error(self._route, each)
             yield lines
 
     async def _next(self, groups: AsyncIterator[Sequence[T]]) -> Sequence[T] | None:

@@ -36,6 +36,7 @@ log = logging.getLogger("raystore.serve")
 class Call:
     """One call, let in. What is known of it when it ends is told on."""
 
+    route: str
     request_id: str
     principal: Principal
     again: Again  # the door, asked as at first
@@ -124,7 +125,7 @@ class Calls:
             principal = await again()
             self._admission.enter()
             try:
-                call = Call(id_, principal, again, self._until(context))
+                call = Call(route, id_, principal, again, self._until(context))
                 async with aclosing(handle(call, self._counted(call, sent))) as messages:
                     async for message in messages:
                         yield message

@@ -44,6 +44,7 @@ class Streams:
         options = stream_options(message.options)
         one: Stream[bytes] = Stream(
             found=lambda: ready(self._provider),
+            route=call.route,
             deployment=call.deployment,
             options=options.model_dump(),
             who=call.principal.who,

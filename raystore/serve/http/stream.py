@@ -54,6 +54,7 @@ def add_stream_route(router: APIRouter, provider: Provider, limits: Limits, door
         ready(provider).deployment(deployment)  # a wrong name is an answer of its own, not a line
         one: Stream[bytes | int] = Stream(
             found=lambda: ready(provider),
+            route=request.scope["route"].path,
             deployment=deployment,
             options=options.model_dump(),
             who=who(request.scope),

@@ -16,11 +16,13 @@ from raystore.data.tables.table import table_names
 from raystore.errors import InvalidArguments, RaystoreError
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.kept.predictions import keep_problems, predictions_name
+from raystore.serve.operate.drawing import drawn
+from raystore.serve.operate.fitting import head_there, heads_there, labels_given, misfits
 from raystore.serve.rules.check import problems as rule_problems
-from raystore.serve.spec.app import AppSpec, EncoderSpec
-from raystore.serve.spec.base import Placed
+from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.deployment import DeploymentSpec
-from raystore.serve.spec.records import DeploymentRecord, deployment_records
+from raystore.serve.spec.records import DeploymentRecord, deployment_history, deployment_records
+from raystore.serve.spec.rules import RulesSpec
 
 
 class Node(NamedTuple):
@@ -45,7 +47,7 @@ class Check:
 
     def graph(self) -> str:
         """The way of a request, drawn: for a terminal."""
-        return "\n".join(_drawn(self.spec, self.records))
+        return "\n".join(drawn(self.spec, self.records))
 
 
 def refuse_misfits(spec: AppSpec, rooms: Rooms) -> None:
@@ -85,15 +87,12 @@ def check(spec: AppSpec, rooms: Rooms, nodes: Sequence[Node] | None = None) -> C
             problems.append("the file names no deployments, and the store has none")
     known = {name: each.rules for name, each in spec.deployments.items()} or {n: r.rules for n, r in records.items()}
     for name, wanted in spec.deployments.items():
-        try:
+        wrong = misfits(name, wanted, rooms)
+        if not wrong:
             records[name] = rooms.resolved(name, wanted)
-        except RaystoreError as error:
-            problems.append(f"deployments.{name}: {error}")
-            continue
-        task = rooms.heads.get(wanted.head.name).task
-        problems += [f"deployments.{name}.rules: {each}" for each in rule_problems(wanted.rules, known, name, task=task)]
-        problems += [f"deployments.{name}.{each}" for each in _own_problems(name, wanted, records[name], rooms)]
-    problems += [*_twins(records), *_app_problems(spec, records, rooms)]
+        wrong += _own_problems(name, wanted, records.get(name), known, rooms)
+        problems += [f"deployments.{name}.{each}" for each in wrong]
+    problems += [*_twins(spec, records), *_app_problems(spec, records, rooms)]
     if nodes is not None:
         return Check(spec, records, (*problems, *_unplaceable(spec, records, nodes)))
     here = [Node(cpus=os.cpu_count() or 1, gpus=math.inf)]  # which GPUs Ray would find is Ray's to say
@@ -125,10 +124,23 @@ def content_kept(found: Check, rooms: Rooms) -> list[str]:
     return predicted + [f"collections: '{name}' {choice} logged to it are stored there, in plain" for name in served]
 
 
+def brought_back(found: Check, rooms: Rooms) -> list[str]:
+    """A sentence for each deployment whose file names a head that a promotion or a roll-back put another in place of."""
+
+    def told(name: str, record: DeploymentRecord) -> Iterator[str]:
+        *before, now = deployment_history(rooms.catalog, name) or [record]
+        if now.why and now.head != record.head and record.head in {each.head for each in before}:
+            yield f"deployments.{name}: {now.head} answers now ({now.why}); deploying this file brings {record.head} back"
+
+    return [each for name in found.spec.deployments if name in found.records for each in told(name, found.records[name])]
+
+
 def _unplaceable(spec: AppSpec, records: Mapping[str, DeploymentRecord], nodes: Sequence[Node]) -> Iterator[str]:
     """Replicas for which no node is large enough, even if nothing else ran there."""
     own = {f"encoders.{name}": placed for name, placed in spec.encoders.items()}
-    heads = {f"deployments.{name}.head": record.own for name, record in records.items() if record.own is not None}
+    recorded = {name: record.own for name, record in records.items() if record.own is not None}
+    named = {name: wanted.head for name, wanted in spec.deployments.items() if wanted.head.own}  # though it may not fit yet
+    heads = {f"deployments.{name}.head": placed for name, placed in (recorded | named).items()}
     for name, placed in (own | heads).items():
         if not any(placed.cpus <= node.cpus and placed.gpu <= node.gpus for node in nodes):
             largest = "; ".join(sorted({_counted_out(*node) for node in nodes}))
@@ -140,14 +152,25 @@ def _counted_out(cpus: float, gpus: float) -> str:
     return f"{cores} and {gpus:g} GPU{'' if gpus == 1 else 's'}" if 0 < gpus < math.inf else cores
 
 
-def _own_problems(name: str, wanted: DeploymentSpec, record: DeploymentRecord, rooms: Rooms) -> Iterator[str]:
+def _own_problems(
+    name: str, wanted: DeploymentSpec, record: DeploymentRecord | None, rules: Mapping[str, RulesSpec], rooms: Rooms
+) -> Iterator[str]:
+    """What is wrong with a deployment besides what its parts name.
+
+    Args:
+        record: what would be recorded; None where a part does not fit.
+        rules: those of all deployments, for routes.
+    """
+    live, labels = head_there(wanted.head.name, rooms), labels_given(name, wanted, rooms)
+    found = rule_problems(wanted.rules, rules, name, task=None if live is None else live.task, labels=labels)
+    yield from (f"rules: {problem}" for problem in found)
     yield from (f"keep: {problem}" for problem in keep_problems(wanted.keep))
-    if record.keeps_predictions:
+    if _keeps(wanted, record):
         try:
             predictions_name(name)
         except RaystoreError as error:
             yield f"keep: {error}"
-    tasks = {rooms.heads.get(each.head).task for each in record.heads}
+    tasks = {head.task for head in heads_there(wanted, rooms)}
     if len(tasks) > 1:
         yield f"shadow: heads that predict different things ({', '.join(sorted(tasks))}) cannot be compared"
     if wanted.review is None and any(rule.review for rule in wanted.rules.after):
@@ -156,9 +179,17 @@ def _own_problems(name: str, wanted: DeploymentSpec, record: DeploymentRecord, r
         yield f"review: '{wanted.review.table}' is a collection: name a table of its own"
 
 
-def _twins(records: dict[str, DeploymentRecord]) -> Iterator[str]:
+def _keeps(wanted: DeploymentSpec | None, record: DeploymentRecord | None) -> bool:
+    """Whether its predictions are kept; of one that does not fit yet, by what its file says."""
+    if record is not None or wanted is None:
+        return record is not None and record.keeps_predictions
+    return bool(wanted.shadow or wanted.canary or wanted.review or wanted.keep or wanted.rules.shadow)
+
+
+def _twins(spec: AppSpec, records: Mapping[str, DeploymentRecord]) -> Iterator[str]:
     """Deployments whose predictions would land in one collection."""
-    keeping = [name for name, record in records.items() if record.keeps_predictions]
+    names = spec.deployments or records
+    keeping = [name for name in names if _keeps(spec.deployments.get(name), records.get(name))]
     for name in keeping:
         twin = name.replace("-", "_")
         if twin != name and twin in keeping:
@@ -174,7 +205,9 @@ def _app_problems(spec: AppSpec, records: Mapping[str, DeploymentRecord], rooms:
     for name in spec.collections if spec.collections != "all" else ():
         if name not in collection_names(rooms.layout):
             yield f"collections: there is no collection '{name}'"
-    reviewed = {record.review.table for record in records.values() if record.review}  # made with the first label
+    # Made with the first label; of a deployment that does not fit yet the file names it all the same.
+    reviewed = {each.review.table for each in records.values() if each.review}
+    reviewed |= {each.review.table for each in spec.deployments.values() if each.review}
     for name in spec.tables if spec.tables != "all" else ():
         if name not in reviewed.union(table_names(rooms.catalog)):
             yield f"tables: there is no table '{name}'"
@@ -187,59 +220,3 @@ def _app_problems(spec: AppSpec, records: Mapping[str, DeploymentRecord], rooms:
         rooms.door(spec)
     except RaystoreError as error:
         yield f"host: {error}"
-
-
-def _drawn(spec: AppSpec, records: dict[str, DeploymentRecord]) -> Iterator[str]:
-    scheme = "https" if spec.tls else "http"
-    yield f"{scheme}://{spec.host}:{spec.port} ─▶ orchestrator × {_times(spec.replicas.least, spec.replicas.most)}"
-    if spec.grpc:
-        yield f"grpc://{spec.host}:{spec.grpc.port} ─┘"
-    for i, (name, record) in enumerate(records.items()):
-        last = i == len(records) - 1
-        yield f"{'└' if last else '├'}─ {name}"
-        bar = "   " if last else "│  "
-        lines = _lines(spec, record)
-        for k, line in enumerate(lines):
-            yield f"{bar}{'└' if k == len(lines) - 1 else '├'}─ {line}"
-
-
-def _lines(spec: AppSpec, record: DeploymentRecord) -> list[str]:
-    reads = record.through.encoder if record.through else record.encoder
-    own = spec.encoders.get(reads.partition("@")[0]) or (EncoderSpec() if spec.colocate is False else None)
-    place = _placed(own) if own else "in the orchestrator"
-    if own is None and spec.colocate is None:
-        place += "; on several nodes a deployment of its own"
-    lines = [_counted("rules before", [r.name for r in record.rules.before])] if record.rules.before else []
-    lines.append(f"encoder {reads} ({place})")
-    if record.through:
-        lines.append(f"bridge {record.through.encoder}")
-    lines.append(f"head {record.head}" + (f" ({_placed(record.own)})" if record.own else ""))
-    if record.canary:
-        lines.append(f"canary {record.canary.head}: {record.canary.percent:g}% by {record.canary.by}")
-    if record.rules.after:
-        lines.append(_counted("rules after", [r.name for r in record.rules.after]))
-    if record.log:
-        when = "before the answer" if record.log.required else "behind the answer"
-        part = f", {record.log.sample:.0%} of them" if record.log.sample < 1 else ""
-        lines.append(f"log ─▶ collection {record.log.collection}, {when}{part}")
-    for shadow in record.shadow:
-        other = "" if shadow.fingerprint == record.fingerprint else f", encodes with {shadow.encoder}"
-        if other and spec.colocate is False and shadow.encoder.partition("@")[0] not in spec.encoders:
-            other += " (promoted only once encoders: names it)"
-        lines.append(f"shadow {shadow.head}, {shadow.sample:.0%} of requests{other}")
-    if record.review:
-        lines.append(f"review ─▶ table {record.review.table}")
-    return lines
-
-
-def _placed(placed: Placed) -> str:
-    gpu = f", {placed.gpu:g} GPU" if placed.gpu else ""
-    return f"a deployment of its own × {_times(placed.replicas.least, placed.replicas.most)}, {placed.cpus:g} cores{gpu}"
-
-
-def _times(least: int, most: int) -> str:
-    return str(least) if least == most else f"{least} to {most}"
-
-
-def _counted(what: str, names: Sequence[str]) -> str:
-    return f"{what}: {', '.join(names)}"

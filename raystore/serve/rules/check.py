@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
+from raystore.errors import listed
+from raystore.serve.rules.condition import labels_named
 from raystore.serve.rules.ready import make_ready
+from raystore.serve.rules.turn import OTHERS
 from raystore.serve.spec.rules import RulesSpec
 from raystore.train.source import Task
 
@@ -19,12 +22,20 @@ _MEANINGLESS: dict[Task, tuple[str, ...]] = {
 _TOLD: dict[Task, str] = {"classes": "one label", "labels": "any number of labels", "number": "a number"}
 
 
-def problems(spec: RulesSpec, deployments: Mapping[str, RulesSpec], name: str, *, task: Task | None = None) -> list[str]:
+def problems(
+    spec: RulesSpec,
+    deployments: Mapping[str, RulesSpec],
+    name: str,
+    *,
+    task: Task | None = None,
+    labels: Collection[str] | None = None,
+) -> list[str]:
     """What is wrong with the rules of the deployment `name`, each in a sentence that begins with its rule; hooks are imported.
 
     Args:
         deployments: the rules of all deployments there are, for routes.
         task: of the live head, where it is known.
+        labels: all that its heads can give, where they are known.
     """
     found = list(make_ready(spec, share=1.0, clock=time.monotonic, routes=None).problems)
     for rule in spec.before:
@@ -42,7 +53,29 @@ def problems(spec: RulesSpec, deployments: Mapping[str, RulesSpec], name: str, *
             does = [field for field in _MEANINGLESS[task] if getattr(last, field) is not None]
             if does:
                 found.append(f"rule '{last.name}': {does[0]} means nothing of a head that gives {_TOLD[task]}")
-    return found
+    return found + ([] if labels is None else list(_strange_labels(spec, labels)))
+
+
+def _strange_labels(spec: RulesSpec, labels: Collection[str]) -> Iterator[str]:
+    """Labels that a rule names and that nothing gives: mistyped, a threshold of theirs would silently never apply.
+
+    A hook may give a label of its own. Rules below it are not held against the known ones, nor is any `allow`, which holds for
+    labels that are given after it too.
+    """
+    given = sorted({*labels, *(rule.label for rule in spec.after if rule.label is not None)})
+    for i, rule in enumerate(spec.after):
+        named = {
+            "when": labels_named(rule.when) if rule.when is not None else [],
+            "least": [label for label in rule.least or () if label != OTHERS],
+            "allow": list(rule.allow or ()),
+        }
+        for field, its in named.items():
+            hooked = any(each.call for each in (spec.after if field == "allow" else spec.after[:i]))
+            for label in its if not hooked else ():
+                if label not in given:
+                    near = difflib.get_close_matches(label, given, n=1)
+                    hint = f"did you mean '{near[0]}'?" if near else f"there are {listed(given)}"
+                    yield f"rule '{rule.name}': {field} names '{label}', a label that no head and no rule gives: {hint}"
 
 
 def _way(start: str, goal: str, deployments: Mapping[str, RulesSpec]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import Any
 
@@ -40,6 +40,7 @@ _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 # What Python compares with a constant as SQL does, by the constant's type.
 _PLAIN: dict[type, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int, float), float: (int, float)}
+_LABELS = ("label", "second")  # facts that are labels of the head
 _FLIPPED = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?")
@@ -53,6 +54,25 @@ def compile_condition(text: str, stage: Stage) -> Test:
     """
     found = parse_predicate(text, what="its condition", rest="ask for the rest in a hook (call:)")
     return _Compiler(stage).test(found)
+
+
+def labels_named(text: str) -> list[str]:
+    """The labels that a condition compares `label` or `second` with, as it names them; none of one that does not parse."""
+    try:
+        return list(dict.fromkeys(_named(parse_predicate(text, what="its condition"))))
+    except SqlRefused:
+        return []
+
+
+def _named(node: Predicate) -> Iterator[str]:
+    if isinstance(node, Joined):
+        yield from (*_named(node.left), *_named(node.right))
+    elif isinstance(node, Not):
+        yield from _named(node.of)
+    elif isinstance(node, In) or (isinstance(node, Compare) and node.sign in ("=", "!=")):
+        parts = (node.operand, *node.options) if isinstance(node, In) else (node.left, node.right)
+        if any(isinstance(part, Column) and part.name in _LABELS and not part.quoted for part in parts):
+            yield from (part.text for part in parts if isinstance(part, Constant) and part.kind == "text")
 
 
 class _Compiler:

@@ -19,9 +19,9 @@ from raystore.access import is_loopback
 from raystore.errors import InvalidArguments
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.operate.check import refuse_misfits
-from raystore.serve.run.present import alone, balanced
 from raystore.serve.run.graph import application
 from raystore.serve.run.haproxy_door import CERTIFICATE, MOST_ENV, certificate_of, most_of
+from raystore.serve.run.present import alone, balanced
 from raystore.serve.run.proxy import REPLICA_ENV
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.base import Strict
