@@ -13,7 +13,7 @@ from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
 from tests.pictures import data_url, gif, png
 from tests.serve.conftest import Served
-from tests.serve.serving import running
+from tests.serve.serving import Serving, running
 
 RED, BLUE = png((220, 30, 30)), png((30, 30, 220))
 LIMITS = Limits(max_items=8, max_chars=1_000, max_image_bytes=20_000, max_image_pixels=1_000_000, max_image_frames=5)
@@ -31,6 +31,21 @@ def url(house: Served) -> Iterator[str]:
 def client(url: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none is needed on loopback", max_retries=0) as client:
         yield client
+
+
+def test_models_that_the_file_does_not_name_are_not_loaded_for_anybody(house: Served) -> None:
+    service = Serving(house.rooms).serve({"m-one": {"head": "refunds@2"}}, shown={"models": ["tiny"]})
+    clip = house.rooms.encoders.get("clip")
+    with service.client as client:
+        assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["tiny"]
+        for model in ("tiny", house.fingerprint):
+            assert client.post("/v1/embeddings", json={"model": model, "input": "a"}).status_code == 200
+        for model in ("clip", clip.label, clip.fingerprint):
+            asked = [client.post("/v1/embeddings", json={"model": model, "input": "a"}), client.get(f"/v1/models/{model}")]
+            for refused in asked:
+                error = refused.json()["error"]
+                assert (refused.status_code, error["type"], error["existing"]) == (404, "EncoderNotFound", ["tiny"])
+    assert [encoder.fingerprint for encoder in service.orchestrator.encoders] == [house.fingerprint]
 
 
 def test_a_text_and_a_list_of_texts_get_the_vectors_the_encoder_gives(client: openai.OpenAI, house: Served) -> None:

@@ -235,8 +235,8 @@ class Rooms:
 
         return Orchestrator(
             load_encoder=load,
-            resolve_encoder=lambda model: self.encoders.resolve(model).fingerprint,
-            known_encoders=self.known,
+            resolve_encoder=lambda model: self._served_encoder(model, spec),
+            known_encoders=lambda: [known for known in self.known() if spec.models == "all" or known.name in spec.models],
             open_collection=self.opened,
             collection_names=lambda: [n for n in collection_names(self.layout) if spec.serves(n)],
             table_names=lambda: [n for n in table_names(self.catalog) if spec.serves_table(n)],
@@ -252,6 +252,16 @@ class Rooms:
     def load_encoder(self, fingerprint: str, threads: int | None) -> LoadedEncoder:
         """The encoder in memory, golden-checked."""
         return open_encoder(self.layout, fingerprint, threads=threads, name=self.encoders.get(fingerprint).name)
+
+    def _served_encoder(self, model: str, spec: AppSpec) -> str:
+        """The fingerprint of a model that the service lets be named. EncoderNotFound with those it does."""
+        fingerprint = self.encoders.resolve(model).fingerprint
+        if spec.models == "all" or model in spec.models:
+            return fingerprint
+        named = {known.name: known.fingerprint for known in self.known() if known.name in spec.models}
+        if fingerprint not in named.values():
+            raise EncoderNotFound(name=model, where="this service", existing=sorted(named))
+        return fingerprint
 
     def known(self) -> list[Known]:
         """Every encoder that has a name, by name; loads none."""

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("raystore.serve")
 
 _BATCH = 512  # items of one message to the recording process
-_PAUSE_S = 0.25
+_PAUSE_S = 0.5  # between two messages
 _TELL_S = 10.0
 _GRACE_S = 5.0
 _OTHERS_S = 180.0  # as long as `deploy` waits; then what needs no other process is answered
@@ -285,4 +285,4 @@ class Ingress:
 
 def _served(spec: AppSpec) -> tuple[object, ...]:
     """What an orchestrator is made with; where it changes, another is made."""
-    return spec.collections, spec.tables, spec.sql, spec.batch, spec.encoders, spec.watch.drift
+    return spec.collections, spec.models, spec.tables, spec.sql, spec.batch, spec.encoders, spec.watch.drift

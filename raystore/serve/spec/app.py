@@ -108,6 +108,8 @@ class AppSpec(Strict):
     encoders: dict[str, EncoderSpec] = Field(default_factory=dict)
     deployments: dict[str, DeploymentSpec] = Field(default_factory=dict)
     collections: Literal["all"] | list[str] = "all"
+    # Encoders that /v1/embeddings may name. Each that somebody asked for stays in every replica's memory.
+    models: Literal["all"] | list[str] = "all"
     # Source tables that SQL may read. They hold what somebody joined for themselves, so none is served unless named.
     tables: Literal["all"] | list[str] = Field(default_factory=list)
     sql: SqlSpec = SqlSpec()
