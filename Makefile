@@ -18,6 +18,7 @@ help:  ## this list
 
 # torch comes first and pinned: a looser request finds a build with gigabytes of CUDA beside it.
 $(VENV)/.base: pyproject.toml constraints.txt
+	@echo "Installing raystore and what it needs into $(VENV): about 2.6 GB unpacked; the download takes some minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[openvino]'

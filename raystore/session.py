@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -49,6 +50,8 @@ OBJECT_STORE_BYTES = 256 * 2**20
 INLINE_CALL_BYTES = 64 * 2**20
 _INLINE_DEFAULTS = {"max_direct_call_object_size": 100 * 2**10, "task_rpc_inlined_bytes_limit": 10 * 2**20}
 INLINE_CALLS = dict.fromkeys(_INLINE_DEFAULTS, INLINE_CALL_BYTES)
+
+_CONNECT_S = 10.0  # for a connection to the address of a cluster
 
 _address: str | None = None
 
@@ -111,6 +114,9 @@ def start_ray(*libraries: str, num_cpus: int | None = None, num_gpus: int | None
     A new one listens on loopback only, sends no usage statistics, and starts no dashboard. It has the CPUs and GPUs of
     this machine, unless other numbers are given. `libraries` ("ray.data") are imported too.
     Cost: 3 to 9 s for a new local Ray, nothing when already joined. A Ctrl-C takes effect when it is up.
+
+    Raises:
+        JobFailed: it was told of a cluster that cannot be joined.
     """
     with interrupt_waits():
         ray = _started_ray(num_cpus, num_gpus)
@@ -131,7 +137,7 @@ def _started_ray(num_cpus: int | None, num_gpus: int | None) -> Any:
         return ray
     address = _address or setting("RAYSTORE_RAY") or None
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _join(ray, address)
         return ray
     temp = setting("RAYSTORE_RAY_TMP") or os.path.join(tempfile.gettempdir(), "ray")  # short: sockets stand in it
     with _quiet_start():
@@ -153,6 +159,23 @@ def _started_ray(num_cpus: int | None, num_gpus: int | None) -> Any:
         # standard output, where they would stand in the middle of --json.
         ray._private.worker._worker_logs_enabled = False
     return ray
+
+
+def _join(ray: Any, address: str) -> None:
+    """Return when this process is in the cluster at the address. JobFailed where nothing answers there, or it lets nobody in."""
+    try:
+        host, colon, port = address.removeprefix("ray://").rpartition(":")
+        if colon and port.isdecimal():  # else a word of Ray's own, as "auto"
+            # Ray waits two minutes for a port where nobody listens, and then ends the process.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, OverflowError, SystemExit, ray.exceptions.RayError) as error:
+        raise JobFailed(
+            job=f"joining the Ray at '{address}'",
+            reason=f"nothing answers there, or it asks for a token ({type(error).__name__})",
+            advice=f"Look whether it runs (ray status --address {address}); where it asks for a token set RAY_AUTH_MODE=token, with "
+            "the token in the file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token.",
+        ) from None
 
 
 @contextmanager

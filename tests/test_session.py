@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import sys
 
 import pytest
 
 from raystore.errors import IdConflict, JobFailed, LeaseLost, RaystoreError
-from raystore.session import INLINE_BELOW, choose_workers, interrupt_waits, root_cause, thread_count
+from raystore.session import INLINE_BELOW, choose_workers, interrupt_waits, root_cause, start_ray, thread_count
 
 CORES = os.cpu_count() or 1
 
@@ -124,3 +126,20 @@ def test_a_handler_that_was_there_gets_the_interrupt_once_and_stays() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert numbers == [signal.SIGINT, signal.SIGINT]
+
+
+def test_a_ray_that_cannot_be_joined_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    if (ray := sys.modules.get("ray")) is not None and ray.is_initialized():
+        pytest.skip("this process is in a Ray already, and joins no other")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers there
+        port = taken.getsockname()[1]
+        for address, why in ((f"127.0.0.1:{port}", "ConnectionRefusedError"), ("no address", "ValueError")):
+            monkeypatch.setenv("RAYSTORE_RAY", address)
+            with pytest.raises(JobFailed) as failed:
+                start_ray()
+            assert str(failed.value) == (
+                f"joining the Ray at '{address}' failed: nothing answers there, or it asks for a token ({why}). Look whether it runs "
+                f"(ray status --address {address}); where it asks for a token set RAY_AUTH_MODE=token, with the token in the file "
+                "that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token."
+            )

@@ -81,14 +81,14 @@ def run(file: str | None, host: str | None, port: int | None) -> None:
 def check(file: str | None, *, drawing: bool) -> None:
     """What would run, and what does not fit: exit code 1 then."""
     from raystore.serve.answer.loading import Rooms
+    from raystore.serve.operate.check import brought_back, content_kept
     from raystore.serve.operate.check import check as checked
-    from raystore.serve.operate.check import content_kept
     from raystore.serve.run.deploy import nodes_joined
 
     spec = _spec(file)
     rooms = Rooms(spec.store or STATE.root)
     found = checked(spec, rooms, nodes_joined())
-    notes = content_kept(found, rooms)
+    notes = brought_back(found, rooms) + content_kept(found, rooms)
 
     def draw() -> None:
         if drawing or found.fits:

@@ -86,7 +86,7 @@ def test_check_ends_with_1_where_something_does_not_fit_and_tells_all_of_it(cli:
     checked = cli(*store, "serve", "check", write(tmp_path, spec))
     assert checked.code == 1
     assert [line.partition(" '")[0] for line in checked.out.splitlines()] == [
-        "does not fit: deployments.desk: no head",
+        "does not fit: deployments.desk.head: no head",
         "does not fit: collections: there is no collection",
     ]
     as_json = cli(*store, "--json", "serve", "check", write(tmp_path, spec))

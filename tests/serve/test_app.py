@@ -247,8 +247,23 @@ def test_a_validation_error_names_every_field_and_reason(client: TestClient) -> 
         {"field": "body.top", "reason": "input should be greater than or equal to 1"},
         {"field": "body.items[0].text", "reason": "input should be a valid string"},
         {"field": "body.items[2].text", "reason": "string should have at least 1 character"},
-        {"field": "body", "reason": "has a field that is not known here"},
+        {"field": "body", "reason": unknown("fingerprint", "top", "evidence", *ITEM, "items")},
     ]
+
+
+ITEM = ("id", "text", "vector", "subject", "tenant", "time", "columns")
+
+
+def unknown(*known: str) -> str:
+    return f"has a field that is not known here: known are {', '.join(known)}"
+
+
+def test_an_unknown_field_is_answered_with_those_of_its_place_and_not_repeated(client: TestClient) -> None:
+    answer = client.post("/v1/predict/triage", json={"items": [{"txt": "a"}]})
+    assert (answer.status_code, "txt" in answer.text) == (422, False)
+    assert {"field": "body.items[0]", "reason": unknown(*ITEM)} in answer.json()["error"]["problems"]
+    alone = client.post("/v1/predict/triage", json={"txt": "a"}).json()["error"]["problems"]
+    assert {"field": "body", "reason": unknown("fingerprint", "top", "evidence", *ITEM, "items")} in alone
 
 
 def test_nan_and_zero_and_other_dimensions_are_told_apart(client: TestClient, served: Served) -> None:

@@ -149,6 +149,22 @@ def test_what_is_no_shadow_is_not_promoted(rooms: Rooms) -> None:
     assert "no deployment 'o-nobody' in store" in str(nobody.value)
 
 
+def test_where_no_deployment_has_a_shadow_or_canary_a_promotion_says_how_to_come_by_one(
+    served: Served, tmp_path: Any, tiny_model: Any
+) -> None:
+    from tests.serve.conftest import make_store
+
+    rooms = make_store(tmp_path / "a store", tiny_model).rooms
+    recorded(rooms, "alone", "refunds@1")
+    for name, whose in ((None, "any deployment"), ("alone", "deployment 'alone'")):
+        with pytest.raises(InvalidArguments) as none:
+            promote(rooms, "refunds@2", deployment=name)
+        assert str(none.value) == (
+            f"promote 'refunds@2': there is no shadow or canary of {whose}; name refunds@2 in shadow: or canary: of its file, "
+            "and deploy it first."
+        )
+
+
 def test_a_shadow_of_several_deployments_is_promoted_where_one_is_named(
     served: Served, tmp_path: Any, tiny_model: Any
 ) -> None:

@@ -461,10 +461,10 @@ head's ms, p99                   0.50                  0.50
 drift (PSI)      2.768 (chance 2.996)  0.186 (chance 2.996)
 
 Flips
-live   shadow  requests  share
-card   money          1  25.0%
-card   other          1  25.0%
-money  card           1  50.0%
+live   shadow  requests  of live's label
+card   money          1            25.0%
+card   other          1            25.0%
+money  card           1            50.0%
 
 4 pairs have a label (50.0%).
 Which is better cannot be told from these 4 rows: accuracy 75.0% in refunds@3 against 75.0% in
@@ -500,3 +500,12 @@ def test_text_and_page_show_every_task_and_escape_what_they_show() -> None:
     sets = report_of([("a", "b")], [("a",)], [["a"]])
     assert "Labels given otherwise" in sets.text()
     assert "Labels given otherwise" in sets.to_html()
+
+
+def test_labels_that_are_one_word_are_answered_with_how_labels_are_named(store: raystore.Store) -> None:
+    for labels in ("outcomes", "a.b.c"):
+        with pytest.raises(InvalidArguments) as refused:
+            live_labels(store.catalog, labels, lambda query: store.sql(query).to_arrow())
+        assert str(refused.value) == (
+            "labels of a shadow report: expected 'table.column', or a SELECT that gives id and label."
+        )

@@ -109,7 +109,8 @@ WRONG = {
     b'{"text": "' + CANARY.encode() + b'"': "1 field of this request is wrong: line: is no JSON.",
     b'["' + CANARY.encode() + b'"]': "1 field of this request is wrong: line: input should be an object.",
     b'{"text": 3, "top": 1}': (
-        "2 fields of this request are wrong: line.text: input should be a valid string; line: has a field that is not known here."
+        "2 fields of this request are wrong: line.text: input should be a valid string; line: has a field that is not known here: "
+        "known are id, text, vector, subject, tenant, time, columns."
     ),
     b'{"id": "a"}': "1 field of this request is wrong: line: expected exactly one of text and vector.",
     b'{"text": "  "}': "1 field of this request is wrong: line.text: is empty.",

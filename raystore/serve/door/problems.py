@@ -11,7 +11,7 @@ there already.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -117,8 +117,17 @@ def answer_invalid(problems: Sequence[tuple[str, str]], request_id: str) -> JSON
     return answer(422, "InvalidRequest", f"{fields} of this request {verb} wrong: {told}.", request_id, facts)
 
 
-def field_problems(found: Iterable[Mapping[str, Any]], known_fields: frozenset[str]) -> list[tuple[str, str]]:
-    """(path, reason) for each of pydantic's findings; parts of a path that the caller chose read '?'."""
+def field_problems(
+    found: Iterable[Mapping[str, Any]],
+    known_fields: frozenset[str],
+    fields_at: Callable[[Sequence[int | str]], Sequence[str]] = lambda _: (),
+) -> list[tuple[str, str]]:
+    """(path, reason) for each of pydantic's findings; parts of a path that the caller chose read '?'.
+
+    Args:
+        known_fields: what a path may show.
+        fields_at: the fields that there may be at a place; none where that is not known.
+    """
     problems: list[tuple[str, str]] = []
     for error in found:
         kind, where = str(error["type"]), list(error["loc"])
@@ -127,7 +136,8 @@ def field_problems(found: Iterable[Mapping[str, Any]], known_fields: frozenset[s
             continue
         if kind == "extra_forbidden":
             path = _path(where[:-1], known_fields)
-            problems.append((path, "has a field that is not known here"))
+            there = ", ".join(fields_at(where[:-1]))
+            problems.append((path, f"has a field that is not known here{f': known are {there}' if there else ''}"))
             continue
         reason = str(error["msg"]).removeprefix("Value error, ").removesuffix(".")
         problems.append((_path(where, known_fields), f"{reason[:1].lower()}{reason[1:]}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -68,7 +69,13 @@ def handle_errors(app: FastAPI) -> None:
 def body_problems(error: ValidationError, place: str = "body") -> InvalidRequestError:
     """What a model found wrong in a body that no route of FastAPI's read; `place` is where it stood."""
     found = [{**each, "loc": (place, *each["loc"])} for each in error.errors(include_input=False, include_url=False)]
-    return InvalidRequestError(field_problems(found, FIELDS | {place}))
+    model = next((each for each in _MODELS if each.__name__ == error.title), None)
+
+    def fields_at(where: Sequence[int | str]) -> Sequence[str]:
+        here = predict.PredictItem if "items" in where else model
+        return list(here.model_fields) if here is not None else ()
+
+    return InvalidRequestError(field_problems(found, FIELDS | {place}, fields_at))
 
 
 def error_body(answered: Response) -> dict[str, Any]:

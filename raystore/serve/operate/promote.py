@@ -176,6 +176,12 @@ def _with_shadow(rooms: Rooms, head: str, name: str | None) -> DeploymentRecord:
         problem = f"{head} is a shadow of several deployments: {names}; name one with deployment="
         raise InvalidArguments(call=f"promote '{head}'", problems=[problem])
     heads = sorted({each.head for record in records.values() for each in record.heads[1:]})
+    if not heads:
+        whose = f"deployment '{name}'" if name else "any deployment"
+        problem = (
+            f"there is no shadow or canary of {whose}; name {head} in shadow: or canary: of its file, and deploy it first"
+        )
+        raise InvalidArguments(call=f"promote '{head}'", problems=[problem])
     where = f"the shadows and canaries of deployment '{name}'" if name else "the shadows and canaries of the deployments"
     raise HeadNotFound(name=head, where=where, existing=heads)
 

@@ -50,6 +50,8 @@ def live_labels(catalog: Catalog, labels: str | pa.Table, sql: Callable[[str], p
         return _checked(labels)
     if is_place(labels):
         return _placed(catalog, *labels.split("."))
+    if not re.search(r"\s", labels):  # a word, as a table without its column: not even a query
+        raise InvalidArguments(call=_CALL, problems=["expected 'table.column', or a SELECT that gives id and label"])
     if sql is None:
         raise InvalidArguments(call=_CALL, problems=["labels is no 'table.column', and no query is run here"])
     return _checked(sql(labels))

@@ -133,7 +133,7 @@ def report_text(r: ShadowReport) -> str:
         if said:
             console.print(said)
     draw(("", r.live, r.shadow), both_rows(r))
-    draw(("live", "shadow", "requests", "share"), _flip_cells(r, _SHOWN), _first("flips", _SHOWN, r.n_flips), left=2)
+    draw(_FLIP_HEADER, _flip_cells(r, _SHOWN), _first("flips", _SHOWN, r.n_flips), left=2)
     if r.task == "labels":
         draw(_CLASS_HEADER, _class_cells(r, _SHOWN), _first("labels given otherwise", _SHOWN, len(changed_classes(r))))
     console.print()
@@ -159,7 +159,7 @@ def report_page(r: ShadowReport, *, whole: bool = True) -> str:
         parts.append(
             _p(f"Requests that {r.live} calls one thing and {r.shadow} another, and their share of all that it calls so.")
         )
-        parts.append(_table(("live", "shadow", "requests", "share"), _flip_cells(r, most)))
+        parts.append(_table(_FLIP_HEADER, _flip_cells(r, most)))
     if changed := _class_cells(r, most):
         what = "labels" if r.task == "labels" else "classes"
         parts.append(f"<h2>{escape(_first(f'{what} given otherwise', most, len(changed_classes(r))))}</h2>")
@@ -174,6 +174,7 @@ def report_page(r: ShadowReport, *, whole: bool = True) -> str:
 
 
 _NEEDED_HEADER = ("gain", "labels", "still needed")
+_FLIP_HEADER = ("live", "shadow", "requests", "of live's label")
 _CLASS_HEADER = ("", "live gives it", "shadow gives it", "both", "live alone", "shadow alone")
 
 
