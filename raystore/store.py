@@ -499,8 +499,8 @@ class Store(Tuning):
         """The running deployment, ready: `.url`, `.wait()`, `.stop()`; `POST {url}/v1/predict/{name}`.
 
         The store has one Serve application; deploying again changes it in place: it goes on serving what it served, with the
-        limits, the door and the placement it has. Where none runs it is started with all deployments of the store. The arguments are those of the
-        deployment file (docs/deployments.md), which has more.
+        limits, the door and the placement it has. Where none runs it is started with all deployments of the store. The
+        arguments are those of the deployment file (docs/deployments.md), which has more.
 
         Args:
             head: `refunds` (its newest), `refunds@2`, or a Head.

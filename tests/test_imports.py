@@ -24,8 +24,8 @@ ALLOWED = {("demo", "cli")}
 KNOW_RAY = {
     "session.py", "data/pool.py", "data/snapshots/to_ray.py", "data/query/to_ray.py", "index/build/run.py",
     "index/live/actors.py", "train/fit.py", "train/sweep.py", "train/ray_train.py", "fine_tune/fit.py",
-    "fine_tune/sweep.py", "serve/run/deploy.py", "serve/run/present.py", "serve/run/foreground.py", "serve/run/graph.py", "serve/run/build.py",
-    "serve/run/away.py", "serve/run/process.py", "doctor.py",
+    "fine_tune/sweep.py", "serve/run/deploy.py", "serve/run/present.py", "serve/run/foreground.py", "serve/run/graph.py",
+    "serve/run/build.py", "serve/run/away.py", "serve/run/process.py", "doctor.py",
 }  # fmt: skip
 
 
