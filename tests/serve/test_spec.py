@@ -92,7 +92,7 @@ def test_an_unknown_key_is_answered_with_a_known_one_of_its_own_place(at: str, w
 def test_an_unknown_key_like_no_other_is_answered_with_all_that_are_known() -> None:
     assert problems({"zzz": 1}) == [
         "the file has the unknown key 'zzz': known are store, host, port, limits, replicas, batch, colocate, encoders, deployments, "
-        "collections, tables, sql, recording, watch, grpc, tls, oidc, rates"
+        "collections, models, tables, sql, recording, watch, grpc, tls, oidc, rates"
     ]
 
 
