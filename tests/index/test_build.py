@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import faiss
@@ -24,6 +23,7 @@ from raystore.index.kinds import KINDS
 from raystore.index.manifest import latest, read_manifest
 from raystore.index.source import ROW_ID_END
 from raystore.layout import numbers
+from tests.waiting import soon
 
 from .conftest import DIM, FINGERPRINT, OTHER, World, clustered
 
@@ -386,8 +386,5 @@ def test_an_interrupted_build_gives_its_cpus_back_and_publishes_nothing(world: W
     with pytest.raises(KeyboardInterrupt):
         build(world, shards=4, workers=workers, progress=interrupt)
     assert numbers(world.layout.indexes("tickets", FINGERPRINT)) == []
-    deadline = time.monotonic() + 30
-    while ray_session.available_resources().get("CPU") != ray_session.cluster_resources()["CPU"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    soon(lambda: ray_session.available_resources().get("CPU") == ray_session.cluster_resources()["CPU"])
     assert build(world, shards=2, workers=workers)[0] == 1

@@ -24,6 +24,7 @@ from raystore.index.live.view import Views
 from raystore.index.manifest import IndexManifest, ShardRecord, latest, publish_again
 from raystore.index.source import ROW_ID_END
 from raystore.layout import numbers, vector_column
+from tests.waiting import soon
 
 from .conftest import DIM, FINGERPRINT, ROWS, World, clustered
 from .test_view import ids_in, nearest, prepared
@@ -281,10 +282,7 @@ def test_a_fold_into_actors_keeps_those_of_the_shards_that_stay_and_no_search_wa
         first = views.current()
         assert (first.number, first.tail_rows) == (1, 30)
         assert nearest(views, world.vectors[-2:], 5) == world.truth(world.vectors[-2:], 5)
-        deadline = time.monotonic() + 120
-        while views.current().number == 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        soon(lambda: views.current().number > 1, within_s=120)
         view = views.current()
         assert (view.number, view.tail_rows) == (2, 0)
         lines = view.base.shards.status()

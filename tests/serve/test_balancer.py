@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +21,7 @@ from raystore.serve.run.balancer import Balancer
 from raystore.serve.run.haproxy_door import narrowed
 from raystore.serve.run.proxy import free_port, haproxy_binary
 from raystore.serve.wire.common import ErrorAnswer
+from tests.waiting import soon
 
 BINARY = haproxy_binary()
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no HAProxy for this platform")
@@ -113,13 +114,6 @@ class Front:
         for each in self.asking:
             each.join()
         return self.statuses
-
-
-def soon(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture

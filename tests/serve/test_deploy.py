@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +33,7 @@ from raystore.serve.spec.records import deployment_records
 from tests.pictures import data_url
 from tests.serve.conftest import Served, recorded
 from tests.serve.serving import files_holding, object_store_counts, pids_of
+from tests.waiting import soon
 
 pytestmark = pytest.mark.ray
 
@@ -336,10 +337,7 @@ def test_a_server_that_is_ended_frees_its_port(served: Served, tmp_path: Path, h
     process.stdout.close()
     if how != signal.SIGKILL:
         assert process.returncode == 0, (tmp_path / "err").read_text()
-    deadline = time.monotonic() + 30
-    while _listens(port) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _listens(port)
+    soon(lambda: not _listens(port))
     shutil.rmtree(sessions, ignore_errors=True)
 
 
@@ -377,13 +375,6 @@ def asking(url: str) -> Iterator[list[str]]:
         finally:
             done.set()
         asked.result()
-
-
-def soon(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def balancers() -> list[Balancer]:

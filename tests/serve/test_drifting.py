@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -23,6 +22,7 @@ from raystore.train.snapshot_source import SnapshotSource
 from raystore.train.source import Examples
 from raystore.vectors import mark
 from tests.serve.conftest import Whole, recorded
+from tests.waiting import soon
 
 Load = Callable[[SnapshotSource, str, int, int], Examples]
 
@@ -30,13 +30,6 @@ Load = Callable[[SnapshotSource, str, int, int], Examples]
 def priced(whole: Whole, name: str) -> DeploymentRecord:
     """A deployment of the head of numbers: its drift is of vectors alone."""
     return recorded(whole.rooms, name, "price@1")
-
-
-def soon(look: Callable[[], object]) -> None:
-    until = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 @pytest.fixture

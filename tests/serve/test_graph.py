@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from raystore.serve.run.proxy import free_port
 from raystore.serve.spec.app import AppSpec
 from tests.serve.conftest import CARD, Served, copy_head, make_store
 from tests.serve.serving import files_holding, object_store_counts, pids_of
+from tests.waiting import soon
 
 pytestmark = pytest.mark.ray
 
@@ -110,14 +110,6 @@ def hurt(store: Served) -> Iterator[None]:
     arrays.write_bytes(whole)
 
 
-def until(holds: Callable[[], Any], wait_s: float = 30) -> Any:
-    """What it returned when it was true at last."""
-    deadline = time.monotonic() + wait_s
-    while not (found := holds()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
-
-
 def ray_folder() -> Path:
     """Where this Ray writes what its processes say."""
     import ray
@@ -185,7 +177,7 @@ def test_a_shadow_sees_what_the_live_head_sees_and_its_report_is_had_over_http(c
         reports = client.get("/v1/shadow/triage").json()["reports"]
         return reports and reports[0]["n_paired"] >= len(ids) and reports[0]
 
-    report = until(seen)
+    report = soon(seen)
     assert (report["live"], report["shadow"]) == ("refunds@1", "refunds@2")
     assert report["metrics"]["agreement"] == report["agreement"]["value"]
     rows = (
@@ -201,14 +193,14 @@ def test_a_shadow_sees_what_the_live_head_sees_and_its_report_is_had_over_http(c
 def test_metrics_of_all_processes_are_one(client: httpx.Client) -> None:
     predict(client, "the card")
     processes = {"ingress": 1, "encoder": 2, "head": 1, "recording": 1}
-    assert until(lambda: samples(client, "raystore_processes", "process") == processes)
-    assert until(lambda: sum(samples(client, "raystore_shadow_predictions_total", "deployment").values()) > 0)
+    soon(lambda: samples(client, "raystore_processes", "process") == processes)
+    soon(lambda: sum(samples(client, "raystore_shadow_predictions_total", "deployment").values()) > 0)
 
 
 def test_shadows_and_records_give_way_to_answers(client: httpx.Client) -> None:
     """Each thread has its niceness; one that ended meanwhile has none."""
     predict(client, "the card")
-    assert until(lambda: sum(samples(client, "raystore_shadow_predictions_total", "deployment").values()) > 0)
+    soon(lambda: sum(samples(client, "raystore_shadow_predictions_total", "deployment").values()) > 0)
     [recording] = pids_of("recording")
     niceness = []
     for thread in Path(f"/proc/{recording}/task").iterdir():
@@ -224,12 +216,12 @@ def test_an_encoder_of_its_own_is_watched_where_it_runs(client: httpx.Client, st
     def told(name: str, label: str = "encoder") -> dict[str, float]:
         return samples(client, name, label)
 
-    assert until(lambda: told("raystore_golden_cosine").get(encoder, 0) > 0.9999)
+    soon(lambda: told("raystore_golden_cosine").get(encoder, 0) > 0.9999)
     assert told("raystore_encoder_loaded") == {encoder: 2}
-    assert until(lambda: told("raystore_batch_items_count").get(encoder, 0) > 0)
+    soon(lambda: told("raystore_batch_items_count").get(encoder, 0) > 0)
     # Each look is at another moment, and the replicas' counts come in between two.
     counts = [f"raystore_batch_{of}_count" for of in ("seconds", "tokens", "items")]
-    assert until(lambda: len({told(name)[encoder] for name in counts}) == 1)
+    soon(lambda: len({told(name)[encoder] for name in counts}) == 1)
     assert told("raystore_queue_depth", "queue")[f"encode {encoder}"] >= 0
     assert client.get("/v1/status").json()["encoders"][encoder]["processes"] == 2
 
@@ -245,7 +237,7 @@ def test_the_status_says_what_answers(client: httpx.Client) -> None:
 
 def test_reviewed_items_are_claimed_and_labelled_over_http_and_read_in_sql(client: httpx.Client, store: Served) -> None:
     id_ = predict(client, "a card to look at")["predictions"][0]["id"]
-    until(lambda: id_ in [item["id"] for item in client.get("/v1/review/triage?limit=1000").json()["items"]])
+    soon(lambda: id_ in [item["id"] for item in client.get("/v1/review/triage?limit=1000").json()["items"]])
     claimed = client.post("/v1/review/triage/claim", json={"reviewer": "anna", "n": 1000}).json()["items"]
     assert id_ in [item["id"] for item in claimed]
     other = client.post("/v1/review/triage/claim", json={"reviewer": "ben", "n": 1000}).json()["items"]
@@ -275,10 +267,10 @@ def test_a_shadow_is_promoted_and_rolled_back_without_a_failed_request(client: h
         assert (refused.status_code, refused.json()["error"]["type"]) == (409, "GateHeld"), refused.text
         answer = client.post("/v1/deployments/triage/promote", json={"head": "refunds@2", "if": "agreement >= 0"})
         assert (answer.status_code, answer.json()["after"]) == (200, "refunds@2"), answer.text
-        assert until(lambda: heads[-1] == "refunds@2")
+        soon(lambda: heads[-1] == "refunds@2")
         back = client.post("/v1/deployments/triage/rollback", json={})
         assert (back.status_code, back.json()["after"]) == (200, "refunds@1"), back.text
-        assert until(lambda: heads[-1] == "refunds@1")
+        soon(lambda: heads[-1] == "refunds@1")
     finally:
         done.set()
         asking.join()
@@ -307,7 +299,7 @@ def test_a_shadow_that_sleeps_raises_or_fills_memory_changes_no_answer(
         predict(client, "once more", "damaged")
         return samples(client, "raystore_shadow_dropped_total", "reason").get("HeadCorrupt", 0) > 0
 
-    assert until(hurt_is_counted, 60)
+    soon(hurt_is_counted, 60)
 
     def paired() -> Any:
         """The shadows beside the bad ones are asked all the same, though the process may have begun anew."""
@@ -318,7 +310,7 @@ def test_a_shadow_that_sleeps_raises_or_fills_memory_changes_no_answer(
             found.append(reports.status_code == 200 and [each["shadow"] for each in reports.json()["reports"]])
         return found == [["refunds@2"]] * 2
 
-    assert until(paired, 60)
+    soon(paired, 60)
 
 
 def test_what_a_process_beside_the_ingress_says_is_a_line_of_json_too(client: httpx.Client) -> None:
@@ -331,7 +323,7 @@ def test_what_a_process_beside_the_ingress_says_is_a_line_of_json_too(client: ht
         return {line.get("message", line.get("route")) for line in lines if "fail" in str(line)}
 
     hook = "the hook of rule 'fail' of deployment fail raised ValueError at its line "
-    assert until(lambda: {text.rstrip("0123456789") for text in said()} >= {hook, "/v1/predict/{deployment}"})
+    soon(lambda: {text.rstrip("0123456789") for text in said()} >= {hook, "/v1/predict/{deployment}"})
 
 
 def test_a_killed_encoder_replica_and_a_killed_recorder_fail_no_request(client: httpx.Client) -> None:
@@ -339,14 +331,14 @@ def test_a_killed_encoder_replica_and_a_killed_recorder_fail_no_request(client: 
     os.kill(pids_of("recording")[0], signal.SIGKILL)
     for _ in range(40):
         predict(client, "the card never arrived")
-    until(lambda: running_replicas() == (2, 1), 120)
+    soon(lambda: running_replicas() == (2, 1), 120)
     assert running_replicas() == (2, 1)
     id_ = predict(client, "and again")["predictions"][0]["id"]
 
     def kept() -> bool:
         return id_ in [item["id"] for item in client.get("/v1/review/triage?limit=1000").json().get("items", [])]
 
-    assert until(kept, 60)
+    soon(kept, 60)
 
 
 def test_the_batch_and_the_encoders_replicas_change_in_place_without_a_failed_request(
@@ -368,7 +360,7 @@ def test_the_batch_and_the_encoders_replicas_change_in_place_without_a_failed_re
     encoders = {"tiny": {"replicas": 1}}
     try:
         deploy(store.root, spec_of(running, batch={"wait_ms": 1}, encoders=encoders, **changes), threads=1)
-        assert until(lambda: running_replicas() == (1, 1), 120)
+        soon(lambda: running_replicas() == (1, 1), 120)
     finally:
         done.set()
         asking.join()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from raystore.errors import Overloaded
 from raystore.serve.lane import Lane
 from tests.serve.serving import CANARY
+from tests.waiting import soon
 
 
 class Work:
@@ -223,10 +223,3 @@ def test_a_rest_is_kept_however_much_waits_and_goes_by_the_clock_that_was_given(
     assert (work.batches, len(lane)) == ([[1]], 2)
     assert lane.drain(60), "who waits for it waits for no rest"
     assert work.batches == [[1], [2], [3]]
-
-
-def soon(look: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < until
-        time.sleep(0.005)

@@ -24,11 +24,12 @@ from raystore.serve.door.routes import PUBLIC, verb_of
 from raystore.serve.http.common import Provider, Threads
 from raystore.serve.http.docs_page import docs_page
 from raystore.serve.http.errors import handle_errors
-from raystore.serve.http.operate import Operator, add_metrics_route, add_operate_routes
+from raystore.serve.http.operate import add_metrics_route, add_operate_routes
 from raystore.serve.http.predict import add_predict_routes
 from raystore.serve.http.routes import add_routes
 from raystore.serve.http.stream import add_stream_route
 from raystore.serve.http.telling import Telling
+from raystore.serve.operate.operator import Operator
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.watch import table
 from raystore.serve.watch.finished import Teller, tell_metrics

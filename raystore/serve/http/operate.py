@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response
@@ -14,32 +13,12 @@ from raystore.serve.answer.orchestrator import Orchestrator
 from raystore.serve.door.middleware import principal_of, request_id
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.http.common import Name, Provider, ready
+from raystore.serve.operate.operator import Operator
 from raystore.serve.spec.records import DeploymentRecord
-from raystore.serve.watch.merger import Told
 from raystore.serve.watch.merging import CONTENT_TYPE, exposition
 from raystore.serve.watch.status import Canary, Serving, StatusAnswer, status
 from raystore.serve.wire import operate as wire
 from raystore.serve.wire.common import Moment
-
-
-class Operator(Protocol):
-    """What stands behind these routes; all may take a second, and none blocks the event loop."""
-
-    async def ask(self, call: str, *arguments: Any, **named: Any) -> Any:
-        """`Operations`'s method of that name."""
-
-    async def promote(
-        self,
-        head: str,
-        deployment: str,
-        gate: str | None,
-        labels: str | None,
-        since: datetime | None,
-        among: Sequence[str] | None = None,
-    ) -> Any: ...
-    async def rollback(self, deployment: str, to: int | None) -> Any: ...
-    async def told(self) -> Told:
-        """The metrics of all processes."""
 
 
 def add_operate_routes(router: APIRouter, provider: Provider, operator: Operator) -> None:

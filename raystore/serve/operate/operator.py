@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Operator:
-    """An `http.operate.Operator`."""
+    """All of it may take a second, in threads of its own; none of it blocks the event loop."""
 
     def __init__(self, rooms: Rooms, told: Callable[[], Told], ask: Callable[..., Any] | None = None) -> None:
         """
@@ -32,6 +32,7 @@ class Operator:
         self._ask = ask or (lambda call, *arguments, **named: getattr(operations, call)(*arguments, **named))
 
     async def ask(self, call: str, *arguments: Any, **named: Any) -> Any:
+        """What `Operations`'s method of that name returned."""
         return await _run(self._rooms.pools.asks, partial(self._ask, call, *arguments, **named))
 
     async def promote(
@@ -53,6 +54,7 @@ class Operator:
         return await _run(self._rooms.pools.changes, partial(rollback, self._rooms, deployment, to=to))
 
     async def told(self) -> Told:
+        """The metrics of all processes."""
         return await _run(self._rooms.pools.tells, self._told)
 
 

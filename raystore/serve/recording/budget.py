@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 _PART = 8  # of the machine's cores, where nobody says it
 _LONGEST_S = 5.0  # the longest rest: the first call of a lane loads its head, or its encoder
@@ -20,9 +19,9 @@ class Budget:
         """From now on so many; None: an eighth of the machine's."""
         self._cores = cores if cores is not None else (os.cpu_count() or 1) / _PART
 
-    def share_among(self, lanes: Iterable[int]) -> None:
+    def share_among(self, lanes: int) -> None:
         """From now on among so many lanes."""
-        self._lanes = max(1, sum(lanes))
+        self._lanes = max(1, lanes)
 
     def rest_s(self, worked_s: float) -> float:
         """How long a lane is idle after it worked for so long."""

@@ -67,7 +67,7 @@ class Recorder:
             elif present.record != record:
                 present.update(record)
             settle(self._rooms.catalog, name)
-        self._budget.share_among(len(each.lanes) for each in self._deployments.values())
+        self._budget.share_among(sum(len(each.lanes) for each in self._deployments.values()))
 
     def allow(self, cores: float | None) -> None:
         """Let shadows keep so many cores busy from now on; None: an eighth of the machine's."""

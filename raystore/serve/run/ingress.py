@@ -126,10 +126,7 @@ class Ingress:
             self._grpc_leaving.append(asyncio.ensure_future(before.stop(spec.limits.deadline_s)))
 
     def _change(self, records: Mapping[str, DeploymentRecord]) -> Mapping[str, DeploymentRecord]:
-        """Serve these as the wanted spec says, and return those that are served now. One call at a time: the follower's.
-
-        Each is taken up by itself: where one cannot be, what answered before goes on. Raises where none can.
-        """
+        """Serve these as the wanted spec says, and return those that are served now. One call at a time: the follower's."""
         spec, before = self._wanted, self._orchestrator
         if before is None or _served(spec) != _served(self._spec):
             orchestrator = self._made(spec)
@@ -137,7 +134,25 @@ class Ingress:
                 orchestrator.adopt(before)
         else:
             orchestrator = before
-        held = before.live if before is not None and self._spec.replicas.most == spec.replicas.most else {}
+        present, failed = self._each_taken_up(records, orchestrator, spec)
+        orchestrator.update(present, failed)
+        taken = {name: live.record for name, live in present.items()}
+        self._tell_what_answers(taken)
+        self._records = taken
+        if self._app is None or orchestrator is not before or spec != self._spec:
+            self._put_before(orchestrator, spec)
+        self._spec, self._orchestrator = spec, orchestrator
+        if before is not None and before is not orchestrator:
+            before.close()
+        return taken
+
+    def _each_taken_up(
+        self, records: Mapping[str, DeploymentRecord], orchestrator: Orchestrator, spec: AppSpec
+    ) -> tuple[dict[str, Live], dict[str, tuple[int, str]]]:
+        """What answers from now on, and the numbers that cannot with why not. Where one cannot, what answered before goes on; raises
+        where none can."""
+        before = self._orchestrator.live if self._orchestrator is not None else {}
+        held = before if self._spec.replicas.most == spec.replicas.most else {}
         present: dict[str, Live] = {}
         failed: dict[str, Exception] = {}
         for name, record in records.items():
@@ -148,23 +163,14 @@ class Ingress:
                 present[name] = self._taken_up(record, orchestrator, spec)
             except Exception as error:  # noqa: BLE001 - of a model, a file, a hook: the others are served all the same
                 failed[name] = error
-                if before is not None and name in before.live:
-                    present[name] = before.live[name]
+                if name in before:
+                    present[name] = before[name]
         if failed and not present:
             raise next(iter(failed.values()))
-        orchestrator.update(present, {name: (records[name].number, type(why).__name__) for name, why in failed.items()})
         for name, why in failed.items():
             told = why if isinstance(why, RaystoreError) else type(why).__name__
             log.error("number %d of deployment %s is not taken up: %s", records[name].number, name, told)
-        taken = {name: live.record for name, live in present.items()}
-        self._tell_what_answers(taken)
-        self._records = taken
-        if self._app is None or orchestrator is not before or spec != self._spec:
-            self._put_before(orchestrator, spec)
-        self._spec, self._orchestrator = spec, orchestrator
-        if before is not None and before is not orchestrator:
-            before.close()
-        return taken
+        return present, {name: (records[name].number, type(why).__name__) for name, why in failed.items()}
 
     def _taken_up(self, record: DeploymentRecord, orchestrator: Orchestrator, spec: AppSpec) -> Live:
         """The deployment with its head, and its encoder loaded."""

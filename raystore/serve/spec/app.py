@@ -103,15 +103,19 @@ class AppSpec(Strict):
     limits: Limits = Limits()
     replicas: Replicas = Scaling()
     batch: Batch = Batch()
-    # None: encoders stand inside the replicas where the cluster is one node. Those under `encoders` never do.
-    colocate: bool | None = None
+    colocate: bool | None = Field(
+        default=None,
+        description="Whether encoders stand inside the replicas; by default where the cluster is one node. Those of encoders never do.",
+    )
     encoders: dict[str, EncoderSpec] = Field(default_factory=dict)
     deployments: dict[str, DeploymentSpec] = Field(default_factory=dict)
     collections: Literal["all"] | list[str] = "all"
-    # Encoders that /v1/embeddings may name. Each that somebody asked for stays in every replica's memory.
-    models: Literal["all"] | list[str] = "all"
-    # Source tables that SQL may read. They hold what somebody joined for themselves, so none is served unless named.
-    tables: Literal["all"] | list[str] = Field(default_factory=list)
+    models: Literal["all"] | list[str] = Field(
+        default="all",
+        description="Encoders that /v1/embeddings may name. Each that somebody asked for stays in every replica's memory.",
+    )
+    # They hold what somebody joined for themselves, so none is served unless named.
+    tables: Literal["all"] | list[str] = Field(default_factory=list, description="Source tables that SQL may read.")
     sql: SqlSpec = SqlSpec()
     recording: Recording = Recording()
     watch: Watch = Watch()
