@@ -10,6 +10,7 @@ embeddings   /v1/embeddings beside infinity's /embeddings, 1 and 32 texts a requ
 overhead     p50 above the bare encoder's call: the orchestrator, with 20 rules, with the log behind and before the answer
 shadow       p50 and p99 with two shadow heads over those without, at half the peak; and with a candidate encoder in shadow
 misbehave    the same with shadows that sleep, raise and fill memory
+hop          ms at p50 that a head, an encoder, and both cost as deployments of their own
 overload     ten times the peak: statuses, good answers, memory
 rolling      failed requests while a head is promoted and encoder replicas are replaced;  kill: while they are killed
 
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "overhead": cost.overhead,
     "shadow": cost.shadow,
     "misbehave": cost.misbehave,
+    "hop": predict.hop,
     "overload": faults.overload,
     "rolling": faults.rolling,
     "kill": faults.kill,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raystore.errors import InvalidArguments, InvalidName, KeyRequired
+from raystore.errors import InvalidArguments, InvalidName, KeyRequired, NotAllowed
 from raystore.layout import Layout, check_name, names, numbers, read_json, write_json
 from raystore.secret import keyed_digest
 
@@ -87,6 +87,11 @@ class Principal:
 
     def may(self, verb: Verb) -> bool:
         return verb in self.verbs
+
+    def require(self, verb: Verb) -> None:
+        """Return where it holds the verb. NotAllowed."""
+        if not self.may(verb):
+            raise NotAllowed(principal=self.name, verb=verb.value, kind="token" if self.kind == "token" else "key")
 
 
 LOCAL = Principal("local", frozenset(Verb), kind="local")

@@ -11,7 +11,7 @@ from typing import Any
 from serving.load import Answers, closed, post
 from serving.servers import Server, fastapi, idle_cpu, infinity, raystore
 from serving.store import Kept, questions
-from serving.turns import Starts, against, faster, figures, one_by_one, show
+from serving.turns import Starts, against, faster, figures, middle, one_by_one, show
 
 CONCURRENCY = (1, 8, 32)
 # Ours over a peer's requests a second, at 1, 8 and 32 at once.
@@ -95,6 +95,40 @@ def _better_wait(peer: Server, texts: list[str], clients: int) -> int:
         for wait in WAITS_MS
     }
     return max(rates, key=rates.__getitem__)
+
+
+def hop(kept: Kept, *, rounds: int = 5, seconds: float = 6.0) -> dict[str, Any]:
+    """p50 of one request at a time where the head, the encoder or both are deployments of their own, less p50 where all stands inside.
+
+    Of "both" the encoder has a core less than the machine, and a thread less with it: the head's deployment needs a part of one.
+    """
+    texts = questions()
+    cores = os.cpu_count() or 1
+    apart = {"intent": {"head": {"name": "intent@1", "own": True, "cpus": 0.5}}}
+    specs: dict[str, dict[str, Any]] = {
+        "inside": COLOCATED,
+        "head": {"colocate": True, "deployments": apart},
+        "encoder": own(),
+        "both": {"colocate": False, "encoders": {"minilm": {"cpus": max(0.5, cores - 1)}}, "deployments": apart},
+    }
+
+    def ask(_: str, server: Server) -> dict[str, Answers]:
+        requests = server.requests(texts)
+        _warm(server, requests)
+        return {"one": closed(server.address, requests, connections=1, seconds=seconds)}
+
+    starts: Starts = {name: partial(raystore, kept, spec) for name, spec in specs.items()}
+    answers = one_by_one(starts, ask, rounds)["one"]
+    inside = [each.ms(50) for each in answers["inside"]]
+    found: dict[str, Any] = {}
+    for name in list(specs)[1:]:
+        more = sorted(each.ms(50) - base for each, base in zip(answers[name], inside, strict=True))
+        found[name] = {"ms": middle(more), "spread": [round(more[len(more) // 4], 2), round(more[-1 - len(more) // 4], 2)]}
+    title = "ms at p50 above a service whose parts all stand in one process, one request at a time"
+    show(
+        title, [("apart", "ms", "spread"), *((n, f["ms"], f"{f['spread'][0]}..{f['spread'][1]}") for n, f in found.items())]
+    )
+    return {"what": title, **found, "inside_p50_ms": middle(inside), "rounds": rounds, "seconds": seconds}
 
 
 def embeddings(kept: Kept, *, rounds: int = 5, seconds: float = 6.0) -> dict[str, Any]:

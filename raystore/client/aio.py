@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -130,9 +131,16 @@ class AsyncClient:
         """See `Client.status`."""
         return await self._ask(status_call(), None, deadline_s)
 
-    async def shadow(self, deployment: str, *, deadline_s: float | None = None) -> dict[str, Any]:
+    async def shadow(
+        self,
+        deployment: str,
+        *,
+        labels: str | None = None,
+        since: datetime | str | None = None,
+        deadline_s: float | None = None,
+    ) -> dict[str, Any]:
         """See `Client.shadow`."""
-        return await self._ask(shadow_call(deployment), None, deadline_s)
+        return await self._ask(shadow_call(deployment, labels, since), None, deadline_s)
 
     async def _ask(self, call: Call[T], request_id: str | None, deadline_s: float | None) -> T:
         given = self._patience

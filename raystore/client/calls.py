@@ -128,8 +128,17 @@ def status_call() -> Call[dict[str, Any]]:
     return Call("GET", "/v1/status", _read_object)
 
 
-def shadow_call(deployment: str) -> Call[dict[str, Any]]:
-    return Call("GET", f"/v1/shadow/{segment(deployment)}", _read_object)
+def shadow_call(deployment: str, labels: Any = None, since: Any = None) -> Call[dict[str, Any]]:
+    problems = []
+    if not isinstance(labels, (str, type(None))):
+        problems.append(f"labels= is {type(labels).__name__}, expected a text: 'table.column'")
+    if not isinstance(since, (date, str, type(None))):
+        problems.append(f"since= is {type(since).__name__}, expected a time, or a text in ISO 8601")
+    if problems:
+        raise InvalidArguments(call="shadow", problems=problems)
+    options = {"labels": labels, "since": since.isoformat() if isinstance(since, date) else since}
+    params = {name: value for name, value in options.items() if value is not None}
+    return Call("GET", f"/v1/shadow/{segment(deployment)}", _read_object, params=params)
 
 
 def fields_of(given: Given, what: str) -> dict[str, Any]:

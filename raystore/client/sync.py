@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -157,9 +158,21 @@ class Client:
         """What the service says of itself and its deployments."""
         return self._ask(status_call(), None, deadline_s)
 
-    def shadow(self, deployment: str, *, deadline_s: float | None = None) -> dict[str, Any]:
-        """The report on a deployment's shadows."""
-        return self._ask(shadow_call(deployment), None, deadline_s)
+    def shadow(
+        self,
+        deployment: str,
+        *,
+        labels: str | None = None,
+        since: datetime | str | None = None,
+        deadline_s: float | None = None,
+    ) -> dict[str, Any]:
+        """The reports on a deployment's shadows.
+
+        Args:
+            labels: where labels have arrived, as 'table.column'; then live and shadow are compared with them too.
+            since: a time; only predictions from then on count. Without a zone it is UTC.
+        """
+        return self._ask(shadow_call(deployment, labels, since), None, deadline_s)
 
     def _ask(self, call: Call[T], request_id: str | None, deadline_s: float | None) -> T:
         given = self._patience

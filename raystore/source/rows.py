@@ -13,10 +13,10 @@ from typing import Any
 
 from raystore.encoders.items import Item
 from raystore.errors import InvalidRows
+from raystore.serve.wire.common import MAX_ID_CHARS
 
 KNOWN = ("id", "subject", "tenant", "time")
 CONTENTS = ("text", "image", "vector")
-MAX_ID_CHARS = 512
 _SCALARS = (str, int, float, bool, type(None))
 Problem = tuple[int, str | None, str]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +15,14 @@ from raystore.client import AsyncClient, Client
 from raystore.data.collection import CollectionTable
 from raystore.errors import ServiceRefused
 from raystore.serve.http.app import make_app
+from raystore.serve.operate.operator import Operator
 from raystore.serve.spec.app import AppSpec
+from raystore.serve.watch.merger import Merger
+from raystore.serve.watch.metrics import Metrics
 from tests.client.service import running
 from tests.pictures import PICTURES
 from tests.serve.conftest import Served, make_house, recorded
+from tests.serve.serving import told
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,8 @@ def url(house: Served) -> Iterator[str]:
         "looks": recorded(rooms, "looks", "colours"),
     }
     orchestrator.update(rooms.live(records))
-    with running(make_app(lambda: orchestrator, AppSpec())) as url:
+    operator = Operator(rooms, partial(told, Merger(), Metrics("ingress")))
+    with running(make_app(lambda: orchestrator, AppSpec(), operator=operator)) as url:
         yield url
 
 
@@ -88,6 +96,20 @@ def test_a_stream_of_texts_is_predicted_line_by_line(url: str) -> None:
     assert [line.line for line in lines] == list(range(150))
     assert [line.prediction.id for line in lines if line.prediction] == [f"s-{i}" for i in range(150) if i % 3 != 1]
     assert {line.error.type for line in lines if line.error} == {"InvalidRequest"}
+
+
+def test_a_shadow_report_is_asked_for_with_labels_and_from_a_time_on(url: str) -> None:
+    async def run() -> dict[str, Any]:
+        async with AsyncClient(url) as client:
+            return await client.shadow("triage", since="2026-11-01T12:00")
+
+    with Client(url) as client:
+        since = datetime(2026, 11, 1, tzinfo=UTC)
+        for found in (client.shadow("triage", labels="kept.subject", since=since), asyncio.run(run())):
+            assert (found["deployment"], found["reports"]) == ("triage", [])
+        with pytest.raises(ServiceRefused) as caught:
+            client.shadow("triage", labels="no table", since="yesterday")
+        assert {each["field"] for each in caught.value.details["problems"]} == {"query.labels", "query.since"}
 
 
 def test_many_calls_of_one_async_client_are_answered_side_by_side(url: str) -> None:

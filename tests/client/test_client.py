@@ -148,6 +148,26 @@ def test_status_and_shadow_are_what_the_service_says(ask: Ask, service: Service)
     ]
 
 
+def test_a_shadow_report_is_asked_for_with_labels_and_from_a_time_on(ask: Ask, service: Service) -> None:
+    service.answers = [success({"reports": []})]
+    since = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    assert ask("shadow", "triage", labels="outcomes.outcome", since=since) == {"reports": []}
+    ask("shadow", "triage", since="2026-11-01")
+    assert [(sent.path, sent.query) for sent in service.sent] == [
+        ("/v1/shadow/triage", {"labels": "outcomes.outcome", "since": "2026-11-01T12:00:00+00:00"}),
+        ("/v1/shadow/triage", {"since": "2026-11-01"}),
+    ]
+
+
+def test_what_is_no_time_or_no_table_of_labels_is_not_sent_and_not_quoted(ask: Ask, service: Service) -> None:
+    with pytest.raises(InvalidArguments) as caught:
+        ask("shadow", "triage", labels=[CANARY], since=3)
+    assert str(caught.value) == (
+        "shadow: labels= is list, expected a text: 'table.column'; since= is int, expected a time, or a text in ISO 8601."
+    )
+    assert service.sent == []
+
+
 def test_a_key_travels_as_a_bearer_and_is_shown_nowhere(ask: Ask, service: Service) -> None:
     service.answers = [failure(401, "KeyRequired")]
     with pytest.raises(ServiceDenied) as caught:

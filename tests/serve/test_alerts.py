@@ -172,6 +172,8 @@ WELL = {
     _BUCKET % "0.1": "0+600x120",
     _BUCKET % "1": "0+601x120",
     _BUCKET % "+Inf": "0+601x120",
+    'raystore_deployment_failed{deployment="triage", number="3"}': "1x10 stale",
+    'raystore_hooks_failed_total{deployment="triage", rule="vip"}': "7x120",
     "raystore_in_flight{}": "40x120",
     "raystore_in_flight_limit{}": "64x120",
     'raystore_queue_depth{queue="recording"}': "100x120",
@@ -179,11 +181,14 @@ WELL = {
     'raystore_log_dropped_total{collection="tickets", reason="full"}': "7x120",
     'raystore_shadow_dropped_total{deployment="triage", reason="full"}': "0+6x120",
     'raystore_recording_dropped_total{deployment="triage", reason="full"}': "7x120",
+    'raystore_review_left_out_total{deployment="triage"}': "7x120",
     'raystore_golden_cosine{encoder="minilm@5f3c"}': "0.99995x120",
     'raystore_golden_tolerance{encoder="minilm@5f3c"}': "0.9999x120",
     'raystore_golden_checked_timestamp_seconds{encoder="minilm@5f3c"}': "0+60x120",
     'raystore_drift_psi{deployment="triage", of="labels"}': "0.2x120",
     'raystore_drift_auc{deployment="triage"}': "0.7x120",
+    'raystore_predictions_total{deployment="triage", head="refunds@2", label="card"}': "0+600x120",
+    'raystore_abstentions_total{deployment="triage", why="threshold"}': "0+30x60 1800+54x60",
     'raystore_drift_measured_timestamp_seconds{deployment="triage"}': "0+60x120",
     'raystore_drift_measured_timestamp_seconds{deployment="gone"}': "0+60x10 stale",
     'raystore_deployment_info{deployment="triage", number="1", head="refunds@2", encoder="minilm@5f3c"}': "1x120",
@@ -220,6 +225,16 @@ ILL: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         "Nobody has asked triage for 15 minutes, and somebody did before.",
         {"deployment": "triage"},
     ),
+    "RaystoreNotTakenUp": (
+        {'raystore_deployment_failed{deployment="triage", number="3"}': "1x120"},
+        "Number 3 of triage is not taken up.",
+        {"deployment": "triage", "number": "3"},
+    ),
+    "RaystoreHooksFailed": (
+        {'raystore_hooks_failed_total{deployment="triage", rule="vip"}': "7+1x120"},
+        "The hook of rule vip of triage fails.",
+        {"deployment": "triage", "rule": "vip"},
+    ),
     "RaystoreBusy": ({"raystore_in_flight{}": "62x120"}, "The replicas are at 96.88% of the requests they take.", {}),
     "RaystoreQueueFull": (
         {'raystore_queue_depth{queue="recording"}': "950x120"},
@@ -241,6 +256,11 @@ ILL: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         "Predictions of triage are not kept (full).",
         {"deployment": "triage", "reason": "full"},
     ),
+    "RaystoreReviewFull": (
+        {'raystore_review_left_out_total{deployment="triage"}': "7x60 8x60"},
+        "Items for review of triage found its queue full.",
+        {"deployment": "triage"},
+    ),
     "RaystoreEncoderMoved": (
         {'raystore_golden_cosine{encoder="minilm@5f3c"}': "0.98x120"},
         "Encoder minilm@5f3c no longer encodes what it did (cosine 0.980000).",
@@ -259,6 +279,11 @@ ILL: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
     "RaystoreDriftTold": (
         {'raystore_drift_auc{deployment="triage"}': "0.9x120"},
         "A classifier tells what triage sees from its head's snapshot (AUC 0.90).",
+        {"deployment": "triage"},
+    ),
+    "RaystoreAbstaining": (
+        {'raystore_abstentions_total{deployment="triage", why="threshold"}': "0+30x60 1980+180x60"},
+        "triage abstains from 30% of its predictions, far more than in the hour before.",
         {"deployment": "triage"},
     ),
     "RaystoreDriftNotMeasured": (
@@ -303,6 +328,45 @@ def test_rows_that_are_lost_in_one_burst_are_told_though_nothing_was_lost_before
     looks = [("58m", []), ("61m", [expected]), ("75m", [])]
     tried = [{"eval_time": at, "alertname": rule["alert"], "exp_alerts": alerts} for at, alerts in looks]
     _try(promtool, tmp_path, {name: "_x59 58x60"}, tried)
+
+
+def test_a_hook_that_fails_once_is_told_though_none_failed_before(promtool: str, tmp_path: Path) -> None:
+    name = 'raystore_hooks_failed_total{deployment="triage", rule="vip"}'
+    told = _told("RaystoreHooksFailed", "The hook of rule vip of triage fails.", deployment="triage", rule="vip")
+    looks = [("58m", []), ("61m", [told]), ("75m", [])]
+    tried = [{"eval_time": at, "alertname": "RaystoreHooksFailed", "exp_alerts": alerts} for at, alerts in looks]
+    _try(promtool, tmp_path, {name: "_x59 1x60"}, tried)
+
+
+@pytest.mark.parametrize(
+    ("abstained", "predicted", "share"),
+    [
+        ("_x59 1+180x60", "0+600x120", "30%"),  # it never abstained before
+        ("0+300x60 18540+540x60", "0+600x120", "90%"),  # from half of them to most
+        ("0+300x60 18360+360x60", "0+600x120", None),  # from half of them to three fifths
+        ("_x59 1+2x60", "0+6x120", None),  # of 90 predictions a third
+        ("_x59 1+180x60", "_x59 1+600x60", None),  # nobody asked in the hour before
+    ],
+)
+def test_a_share_of_abstentions_is_held_against_that_of_the_hour_before(
+    abstained: str, predicted: str, share: str | None, promtool: str, tmp_path: Path
+) -> None:
+    series = {
+        'raystore_abstentions_total{deployment="triage", why="vip"}': abstained,
+        'raystore_predictions_total{deployment="triage", head="refunds@2", label="card"}': predicted,
+    }
+    said = f"triage abstains from {share} of its predictions, far more than in the hour before."
+    alerts = [_told("RaystoreAbstaining", said, deployment="triage")] if share is not None else []
+    _try(promtool, tmp_path, series, [{"eval_time": "85m", "alertname": "RaystoreAbstaining", "exp_alerts": alerts}])
+
+
+def _told(alert: str, summary: str, **labels: str) -> dict[str, Any]:
+    """What the alert says, as promtool expects it."""
+    [rule] = [rule for rule in RULES if rule["alert"] == alert]
+    return {
+        "exp_labels": {"severity": rule["labels"]["severity"], **labels},
+        "exp_annotations": {"summary": summary, "description": rule["annotations"]["description"]},
+    }
 
 
 def _try(promtool: str, folder: Path, series: dict[str, str], alerts: list[dict[str, Any]]) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from raystore.access import ApiKeys, Verb
 from raystore.serve.answer.orchestrator import Orchestrator
+from raystore.serve.door.auth import Door
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
 from raystore.serve.wire import common, log, openai, predict, search, sql
@@ -331,6 +333,23 @@ def test_on_loopback_only_the_machines_own_names_are_served(client: TestClient) 
         assert client.get("/healthz", headers={"host": host}).status_code == 200
     rebound = client.get("/healthz", headers={"host": "evil.example"})
     assert (rebound.status_code, rebound.json()["error"]["type"]) == (421, "WrongHost")
+
+
+def test_evidence_is_for_those_who_may_search_too(orchestrator: Orchestrator, served: Served) -> None:
+    keys = ApiKeys(served.rooms.layout, served.rooms.store_key)
+    verbs = {"may_predict": [Verb.PREDICT], "may_search_too": [Verb.PREDICT, Verb.SEARCH]}
+    door = {name: {"authorization": f"Bearer {keys.create(name, verbs)}"} for name, verbs in verbs.items()}
+    client = TestClient(make_app(lambda: orchestrator, AppSpec(), Door(keys)), base_url="http://127.0.0.1:8000")
+    one, line = {"text": "the card"}, {"content-type": "application/x-ndjson"}
+    for evidence, name, status in ((0, "may_predict", 200), (1, "may_predict", 403), (1, "may_search_too", 200)):
+        whole = client.post("/v1/predict/triage", json={**one, "evidence": evidence}, headers=door[name])
+        path = f"/v1/predict/triage/stream?evidence={evidence}"
+        streamed = client.post(path, content=json.dumps(one), headers={**door[name], **line})
+        assert (whole.status_code, streamed.status_code) == (status, status)
+        if status == 403:
+            assert (
+                whole.json()["error"]["message"] == "key 'may_predict' lacks the verb 'search'. Ask for a key that has it."
+            )
 
 
 def test_a_public_address_answers_to_any_name(orchestrator: Orchestrator) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,11 +18,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from raystore.serve.run import haproxy_door
+from raystore.serve.run import balancer, haproxy_door
 from raystore.serve.run.balancer import Balancer
 from raystore.serve.run.haproxy_door import narrowed
-from raystore.serve.run.proxy import free_port, haproxy_binary
+from raystore.serve.run.proxy import ProxyFolder, free_port, haproxy_binary
+from raystore.serve.spec.door import Tls
 from raystore.serve.wire.common import ErrorAnswer
+from tests.serve.certificates import made, self_signed, shown_serial
 from tests.waiting import soon
 
 BINARY = haproxy_binary()
@@ -99,7 +103,7 @@ class Front:
 
         def ask() -> None:
             try:
-                self.statuses.append(httpx.get(url, timeout=60).status_code)
+                self.statuses.append(httpx.get(url, timeout=60, verify=False).status_code)
             except httpx.TransportError:
                 self.statuses.append(0)
 
@@ -123,34 +127,42 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(haproxy_door, "_IDLE_S", 2)
 
 
-@pytest.fixture
-def front() -> Iterator[Front]:
+@contextmanager
+def fronted(folder: Path) -> Iterator[Front]:
+    """HAProxy as it is started for this folder, with a certificate where one lies there."""
     behind = Behind()
     serving = threading.Thread(target=behind.serve_forever)
     serving.start()
-    with (
-        tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as name,
-        httpx.Client(timeout=30) as client,
-    ):  # short: a socket's path
-        folder, port = Path(name), free_port()
-        config = CONFIG.format(folder=folder, port=port, behind=behind.server_port)
-        for file, content in haproxy_door.error_files(tls=False).items():
-            (folder / file).write_text(content, newline="")
-        (folder / "haproxy.cfg").write_text(narrowed(config, name, most=2))
-        client.base_url = httpx.URL(f"http://127.0.0.1:{port}")
-        process = subprocess.Popen([str(BINARY), "-db", "-q", "-f", str(folder / "haproxy.cfg")])
-        try:
+    certificate, port = haproxy_door.certificate_of(folder), free_port()
+    config = CONFIG.format(folder=folder, port=port, behind=behind.server_port)
+    for file, content in haproxy_door.error_files(tls=certificate is not None).items():
+        (folder / file).write_text(content, newline="")
+    (folder / "haproxy.cfg").write_text(narrowed(config, str(folder), certificate, most=2))
+    url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
+    process = subprocess.Popen([str(BINARY), "-db", "-q", "-f", str(folder / "haproxy.cfg")])
+    try:
+        with httpx.Client(base_url=url, timeout=30, verify=False) as client:
             soon((folder / "admin.sock").exists)
             front = Front(client, behind, Balancer(folder / "admin.sock"), folder)
             soon(lambda: front.replica() == "UP")
             yield front
             front.let_go()
-        finally:
-            process.terminate()
-            process.wait()
-            behind.shutdown()
-            behind.server_close()
-            serving.join()
+    finally:
+        process.terminate()
+        process.wait()
+        (folder / "admin.sock").unlink(missing_ok=True)
+        behind.shutdown()
+        behind.server_close()
+        serving.join()
+
+
+@pytest.fixture
+def front() -> Iterator[Front]:
+    with (
+        tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as name,  # short: a socket's path
+        fronted(Path(name)) as front,
+    ):
+        yield front
 
 
 def shed(answer: httpx.Response, type_: str, message: str) -> str:
@@ -236,6 +248,97 @@ def test_a_haproxy_that_does_not_run_refused_nothing_and_is_told_when_it_starts(
     absent.limit(9)
     absent.finish(1)
     assert (absent.shed(), haproxy_door.most_of(node)) == ({}, 9)
+
+
+# --- a certificate that is renewed --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Path]:
+    """A node's folder, in that of a proxy with a certificate of the test's folder."""
+    certificate, key = self_signed(tmp_path)
+    proxy = ProxyFolder(str(BINARY), Tls(certificate=certificate, key=key))
+    node = proxy.path / "node"
+    node.mkdir()
+    yield node
+    proxy.remove()
+
+
+def port_of(front: Front) -> int:
+    return front.client.base_url.port or 0
+
+
+def test_a_renewed_certificate_is_shown_to_new_connections_and_those_before_go_on(
+    node: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = made(2)
+    with fronted(node) as front, opened(front) as plain, trusting().wrap_socket(plain) as before:
+        front.ask_slowly(1)
+        assert shown_serial(port_of(front)) == 1
+        (tmp_path / "cert.pem").write_bytes(certificate)  # its key comes later
+        front.balancer.renew()
+        front.balancer.renew()
+        assert shown_serial(port_of(front)) == 1
+        (tmp_path / "key.pem").write_bytes(key)
+        front.balancer.renew()
+        Balancer(front.folder / "admin.sock").renew()  # of another replica
+        assert shown_serial(port_of(front)) == 2
+        before.sendall(b"GET /v1/sql HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert before.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        assert front.let_go() == [200]
+    assert caplog.messages == [
+        f"serve over TLS: '{tmp_path / 'cert.pem'}' and '{tmp_path / 'key.pem'}' are no certificate and its key "
+        "(key values mismatch). The certificate from before stays"
+    ]
+    copy = node.parent / haproxy_door.CERTIFICATE
+    assert (copy.read_bytes(), copy.stat().st_mode & 0o777) == (certificate + key, 0o600)
+    assert sorted(node.parent.glob(f"{copy.name}*")) == [copy]
+    with fronted(node) as again:  # as Serve starts one
+        assert shown_serial(port_of(again)) == 2
+
+
+def test_a_pair_that_a_nodes_operator_replaces_is_shown_too(node: Path) -> None:
+    for link in haproxy_door.COPIED_FROM:
+        (node.parent / link).unlink()
+    theirs = node.parent / haproxy_door.CERTIFICATE
+    with fronted(node) as front:
+        theirs.write_bytes(b"".join(made(3)))
+        front.balancer.renew()
+        assert shown_serial(port_of(front)) == 3
+        theirs.write_bytes(made(4)[0] + made(5)[1])
+        front.balancer.renew()
+        assert shown_serial(port_of(front)) == 3
+
+
+def test_the_files_are_looked_at_for_as_long_as_the_process_runs_whether_a_haproxy_does_or_not(
+    node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(balancer, "_RENEW_S", 0.02)
+    Balancer(node / "admin.sock").keep_renewed()
+    soon((node / "counted").exists)  # it looked, and none runs
+    with fronted(node) as front:
+        for serial in (2, 3):
+            for file, content in zip(("cert.pem", "key.pem"), made(serial), strict=True):
+                (tmp_path / file).write_bytes(content)
+            assert soon(lambda: shown_serial(port_of(front)) == serial)  # noqa: B023 - asked at once
+
+
+def test_a_certificate_that_haproxy_does_not_take_is_said_once(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    late = front.folder / haproxy_door.CERTIFICATE
+    late.write_bytes(b"".join(made(1)))  # this one runs without
+    front.balancer.renew()
+    front.balancer.renew()
+    assert caplog.messages == [
+        "HAProxy does not take the certificate that was renewed: Can't replace a certificate which is not referenced by the "
+        f"configuration! Can't update {late}!"
+    ]
+
+
+def trusting() -> ssl.SSLContext:
+    """Whatever certificate is shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 # --- what no replica sees -----------------------------------------------------------------------------------------------

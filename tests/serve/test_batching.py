@@ -55,6 +55,26 @@ class Lengths:
         return len(texts)
 
 
+class Steps(Lengths):
+    """Holds every batch until it is let go. Enough to see who is answered before whom."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go.set()
+        self._steps = threading.Semaphore(0)
+        self.seconds = 0.0
+
+    def let(self, n: int) -> None:
+        self._steps.release(n)
+
+    def encode_each(self, items: Sequence[Item]) -> Encoded:
+        began = time.perf_counter()
+        encoded = super().encode_each(items)
+        assert self._steps.acquire(timeout=60)
+        self.seconds += time.perf_counter() - began
+        return encoded
+
+
 class Crowd:
     """Requests that all wait behind one, so that they share the next batch."""
 
@@ -225,3 +245,133 @@ def test_an_encoder_that_was_closed_still_encodes_what_comes_late(inner: Lengths
     encoder.close()
     for _ in range(3):
         assert encoder.encode(["zz"]).tolist() == [[2]]
+
+
+def test_a_small_request_that_comes_after_a_large_one_is_answered_before_the_large_one_ends() -> None:
+    inner = Steps()
+    encoder = BatchingEncoder(inner, Batch(max_items=4))
+    with ThreadPoolExecutor(3) as pool:
+        large = pool.submit(encoder.encode, ["y" * n for n in range(1, 13)])
+        while not inner.batches:
+            pass
+        small = [pool.submit(encoder.encode, ["small"])]
+        while len(encoder) < 1:
+            pass
+        small.append(pool.submit(asyncio.run, encoder.encode_soon(["smaller", "still"])))
+        while len(encoder) < 2:
+            pass
+        inner.let(2)
+        assert [each.result(60).tolist() for each in small] == [[[5]], [[7], [5]]]
+        assert not large.done()
+        inner.let(2)
+        assert large.result(60).tolist() == [[n] for n in range(1, 13)]
+    assert inner.batches == [4, 3, 4, 4]
+
+
+def test_two_large_requests_take_turns() -> None:
+    inner = Steps()
+    encoder = BatchingEncoder(inner, Batch(max_items=4))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(encoder.encode, ["y"] * 12)
+        while not inner.batches:
+            pass
+        second = pool.submit(encoder.encode, ["zz"] * 6)
+        while len(encoder) < 1:
+            pass
+        inner.let(4)
+        assert second.result(60).tolist() == [[2]] * 6
+        assert not first.done()
+        inner.let(1)
+        assert first.result(60).tolist() == [[1]] * 12
+    assert inner.batches == [4, 4, 4, 2, 4]
+
+
+@pytest.mark.parametrize("limits", [Batch(max_items=2), Batch(max_tokens=64), Batch(max_items=1), Batch(max_items=6)])
+def test_what_became_of_a_large_request_is_what_the_encoder_says_of_it_whole(inner: Lengths, limits: Batch) -> None:
+    inner.go.set()
+    items: list[Item] = ["y" * n for n in (90, 3, 0, 500, 17, 44, 3)]
+    encoder = BatchingEncoder(inner, limits)
+    assert encoder.encode(items).tolist() == asyncio.run(encoder.encode_soon(items)).tolist()
+    assert encoder.encode(items).tolist() == [[len(item)] for item in items]
+    assert encoder.encode(items).fingerprint == inner.fingerprint
+    items[2:2] = [b"bad", b"GIF8", b"bad"]
+    whole, encoded = inner.encode_each(items), encoder.encode_each(items)
+    assert encoded.problems == whole.problems == {2: "is cut off", 4: "is cut off"}
+    order, order_whole = np.argsort(encoded.places), np.argsort(whole.places)
+    assert encoded.places[order].tolist() == whole.places[order_whole].tolist()
+    assert encoded.vectors[order].tolist() == whole.vectors[order_whole].tolist()
+    assert encoded.vectors.fingerprint == inner.fingerprint
+    only_bad = encoder.encode_each([b"bad"] * 7)
+    assert (len(only_bad.vectors), len(only_bad.places), len(only_bad.problems)) == (0, 0, 7)
+
+
+def test_a_batch_is_within_its_limits_unless_one_item_is_beyond_them(inner: Lengths) -> None:
+    told: list[tuple[int, int]] = []
+    encoder = BatchingEncoder(
+        inner, Batch(max_items=5, max_tokens=64), seen=lambda items, tokens, _seconds: told.append((items, tokens))
+    )
+    crowd = Crowd(encoder, inner)
+    requests: list[list[Item]] = [
+        ["y" * n for n in (400, 10, 90, 200, 10, 10)],
+        ["y"],
+        [b"GIF8", "y" * 80, "y" * 80, b"GIF89", "y" * 80],
+        ["y"] * 11,
+        ["y" * 400],
+    ]
+    assert crowd.ask(requests) == [[[len(item)] for item in items] for items in requests]
+    crowd.close()
+    assert [n for n, tokens in told if tokens > 64] == [1, 1, 1, 1]
+    assert max(n for n, _ in told) == 5
+    assert sum(n for n, _ in told) == 1 + sum(map(len, requests))
+
+
+def test_a_large_request_past_its_deadline_is_not_encoded_to_its_end() -> None:
+    inner = Steps()
+    encoder = BatchingEncoder(inner, Batch(max_items=4))
+    with pytest.raises(DeadlineMissed) as missed, waited_until(time.monotonic() + 0.2):
+        encoder.encode(["y"] * 12)
+    assert missed.value.deadline_s == pytest.approx(0.2, abs=0.2)
+    inner.let(4)
+    assert encoder.encode(["small"]).tolist() == [[5]]
+    assert sum(inner.batches) <= 4 + 1
+
+
+def test_what_a_caller_who_is_gone_asked_for_is_not_encoded_to_its_end() -> None:
+    inner = Steps()
+    encoder = BatchingEncoder(inner, Batch(max_items=4))
+
+    async def leave() -> None:
+        large = asyncio.ensure_future(encoder.encode_soon(["y"] * 12))
+        while not inner.batches:
+            await asyncio.sleep(0)
+        small = asyncio.ensure_future(encoder.encode_soon(["never", "begun"]))
+        while len(encoder) < 1:
+            await asyncio.sleep(0)
+        for each in (large, small):
+            each.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await each
+
+    asyncio.run(leave())
+    inner.let(5)
+    assert encoder.encode(["small"]).tolist() == [[5]]
+    assert inner.batches == [4, 1]
+
+
+def test_a_large_request_that_fails_in_a_slice_is_not_encoded_to_its_end_and_fails_no_other(inner: Lengths) -> None:
+    crowd = Crowd(BatchingEncoder(inner, Batch(max_items=6)), inner)
+    rows = crowd.ask([["fails", *["y" * 12] * 5, *["y" * 16] * 6], ["fine"]])
+    crowd.close()
+    assert rows == ["", [[4]]]
+    assert inner.batches == [1, 6, 1]
+
+
+def test_the_time_of_a_large_request_in_the_queue_is_the_sum_of_its_waits_and_holds_no_encoding() -> None:
+    inner, timer = Steps(), Timer()
+    inner.let(3)
+    with timer.stage("encode"):
+        BatchingEncoder(inner, Batch(max_items=4)).encode(["y"] * 12, timer=timer)
+    queue, encode = timer.stages
+    assert (queue.name, encode.name) == ("queue", "encode")
+    assert queue.seconds > 0
+    assert encode.seconds >= inner.seconds

@@ -146,7 +146,8 @@ def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
         "c-keep": {"head": "refunds@2", "keep": ["label"], "review": "tickets"},
     }
     found = problems(
-        rooms, deployments=deployments, encoders={"nobody": {}}, collections=["tickets", "gone"], tables=["lost"],
+        rooms, deployments=deployments, encoders={"nobody": {}}, collections=["tickets", "gone"], models=["nobody"],
+        tables=["lost"],
         tls={"certificate": "/nowhere/a.pem", "key": "/nowhere/b.pem"}, grpc={"port": 8000}, host="0.0.0.0",
     )  # fmt: skip
     starts = [
@@ -162,6 +163,7 @@ def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
         "encoders.nobody: no encoder 'nobody'",
         "collections: there is no collection 'gone'",
         "tables: there is no table 'lost'",
+        "models: there is no encoder 'nobody'",
         "tls: there is no file '/nowhere/a.pem'",
         "tls: there is no file '/nowhere/b.pem'",
         "grpc.port is 8000, which HTTP listens on",

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,10 @@ from raystore.serve.wire.predict import (
     PredictOptions,
 )
 from tests.pictures import PICTURES
+from tests.serve.certificates import made, self_signed, shown_serial
 from tests.serve.conftest import Served, recorded
 from tests.serve.serving import Held
+from tests.serve.test_stream import UNFORESEEN, Poisoned
 
 CANARY = "CANARY-7f3a-uncanny"
 LIMITS = Limits(max_body_bytes=65_536, max_items=8, max_chars=1_000)
@@ -390,6 +392,26 @@ def test_a_stream_of_more_than_fits_into_memory_keeps_its_order(stub: Orchestrat
     assert (last.done.done, last.done.failed) == (500, 0)
 
 
+def test_an_unforeseen_failure_of_an_item_is_told_in_its_line_by_its_type_and_spoils_no_other(
+    served: Served, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rooms = served.rooms
+    encoder = Poisoned(rooms.load_encoder(served.fingerprint, 1))
+    poisoned = rooms.orchestrator(AppSpec(), threads=1, away=lambda _: encoder)
+    poisoned.update(rooms.live({"triage": recorded(rooms, "triage", "refunds@2")}))
+    sent = [options(), item("the card"), item(f"poison {CANARY}"), item("  "), item("red and blue")]
+    with serving(lambda: poisoned, AppSpec()) as address, stub_of(address) as stub, caplog.at_level(logging.DEBUG):
+        *lines, last = stub.PredictStream(iter(sent), metadata=[("x-request-id", "s-2")])
+    assert [line.line.WhichOneof("said") for line in lines] == ["prediction", "error", "error", "prediction"]
+    told = lines[1].line.error
+    assert (told.type, told.message, told.request_id) == ("RuntimeError", UNFORESEEN, "s-2")
+    assert json.loads(told.json) == {"type": told.type, "message": told.message, "request_id": "s-2"}
+    assert lines[2].line.error.type == "InvalidRequest"
+    assert (last.done.done, last.done.failed, last.done.lineage.head) == (4, 2, "refunds@2")
+    assert "request s-2 failed with RuntimeError" in caplog.text
+    assert CANARY not in f"{lines}{last}{caplog.text}{capfd.readouterr()}"
+
+
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
@@ -470,6 +492,9 @@ def test_a_key_is_demanded_with_the_verb_of_the_method(orchestrator: Orchestrato
             "NotAllowed",
         )
         assert code(stub.Predict, predict, reader) == "answered"
+        denied = (grpc.StatusCode.PERMISSION_DENIED, "NotAllowed")  # evidence names rows, as a search does
+        assert code(stub.Predict, pb.PredictRequest(deployment="triage", items=[text("a")], evidence=1), reader) == denied
+        assert code(stub.PredictStream, iter([options(evidence=1)]), reader) == denied
         assert code(stub.PredictStream, iter([options()]), reader) == "answered"
 
 
@@ -772,21 +797,45 @@ def test_over_tls_with_the_files_of_the_spec(orchestrator: Orchestrator, tmp_pat
     )
 
 
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+def test_a_renewed_certificate_is_shown_to_new_connections_and_those_before_go_on(
+    orchestrator: Orchestrator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = self_signed(tmp_path)
+    spec = AppSpec.model_validate({"tls": {"certificate": str(certificate), "key": str(key)}})
+    named = (("grpc.ssl_target_name_override", "localhost"),)
+    asked = pb.PredictRequest(deployment="triage", items=[text("a card")])
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    certificate = builder.sign(key, hashes.SHA256())
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(private)
-    return folder / "cert.pem", folder / "key.pem"
+    with ExitStack() as stack:
+        address = stack.enter_context(serving(lambda: orchestrator, spec))
+        trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+        before = OrchestratorStub(stack.enter_context(grpc.secure_channel(address, trusted, named)))
+        hold: queue.Queue[pb.StreamRequest | None] = queue.Queue()
+        hold.put(options())
+        hold.put(item("the card"))
+        answers = before.PredictStream(iter(hold.get, None))
+        assert next(answers).line.line == 0
+
+        port = int(address.rpartition(":")[2])
+        renewed = made(2)
+        certificate.write_bytes(renewed[0])  # its key comes later
+        assert [shown_serial(port) for _ in range(3)] == [1, 1, 1]
+        key.write_bytes(renewed[1])
+        assert shown_serial(port) == 2
+        trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+        after = OrchestratorStub(stack.enter_context(grpc.secure_channel(address, trusted, named)))
+        assert after.Predict(asked).predictions[0].label == "card"
+
+        key.unlink()
+        assert shown_serial(port) == 2
+        hold.put(item("return the money"))
+        hold.put(None)
+        assert [next(answers).WhichOneof("what"), next(answers).WhichOneof("what")] == ["line", "done"]
+        assert before.Predict(asked).predictions[0].label == "card"
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        f"serve over TLS: '{certificate}' and '{key}' are no certificate and its key (key values mismatch). "
+        "The certificate from before stays",
+        f"serve over TLS: the file '{key}' cannot be read (No such file or directory). The certificate from before stays",
+    ]
 
 
 def test_the_generated_code_is_of_this_proto_file() -> None:

@@ -13,13 +13,14 @@ import grpc
 import httpx
 import pytest
 
-from raystore.errors import EncoderNotFound
+from raystore.errors import EncoderNotFound, JobFailed
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.raystore_pb2_grpc import OrchestratorStub
 from raystore.serve.run.follow import Follower
 from raystore.serve.run.ingress import Ingress
 from raystore.serve.run.proxy import free_port
 from raystore.serve.spec.app import AppSpec
+from raystore.serve.spec.deployment import HeadSpec
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.watch import table
 from raystore.serve.watch.merging import series_of
@@ -130,6 +131,9 @@ def test_a_deployment_that_cannot_be_taken_up_keeps_no_other_back(served: Served
     gone = recorded(rooms, "t-hurt", "refunds@2").model_copy(update={"fingerprint": "0" * 64})
     newer = recorded(rooms, "t-good", "refunds@2")
 
+    def told(of: Ingress) -> Any:
+        return series_of(of._metrics.snapshot()).get(table.DEPLOYMENT_FAILED.name, {})
+
     async def run() -> list[Any]:
         ingress = Ingress(str(served.root), 1, {}, {}, None)
         front = httpx.ASGITransport(ingress.__serve_build_asgi_app__())
@@ -140,14 +144,13 @@ def test_a_deployment_that_cannot_be_taken_up_keeps_no_other_back(served: Served
                 await ingress.reconfigure(whole_config(records))
                 ready = (await http.get("/readyz")).json()
                 heads = {name: facts["head"] for name, facts in ready["deployments"].items()}
-                answers.append(
-                    (heads, ready["failed"], (await http.post("/v1/predict/t-good", json={"text": "x"})).status_code)
-                )
+                answered = (await http.post("/v1/predict/t-good", json={"text": "x"})).status_code
+                answers.append((heads, ready["failed"], answered, told(ingress)))
             fresh = Ingress(str(served.root), 1, {}, {}, None)
             fresh._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
             await fresh.reconfigure(whole_config({"t-good": newer, "t-hurt": gone}))
             assert fresh._orchestrator is not None
-            answers.append((sorted(fresh._orchestrator.live), fresh._orchestrator.failed))
+            answers.append((sorted(fresh._orchestrator.live), fresh._orchestrator.failed, told(fresh)))
             alone = Ingress(str(served.root), 1, {}, {}, None)
             alone._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
             with pytest.raises(EncoderNotFound):  # nothing would answer: Serve is told why
@@ -160,12 +163,64 @@ def test_a_deployment_that_cannot_be_taken_up_keeps_no_other_back(served: Served
         answers = asyncio.run(run())
     failed = {"t-hurt": {"number": gone.number, "error": "EncoderNotFound"}}
     assert answers == [
-        ({"t-good": "refunds@1", "t-hurt": "refunds@1"}, {}, 200),
-        ({"t-good": "refunds@2", "t-hurt": "refunds@1"}, failed, 200),
-        ({"t-good": "refunds@2"}, {}, 200),
-        (["t-good"], {"t-hurt": (gone.number, "EncoderNotFound")}),
+        ({"t-good": "refunds@1", "t-hurt": "refunds@1"}, {}, 200, {}),
+        ({"t-good": "refunds@2", "t-hurt": "refunds@1"}, failed, 200, {("t-hurt", str(gone.number)): 1}),
+        ({"t-good": "refunds@2"}, {}, 200, {}),
+        (["t-good"], {"t-hurt": (gone.number, "EncoderNotFound")}, {("t-hurt", str(gone.number)): 1}),
     ]
     assert f"number {gone.number} of deployment t-hurt is not taken up: no encoder" in caplog.text
+
+
+def test_only_the_newest_number_that_is_not_taken_up_is_told_and_none_once_it_is(served: Served) -> None:
+    rooms = served.rooms
+    good = recorded(rooms, "t-numbers", "refunds@1")
+    gone = good.model_copy(update={"fingerprint": "0" * 64})
+    tried = [good, *(each.model_copy(update={"number": n}) for n, each in ((2, gone), (2, gone), (3, gone), (4, good)))]
+
+    async def run() -> list[list[tuple[str, ...]]]:
+        ingress = Ingress(str(served.root), 1, {}, {}, None)
+        ingress._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
+        found = []
+        for record in tried:
+            await ingress.reconfigure(whole_config({"t-numbers": record}))
+            found.append(list(series_of(ingress._metrics.snapshot()).get(table.DEPLOYMENT_FAILED.name, {})))
+        await ingress._end()
+        return found
+
+    two, three = ("t-numbers", "2"), ("t-numbers", "3")
+    assert asyncio.run(run()) == [[], [two], [two], [three], []]
+
+
+def test_a_replica_loads_nothing_that_is_to_run_elsewhere(served: Served) -> None:
+    """A record is published before the replicas stand that know where its parts run."""
+    rooms = served.rooms
+    here = recorded(rooms, "t-own", "refunds@1")
+    own = recorded(rooms, "t-own", "refunds@2").model_copy(update={"own": HeadSpec(name="refunds@2", own=True)})
+
+    async def run() -> list[Any]:
+        ingress = Ingress(str(served.root), 1, {}, {}, None)
+        ingress._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
+        front = httpx.ASGITransport(ingress.__serve_build_asgi_app__())
+        async with httpx.AsyncClient(transport=front, base_url="http://127.0.0.1:8000") as http:
+            for record in (here, own):
+                await ingress.reconfigure(whole_config({"t-own": record}))
+            ready = (await http.get("/readyz")).json()
+        await ingress._end()
+        return [ready["deployments"]["t-own"]["head"], ready["failed"]]
+
+    async def fresh(record: DeploymentRecord, *, colocate: bool) -> None:
+        ingress = Ingress(str(served.root), 1, {}, {}, None, colocate=colocate)
+        ingress._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
+        await ingress.reconfigure(whole_config({"t-own": record}))
+
+    assert asyncio.run(run()) == ["refunds@1", {}]
+    for record, colocate in ((own, True), (here, False)):
+        with pytest.raises(JobFailed) as failed:
+            asyncio.run(fresh(record, colocate=colocate))
+        assert str(failed.value) == (
+            "serving 't-own' failed: its encoder or head is a deployment of its own that this replica cannot ask. "
+            "Deploy the file again."
+        )
 
 
 def test_promotions_make_no_application_and_no_threads(served: Served) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from raystore.data.collection import CollectionTable
 from raystore.errors import InvalidRows, WriterBlocked
 from raystore.serve.answer.keeping import Row, log_lane
+from raystore.serve.answer.opened import OpenCollection
 from raystore.serve.answer.served import ServedCollection
 from raystore.serve.operate.promote import promote
 from raystore.serve.spec.app import AppSpec
@@ -314,3 +315,22 @@ def test_requests_of_many_threads_are_all_logged(serving: Serving, kept: Collect
         asked = [threads.submit(service.ask, "l-many", {"id": f"m-{i}", "text": f"{TEXT} {i}"}) for i in range(40)]
         assert [f.result(120)["logged"] for f in asked] == [[f"m-{i}"] for i in range(40)]
     assert len(rows_of(kept)) == 40
+
+
+def test_rows_whose_encoder_was_retired_meanwhile_are_encoded_with_those_that_are_left(
+    serving: Serving, served: Served, kept: CollectionTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = serving.serve({"l-retired": {"head": "refunds@2", "log": kept.name}})
+    mine, seen = served.fingerprint, list[Mapping[str, str]]()
+
+    def loaded_as(_: OpenCollection) -> Mapping[str, str]:
+        """Before each first write one that goes before the rows are written."""
+        seen.append({"0" * 64: mine, mine: mine} if len(seen) % 2 == 0 else {mine: mine})
+        return seen[-1]
+
+    monkeypatch.setattr(OpenCollection, "loaded_as", property(loaded_as))
+    answer = service.client.post(f"/v1/collections/{kept.name}/log", json={"rows": [{"id": "a", "text": TEXT}]})
+    assert (answer.status_code, answer.json()["added"]) == (200, 1)
+    assert service.ask("l-retired", {"id": "b", "text": TEXT})["logged"] == ["b"]
+    assert len(seen) == 4
+    assert [row["id"] for row in rows_of(kept)] == ["a", "b"]

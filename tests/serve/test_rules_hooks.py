@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,36 @@ def test_a_hook_in_shadow_that_raises_is_told_and_has_not_fired(module: Callable
     assert rules("after", f"{name}:broken", rule={"shadow": True}, **failed).shadow(FACTS, SAID) == {}
     assert told == [("mine", "raised MemoryError at its line 4")]
     assert rules("before", f"{name}:no", rule={"shadow": True}).shadow(FACTS, SAID) == {"mine": True}
+
+
+def test_a_hook_in_shadow_that_fails_again_and_again_is_asked_more_and_more_rarely(module: Callable[[str], str]) -> None:
+    name = module(
+        "asked = []\n"
+        "def hook(facts, said):\n"
+        "    asked.append(facts['now'])\n"
+        "    if not facts['well']:\n"
+        "        raise KeyError\n"
+    )
+    now = [0.0]
+    spec = {"after": [{"name": each, "call": f"{name}:hook", "shadow": True} for each in ("one", "other")]}
+    spec["after"][1]["when"] = "subject = 'other'"
+    made = Rules(RulesSpec.model_validate(spec), clock=lambda: now[0])
+    asked = importlib.import_module(name).asked
+
+    def looked_at(seconds: int, well: bool, subject: str = "c-1") -> list[float]:
+        """When it was asked, of ten requests a second from now on."""
+        asked.clear()
+        for _ in range(10 * seconds):
+            made.shadow({**FACTS, "now": now[0], "well": well, "subject": subject}, SAID)
+            now[0] = round(now[0] + 0.1, 1)
+        return list(asked)
+
+    assert looked_at(10, well=False) == [0.0, 0.1, 0.2, 1.2, 3.2, 7.2]
+    assert looked_at(110, well=False)[-2:] == [31.2, 63.2], "a rest is doubled"
+    assert looked_at(10, well=True)[:2] == [123.2, 123.3], "no more than a minute, and none once it succeeds"
+    assert looked_at(1, well=False)[:3] == [130.0, 130.1, 130.2], "three in a row again"
+    now[0] = 500.0
+    assert len(looked_at(1, well=True, subject="other")) == 20, "each rule by itself"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,16 +18,18 @@ from starlette.testclient import TestClient
 
 from raystore.access import ApiKeys, Rates, Verb
 from raystore.client.stream import read_lines
+from raystore.encoders.items import Encoded, Item
 from raystore.errors import ServiceDenied
 from raystore.serve.door.auth import BELIEVED_S, Door
 from raystore.serve.door.rates import Buckets
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
 from raystore.serve.watch import table
+from raystore.serve.watch.finished import Finished
 from raystore.serve.wire.predict import StreamLine
 from tests.pictures import PICTURES, data_url
 from tests.serve.conftest import Served
-from tests.serve.serving import CANARY, LOOPBACK, Service, Serving, running
+from tests.serve.serving import CANARY, LOOPBACK, Held, Service, Serving, running
 from tests.serve.test_admission import sender
 
 TEXT = "the card never arrived"
@@ -190,6 +193,79 @@ def test_rules_refuse_single_lines(served: Served) -> None:
     lines = lines_of(service, body_of({"text": TEXT}, {"text": TEXT, "subject": "c-0"}, {"text": "red and blue"}))
     refusal = "rule 'blocked' refuses this request: this customer is blocked."
     assert said(lines) == [(0, "card"), (1, refusal), (2, "colour"), (3, 1)]
+
+
+class Poisoned(Held):
+    """A real encoder that fails over some texts as nobody foresaw, and quotes them."""
+
+    def encode_each(self, items: Sequence[Item]) -> Encoded:
+        if any("poison" in str(item) for item in items):
+            raise RuntimeError(f"cannot encode {items}")
+        return self._inner.encode_each(items)
+
+
+UNFORESEEN = "the request could not be answered: RuntimeError. Nothing is known of the cause to a caller."
+
+
+@pytest.fixture(scope="module")
+def poisoned(served: Served) -> Service:
+    encoder = Poisoned(served.rooms.load_encoder(served.fingerprint, 1))
+    return Serving(served.rooms).serve({"s-all": {"head": "refunds@2"}}, away=lambda _: encoder)
+
+
+def test_an_unforeseen_failure_is_told_in_its_line_by_its_type_and_spoils_no_other(
+    poisoned: Service, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    counted = table.ERRORS, "/v1/predict/{deployment}/stream", "RuntimeError"
+    texts = [TEXT, f"poison {CANARY}", "return the money", " ", f"{CANARY} poison", "red and blue"]
+    with caplog.at_level(logging.DEBUG):
+        lines = lines_of(poisoned, body_of(*({"text": text} for text in texts)), id_="poisoned")
+    empty = "1 field of this request is wrong: line.text: is empty."
+    assert said(lines) == [
+        (0, "card"), (1, UNFORESEEN), (2, "money"), (3, empty), (4, UNFORESEEN), (5, "colour"), (6, 3),
+    ]  # fmt: skip
+    assert lines[1]["error"] == {"type": "RuntimeError", "message": UNFORESEEN, "request_id": "poisoned"}
+    assert poisoned.count(*counted) == 2
+    assert [r.getMessage() for r in caplog.records if r.name == "raystore.serve" and r.levelno == logging.ERROR] == [
+        "request poisoned failed with RuntimeError"
+    ]
+    assert CANARY not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_stream_goes_on_after_a_group_of_which_nothing_could_be_answered(poisoned: Service) -> None:
+    bad, good = body_of(*[{"text": f"poison {CANARY}"}] * 3), body_of({"text": TEXT})
+    assert said(lines_of(poisoned, [bad, good])) == [*((i, UNFORESEEN) for i in range(3)), (3, "card"), (4, 3)]
+    lines = lines_of(poisoned, bad)
+    assert (said(lines)[-1], lines[-1]["lineage"]) == ((3, 3), None)
+
+
+class Failing(Door):
+    """Lets in, and fails as nobody foresaw when it is asked again for the second group."""
+
+    asked = 0
+
+    async def let_in(self, *asked: Any, **more: Any) -> Any:
+        self.asked += 1
+        if self.asked == 3:
+            raise RuntimeError(f"not let in: {CANARY}")
+        return await super().let_in(*asked, **more)
+
+
+def test_an_unforeseen_failure_that_ends_a_stream_is_told_in_its_last_line(
+    service: Service, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    finished: list[Finished] = []
+    app = make_app(lambda: service.orchestrator, AppSpec(), Failing(None), tellers=[finished.append])
+    body = body_of(*[{"text": TEXT}] * 65)
+    with TestClient(app, base_url=LOOPBACK) as client, caplog.at_level(logging.DEBUG):
+        answer = client.post(URL, content=body, headers={**NDJSON, "x-request-id": "ended"})
+    *lines, last = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["line"] for line in lines] == list(range(64))
+    assert (last["done"], last["failed"]) == (64, 0)
+    assert last["error"] == {"type": "RuntimeError", "message": UNFORESEEN, "request_id": "ended"}
+    assert (finished[-1].status, finished[-1].error) == (200, "RuntimeError")
+    assert "request ended failed with RuntimeError" in caplog.text
+    assert CANARY not in answer.text + caplog.text + "".join(capfd.readouterr())
 
 
 # --- over a socket ---------------------------------------------------------------------------------------------------

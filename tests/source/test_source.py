@@ -35,6 +35,7 @@ from raystore.errors import (
     SpoolFull,
     SpoolUnusable,
 )
+from raystore.serve.wire.common import MAX_ID_CHARS
 from raystore.source import Packed, Source, pack
 from tests.client.service import LOGGED, Service, failure, running, success
 from tests.pictures import PICTURES, save_clip
@@ -108,6 +109,19 @@ def test_a_prediction_is_made_of_the_vector(wire: Wire, packed: Packed, served: 
             "triage", items=["the card never arrived", {"text": "red and blue", "id": "mine"}], request_id="q"
         )
         assert [(p.id, p.label) for p in many.predictions] == [("q-0", "card"), ("mine", "colour")]  # type: ignore[union-attr]
+
+
+def test_the_longest_id_that_a_source_lets_out_is_one_that_the_service_takes(
+    wire: Wire, packed: Packed, collection: CollectionTable
+) -> None:
+    longest = "ü" * MAX_ID_CHARS
+    with source_of(wire.url, packed) as source:
+        assert source.log(collection.name, [{"id": longest, "text": "the card"}]).sent == 1
+        answer = source.predict("triage", items=[{"id": longest, "text": "the card"}])
+        assert [p.id for p in answer.predictions] == [longest]
+        with pytest.raises(InvalidRows):
+            source.predict("triage", items=[{"id": longest + "ü", "text": "the card"}])
+    assert all_ids(collection) == [longest]
 
 
 def pieces(text: str) -> Iterator[bytes]:
@@ -350,6 +364,7 @@ def test_two_sources_do_not_share_a_spool(nowhere: str, packed: Packed, tmp_path
         ({"text": b"x"}, "the text is bytes, expected a string"),
         ({"image": "x"}, "the image is str, expected the bytes of an image file"),
         ({"text": "x", "id": ""}, "the id is no text of 1 to 512 characters"),
+        ({"text": "x", "id": "x" * 513}, "the id is no text of 1 to 512 characters"),
         ({"text": "x", "id": "\ud800"}, "the id is no text of 1 to 512 characters"),
         ({"text": "x", "subject": 3}, "subject is int, expected a string"),
         ({"text": "x", "product": float("nan")}, "product is float, expected a text, a finite number, a boolean or a time"),

@@ -4,7 +4,7 @@ A shard is three files (write.py writes them): the row ids and ids, mapped; the 
 checked block by block when first read; and, for every kind but exact, an index that nominates positions. Whatever
 nominates, every answer carries the canonical scores of metric.py over the true vectors, so a row scores the same through
 any kind, any shard, and the rows that are in no shard yet.
-FAISS corrupts memory on files it did not write (faiss#5400, #4811), so a file's digest is checked before FAISS sees it.
+FAISS corrupts memory on files it did not write (two open bugs of its own), so a file's digest is checked before FAISS sees it.
 """
 
 from __future__ import annotations

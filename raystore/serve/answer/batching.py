@@ -1,8 +1,9 @@
 """Texts and images of concurrent requests, encoded together, by a few threads that do nothing else.
 
 A lone request is encoded at once. Where requests come densely, a batch waits a few milliseconds for as many as the batch before
-had: their senders were answered together, and send the next ones almost together. Callers wait in a thread (`encode`) or in an
-event loop (`encode_soon`), until the deadline of what they work at (`deadline.py`). Knows no HTTP and no Ray.
+had: their senders were answered together, and send the next ones almost together. A request beyond a batch's limits is encoded in
+slices, and those who came meanwhile have their turn between two. Callers wait in a thread (`encode`) or in an event loop
+(`encode_soon`), until the deadline of what they work at (`deadline.py`). Knows no HTTP and no Ray.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ import numpy as np
 from raystore.encoders.bridged import Bridge
 from raystore.encoders.items import Encoded, Item
 from raystore.encoders.passport import Passport
-from raystore.errors import DeadlineMissed, ItemsUnusable
-from raystore.serve.answer.deadline import present_until, waited_until
+from raystore.errors import ItemsUnusable
+from raystore.serve.answer.deadline import waited_until
+from raystore.serve.answer.jobs import Job, LargeJob, slices_of, tokens_of
 from raystore.serve.answer.timer import Timer
 from raystore.serve.spec.app import Batch
 from raystore.vectors import Vectors, mark
 
 # Where nothing came for so long, the next request is a lone one again.
 _LULL_S = 0.05
-_CHARS_A_TOKEN = 4  # of a text that was not tokenized yet; English has 4 to 5
-_IMAGE_TOKENS = 200  # a ViT of 224 pixels in patches of 16 has 197
+_LONG_AGO = float("-inf")
 
 
 class ServedEncoder(Protocol):
@@ -78,7 +79,7 @@ class BatchingEncoder:
         text = encoder.passport.text
         self._max_tokens = text.max_length if text is not None else 0  # the model reads no more of a text
         self._seen = seen
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._arrived = threading.Condition()
         self._expected = 1  # requests of the last batch
         self._last = 0.0
@@ -135,14 +136,16 @@ class BatchingEncoder:
 
         job = self._job(items, tell)
         self._put(job)
-        if job.until is None:
-            await waiting
-            return job.outcome(timer)
-        leaving = loop.call_at(loop.time() + (job.left or 0), finish)  # the encoder may be busy for longer than that
+        left = job.left  # the encoder may be busy for longer than that
+        leaving = None if left is None else loop.call_at(loop.time() + left, finish)
         try:
             await waiting
+        except asyncio.CancelledError:
+            job.until = _LONG_AGO  # its caller is gone: what was not begun is dropped
+            raise
         finally:
-            leaving.cancel()
+            if leaving is not None:
+                leaving.cancel()
         if not job.done:
             raise job.missed()
         return job.outcome(timer)
@@ -156,11 +159,15 @@ class BatchingEncoder:
         vectors[encoded.places] = encoded.vectors
         return mark(vectors, self.fingerprint)
 
-    def _job(self, items: Sequence[Item], told: Callable[[], object]) -> _Job:
-        tokens = max((_tokens(item, self._max_tokens) for item in items), default=0)
-        return _Job(items, tokens, present_until(), told)
+    def _job(self, items: Sequence[Item], told: Callable[[], object]) -> Job:
+        n, limits = len(items), self._limits
+        longest = max((tokens_of(item, self._max_tokens) for item in items), default=0)
+        if n > 1 and (n > limits.max_items or n * longest > limits.max_tokens):
+            return LargeJob(items, slices_of(items, self._max_tokens, limits), told, self.fingerprint, self._put)
+        return Job(items, longest, told)
 
-    def _put(self, job: _Job) -> None:
+    def _put(self, job: Job) -> None:
+        """Behind all that wait."""
         with self._arrived:
             self._waiting.append(job)
             while self._running < self._turns:
@@ -185,9 +192,9 @@ class BatchingEncoder:
                 self._encode_together(jobs, tokens)
             self._last = time.monotonic()
 
-    def _taken(self) -> tuple[list[_Job], int]:
+    def _taken(self) -> tuple[list[Job], int]:
         """The jobs at the head of the queue, one at least, up to the limits, and their tokens; without those nobody waits for."""
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         items = longest = 0
         now = time.monotonic()
         while self._waiting:
@@ -199,12 +206,12 @@ class BatchingEncoder:
             n, most = items + len(job.items), max(longest, job.tokens)
             if jobs and (n > self._limits.max_items or n * most > self._limits.max_tokens):
                 break
-            job.waited_s = now - job.since
+            job.waited_s += now - job.queued
             jobs.append(self._waiting.popleft())
             items, longest = n, most
         return jobs, items * longest
 
-    def _encode_together(self, jobs: Sequence[_Job], tokens: int) -> None:
+    def _encode_together(self, jobs: Sequence[Job], tokens: int) -> None:
         started = time.monotonic()
         ends = [job.until for job in jobs if job.until is not None]
         try:
@@ -213,8 +220,12 @@ class BatchingEncoder:
         except BaseException as error:  # noqa: BLE001 - its caller is handed it and raises it
             if len(jobs) == 1:
                 jobs[0].fail(error)
-            for job in jobs if len(jobs) > 1 else ():  # one request's failure is not another's
-                self._encode_alone(job)
+                return
+            for job in jobs:  # one request's failure is not another's
+                if job.left == 0:
+                    job.fail(job.missed())
+                else:
+                    self._encode_together([job], len(job.items) * job.tokens)
             return
         if self._seen is not None:
             self._seen(sum(len(job.items) for job in jobs), tokens, time.monotonic() - started)
@@ -240,64 +251,3 @@ class BatchingEncoder:
             places=encoded.places[first:last] - start,
             problems={place - start: reason for place, reason in encoded.problems.items() if start <= place < end},
         )
-
-    def _encode_alone(self, job: _Job) -> None:
-        if job.until is not None and time.monotonic() > job.until:
-            job.fail(job.missed())
-            return
-        try:
-            with waited_until(job.until):
-                encoded = self._encoder.encode_each(job.items)
-            job.finish(encoded)
-        except BaseException as error:  # noqa: BLE001 - its caller is handed it and raises it
-            job.fail(error)
-
-
-class _Job:
-    """Items of one caller; `told` is called once, from the encoder's thread."""
-
-    def __init__(self, items: Sequence[Item], tokens: int, until: float | None, told: Callable[[], object]) -> None:
-        self.items = items
-        self.tokens = tokens  # of the longest
-        self.until = until
-        self.since = time.monotonic()
-        self.waited_s = 0.0  # for its batch
-        self._told = told
-        self._encoded: Encoded | None = None
-        self._error: BaseException | None = None
-
-    @property
-    def left(self) -> float | None:
-        """Seconds that its caller still waits; None: for ever."""
-        return None if self.until is None else max(0.0, self.until - time.monotonic())
-
-    @property
-    def done(self) -> bool:
-        return self._encoded is not None or self._error is not None
-
-    def missed(self) -> DeadlineMissed:
-        given = (self.until or self.since) - self.since
-        return DeadlineMissed(deadline_s=max(0.0, round(given, 3)), stage="before it was encoded")
-
-    def finish(self, encoded: Encoded) -> None:
-        self._encoded = encoded
-        self._told()
-
-    def fail(self, error: BaseException) -> None:
-        self._error = error
-        self._told()
-
-    def outcome(self, timer: Timer | None) -> Encoded:
-        if timer is not None:
-            timer.waited(self.waited_s)
-        if self._error is not None:
-            # The encoder's own sentence would tell what was left of the time when it was asked.
-            late = isinstance(self._error, DeadlineMissed) and self.until is not None
-            raise self.missed() if late else self._error
-        assert self._encoded is not None
-        return self._encoded
-
-
-def _tokens(item: Item, most: int) -> int:
-    """About how many the model reads of it; of a text `most`."""
-    return min(len(item) // _CHARS_A_TOKEN + 2, most) if isinstance(item, str) else _IMAGE_TOKENS

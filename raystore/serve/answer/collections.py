@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from raystore.serve.answer.deadline import check_in_time
 from raystore.serve.answer.served import ServedCollection
 from raystore.serve.answer.timer import Timer
 from raystore.vectors import Vectors, as_unit_rows, mark
+
+T = TypeVar("T")
 
 
 class Collections:
@@ -55,9 +57,16 @@ class Collections:
             raise CollectionNotFound(name=name, where=self._where, existing=sorted(existing))
         return self.opened(name)
 
-    def encoders_of(self, collection: ServedCollection) -> dict[str, BatchingEncoder]:
-        """All encoders of a collection: a logged row gets a vector of each, for its content is not kept."""
-        return {fingerprint: self._encoder(loaded) for fingerprint, loaded in collection.loaded_as.items()}
+    def with_encoders(self, collection: ServedCollection, write: Callable[[Mapping[str, BatchingEncoder]], T]) -> T:
+        """What `write` returned, given all encoders of the collection: a logged row gets a vector of each, for its content is not kept.
+        Again, where one of them was retired before the rows were written."""
+        while True:
+            encoders = {fingerprint: self._encoder(loaded) for fingerprint, loaded in collection.loaded_as.items()}
+            try:
+                return write(encoders)
+            except PassportMismatch:
+                if set(encoders) == set(collection.fingerprints):
+                    raise
 
     def log(
         self,
@@ -74,7 +83,7 @@ class Collections:
         collection = self.served(name)
         self._encoder_of(name, collection, fingerprint)  # raises where the vectors are of none of its encoders
         with timer.stage("log"):
-            result = collection.log(rows, self.encoders_of(collection), fingerprint)
+            result = self.with_encoders(collection, lambda encoders: collection.log(rows, encoders, fingerprint))
         self._logged(name, result.added)
         return {
             "added": result.added,

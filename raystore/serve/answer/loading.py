@@ -45,16 +45,18 @@ from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_records, record_deployment, resolve_deployment
 from raystore.serve.watch import table
 from raystore.serve.watch.metrics import Metrics
+from raystore.serve.watch.sparse import Sparse
 from raystore.train.classify.register import open_head
 from raystore.train.heads import Head
 from raystore.train.registry import Heads
 from raystore.vectors import Matrix
 
 log = logging.getLogger("raystore.serve")
+_failures = Sparse(log)
 
 
 def hook_failed(metrics: Metrics | None, deployment: str, rule: str, found: str) -> None:
-    log.error("the hook of rule '%s' of deployment %s %s", rule, deployment, found)
+    _failures.error((deployment, rule, found), f"the hook of rule '{rule}' of deployment {deployment} {found}")
     if metrics is not None:
         metrics.count(table.HOOKS_FAILED, deployment, rule)
 

@@ -342,7 +342,8 @@ class Orchestrator:
 
     def _commit(self, name: str, rows: Sequence[Row]) -> None:
         collection = self.collections.opened(name)
-        self._logged(name, write(collection, self.collections.encoders_of(collection), rows))
+        added = self.collections.with_encoders(collection, lambda encoders: write(collection, encoders, rows))
+        self._logged(name, added)
 
     def _logged(self, collection: str, added: int) -> None:
         self._metrics.count(table.LOGGED, collection, by=added)

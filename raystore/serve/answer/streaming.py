@@ -2,12 +2,14 @@
 
 The door is asked again for each group, so a key that was revoked, or has ended, ends its open streams too; and each block of lines
 counts as a request, by the rates of whoever sends it. What goes over a rate waits, which holds the sender, as long as a request may
-last. Knows lines by their numbers alone: how one is read and written is the face's.
+last. What nobody foresaw becomes an error of its line, too, and the others go on. Knows lines by their numbers alone: how one is read
+and written is the face's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from raystore.serve.door.problems import InvalidRequestError
 LINES = 64  # that are predicted together at most; so many, or as many bytes as a body may have, count as one request
 
 T = TypeVar("T")
+log = logging.getLogger("raystore.serve")
 
 
 class Again(Protocol):
@@ -36,7 +39,7 @@ class Line:
 
     number: int
     prediction: Mapping[str, Any] | None = None
-    error: InvalidRequestError | RaystoreError | None = None
+    error: Exception | None = None
 
 
 class Stream(Generic[T]):
@@ -98,18 +101,24 @@ class Stream(Generic[T]):
             for number, sent in enumerate(group, start):
                 try:
                     asked = self._read(number, sent)
-                except (InvalidRequestError, RaystoreError) as error:
+                except Exception as error:  # noqa: BLE001 - of what a line can hold: told in it, and the others go on
                     lines.append(Line(number, error=error))
                 else:
                     if asked is not None:
                         good.append((number, asked))
             lines += await self._predicted(good, time.monotonic() + self._admission.limits.deadline_s) if good else []
             lines.sort(key=lambda line: line.number)
-            wrong = [type(line.error).__name__.removesuffix("Error") for line in lines if line.error is not None]
+            wrong = [line.error for line in lines if line.error is not None]
             self.failed += len(wrong)
+            self._log_unforeseen(wrong)
             for each in wrong:
-                self._found().count_error(self._route, each)
+                self._found().count_error(self._route, _kind(each))
             yield lines
+
+    def _log_unforeseen(self, wrong: Sequence[Exception]) -> None:
+        """A line for each type, and never its text, which may quote an item."""
+        for kind in sorted({_kind(each) for each in wrong if not isinstance(each, (InvalidRequestError, RaystoreError))}):
+            log.error("request %s failed with %s", self._asking["request_id"], kind)
 
     async def _next(self, groups: AsyncIterator[Sequence[T]]) -> Sequence[T] | None:
         within_s = self._admission.limits.stream_idle_s
@@ -144,10 +153,15 @@ class Stream(Generic[T]):
             answer = await self._found().predict(
                 self._deployment, [asked for _, asked in good], until=until, **self._asking
             )
-        except (InvalidRequestError, RaystoreError) as error:
+            told = list(zip(good, answer["predictions"], strict=True))
+        except Exception as error:  # noqa: BLE001 - of an encoder, a head, a remote call: told in its line, and the others go on
             if len(good) == 1:
                 return [Line(good[0][0], error=error)]
             return [line for one in good for line in await self._predicted([one], until)]
         self.lineage = answer["lineage"]
-        told = zip(good, answer["predictions"], strict=True)
         return [Line(number, prediction=prediction) for (number, _), prediction in told]
+
+
+def _kind(error: Exception) -> str:
+    """As answers name it."""
+    return "InvalidRequest" if isinstance(error, InvalidRequestError) else type(error).__name__

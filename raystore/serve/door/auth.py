@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from raystore.access import LOCAL, NOBODY, ApiKeys, Principal, Rates, is_loopback, not_valid
-from raystore.errors import KeyRequired, NotAllowed
+from raystore.access import LOCAL, NOBODY, ApiKeys, Principal, Rates, Verb, is_loopback, not_valid
+from raystore.errors import KeyRequired
 from raystore.serve.door.rates import Buckets
 from raystore.serve.door.routes import PUBLIC, is_counted, verb_of
 from raystore.serve.spec.app import AppSpec
@@ -38,6 +38,12 @@ class Keys(Protocol):
     """`raystore.access.ApiKeys`, as far as the door needs it."""
 
     def principal(self, key: str | None) -> Principal: ...
+
+
+def check_evidence(principal: Principal, evidence: int) -> None:
+    """NotAllowed of who asks for evidence and may not search: it names rows of a collection, as a search does."""
+    if evidence:
+        principal.require(Verb.SEARCH)
 
 
 class Door:
@@ -126,9 +132,8 @@ class Door:
         if counted and is_counted(path):
             self._rates.take(principal)
         verb = verb_of(method, path)
-        if verb is not None and not principal.may(verb):
-            kind = "token" if principal.kind == "token" else "key"
-            raise NotAllowed(principal=principal.name, verb=verb.value, kind=kind)
+        if verb is not None:
+            principal.require(verb)
         return principal
 
     def _known(self, credential: str) -> Principal | None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from raystore.errors import AddressInUse, InvalidArguments
+from raystore.errors import AddressInUse
 from raystore.serve.answer.deadline import run_within
 from raystore.serve.door.admission import Admission, limits_of
-from raystore.serve.door.auth import Door
+from raystore.serve.door.auth import Door, check_evidence
+from raystore.serve.door.certificate import Pair
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.calls import Call, Calls
 from raystore.serve.grpc.health import health_handlers
@@ -56,7 +56,7 @@ def make_grpc_server(
 
     Raises:
         AddressInUse: something that is not a replica of this service listens there.
-        InvalidArguments: the TLS files cannot be read.
+        InvalidArguments: the TLS files cannot be read, or are no pair.
     """
     wanted = port if port is not None else spec.grpc.port if spec.grpc is not None else 0
     options: list[tuple[str, Any]] = [
@@ -89,6 +89,7 @@ def _handlers(provider: Provider, spec: AppSpec, admission: Admission, calls: Ca
         call.deployment = found.deployment(sent.deployment).record.name
         options, asked, paths = predict_request(sent, call.request_id, limits_of(call.principal, spec.limits))
         call.items = len(asked)
+        check_evidence(call.principal, options.evidence)
         with fields_named(paths):
             told = await found.predict(
                 call.deployment,
@@ -132,9 +133,21 @@ def _handlers(provider: Provider, spec: AppSpec, admission: Admission, calls: Ca
 
 
 def _credentials(tls: Tls) -> Any:
-    try:
-        pair = Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes()
-    except OSError as error:
-        problem = f"the file '{error.filename}' cannot be read ({error.strerror})"
-        raise InvalidArguments(call="serve over TLS", problems=[problem]) from None
-    return grpc.ssl_server_credentials([pair])
+    """Of the files as they are whenever a connection is made."""
+    pair = Pair(tls.certificate, tls.key)
+    used = pair.read()
+
+    def renewed() -> Any:
+        nonlocal used
+        found = pair.newest()
+        if found is None or found == used:
+            return None
+        used = found
+        return _configuration(found)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(used), renewed)
+
+
+def _configuration(pair: tuple[bytes, ...]) -> Any:
+    certificate, key = pair
+    return grpc.ssl_server_certificate_configuration([(key, certificate)])

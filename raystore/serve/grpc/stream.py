@@ -14,6 +14,7 @@ from typing import Any
 from raystore.serve.answer.asked import Asked
 from raystore.serve.answer.streaming import LINES, Line, Stream
 from raystore.serve.door.admission import Admission
+from raystore.serve.door.auth import check_evidence
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.calls import Call, Messages
@@ -42,6 +43,7 @@ class Streams:
             raise InvalidRequestError([("options", "expected in the first message, and items in those behind it")])
         call.deployment = found.deployment(message.options.deployment).record.name
         options = stream_options(message.options)
+        check_evidence(call.principal, options.evidence)
         one: Stream[bytes] = Stream(
             found=lambda: ready(self._provider),
             route=call.route,

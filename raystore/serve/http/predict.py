@@ -20,6 +20,7 @@ from raystore.errors import BodyTooLarge
 from raystore.serve.answer.asked import Asked, item_ids
 from raystore.serve.answer.timer import Timer
 from raystore.serve.door.admission import limits_of
+from raystore.serve.door.auth import check_evidence
 from raystore.serve.door.middleware import principal_of, request_id
 from raystore.serve.door.problems import InvalidRequestError
 from raystore.serve.http.common import Name, Provider, fields_named, ready
@@ -64,6 +65,7 @@ def add_predict_routes(router: APIRouter, provider: Provider, limits: Limits) ->
             options, asked, paths = _read(body, id_, allowed)
         else:  # what a page in a browser can send to any address without being allowed to, too
             raise InvalidRequestError([("body", f"expected {JSON}, or an image with its type, as content-type")])
+        check_evidence(principal_of(request.scope), options.evidence)
         state = request.scope["state"]
         state["timer"], state["items"] = timer, len(asked)
         with fields_named(paths):

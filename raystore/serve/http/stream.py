@@ -4,6 +4,7 @@ cuts a body into lines, and writes the answer's."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from functools import partial
@@ -20,15 +21,16 @@ from raystore.errors import BodyTooLarge, ItemsUnusable, RaystoreError
 from raystore.serve.answer.asked import Asked
 from raystore.serve.answer.streaming import LINES, Line, Stream
 from raystore.serve.door.admission import Admission, limits_of
-from raystore.serve.door.auth import Door
+from raystore.serve.door.auth import Door, check_evidence
 from raystore.serve.door.middleware import asked, principal_of, request_id
-from raystore.serve.door.problems import InvalidRequestError, answer_error, answer_invalid
+from raystore.serve.door.problems import InvalidRequestError, answer_error, answer_invalid, answer_unknown
 from raystore.serve.http.common import Name, Provider, ready
 from raystore.serve.http.errors import body_problems, error_body
 from raystore.serve.http.predict import content_type, request_schema, to_asked, who
 from raystore.serve.spec.app import Limits
 from raystore.serve.wire.predict import PredictItem, PredictOptions
 
+log = logging.getLogger("raystore.serve")
 NDJSON = "application/x-ndjson"
 ABOUT = (
     'A line of JSON for each item, as in `items`, and a line back for each, in order: `{"line": 0, "prediction": {...}}` or '
@@ -51,6 +53,7 @@ def add_stream_route(router: APIRouter, provider: Provider, limits: Limits, door
         id_, allowed = request_id(request.scope), limits_of(principal_of(request.scope), limits)
         if content_type(request) != NDJSON:
             raise InvalidRequestError([("body", f"expected {NDJSON} as content-type")])
+        check_evidence(principal_of(request.scope), options.evidence)
         ready(provider).deployment(deployment)  # a wrong name is an answer of its own, not a line
         one: Stream[bytes | int] = Stream(
             found=lambda: ready(provider),
@@ -136,9 +139,13 @@ async def _written(
         async for lines in stream.answers(groups):
             state["items"] = stream.done
             yield b"".join(to_json(_shown(line, id_)) + b"\n" for line in lines)
-    except RaystoreError as error:
+    except ClientDisconnect:
+        raise
+    except Exception as error:  # noqa: BLE001 - its text may quote the request, so it must not travel on
         end = {"error": _error(error, id_)}
-        state["error"] = type(error).__name__
+        state["error"] = end["error"]["type"]
+        if not isinstance(error, RaystoreError):
+            log.error("request %s failed with %s", id_, type(error).__name__)
     counts = {"done": stream.done, "failed": stream.failed, "lineage": stream.lineage, "request_id": id_}
     yield to_json({**counts, **end}) + b"\n"
 
@@ -166,9 +173,11 @@ def _asked(number: int, line: bytes | int, *, id_: str, fingerprint: str | None,
     return found
 
 
-def _error(error: InvalidRequestError | RaystoreError, id_: str) -> dict[str, Any]:
+def _error(error: Exception, id_: str) -> dict[str, Any]:
     if isinstance(error, ItemsUnusable):  # the one item of a line
         error = InvalidRequestError([("line.text", reason) for _, reason in error.problems])
     if isinstance(error, InvalidRequestError):
         return error_body(answer_invalid(error.problems, id_))
-    return error_body(answer_error(error, id_))
+    if isinstance(error, RaystoreError):
+        return error_body(answer_error(error, id_))
+    return error_body(answer_unknown(error, id_))

@@ -23,6 +23,7 @@ from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_history, deployment_records
 from raystore.serve.spec.rules import RulesSpec
+from raystore.serve.watch.traces import span_exporter
 
 
 class Node(NamedTuple):
@@ -211,11 +212,19 @@ def _app_problems(spec: AppSpec, records: Mapping[str, DeploymentRecord], rooms:
     for name in spec.tables if spec.tables != "all" else ():
         if name not in reviewed.union(table_names(rooms.catalog)):
             yield f"tables: there is no table '{name}'"
+    for name in spec.models if spec.models != "all" else ():
+        if name not in rooms.encoders.names():
+            yield f"models: there is no encoder '{name}'"
     for file in (spec.tls.certificate, spec.tls.key) if spec.tls else ():
         if not file.is_file():
             yield f"tls: there is no file '{file}'"
     if spec.grpc is not None and spec.grpc.port == spec.port:
         yield f"grpc.port is {spec.grpc.port}, which HTTP listens on"
+    if spec.watch.traces is not None:
+        try:
+            span_exporter()
+        except RaystoreError as error:
+            yield f"watch.traces: {error}"
     try:
         rooms.door(spec)
     except RaystoreError as error:

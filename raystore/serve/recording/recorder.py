@@ -143,6 +143,8 @@ class _Deployment:
         self.record = record
         if record.review is None:
             self._metrics.forget(table.REVIEW_OPEN, record.name)
+        else:  # there from the start, so that Prometheus sees the first rise
+            self._metrics.count(table.REVIEW_LEFT_OUT, record.name, by=0)
         wanted = {shadow.head: shadow for shadow in record.shadow}
         for head in [head for head in self._shadows if head not in wanted]:
             self._shadows.pop(head).close()
@@ -259,7 +261,11 @@ class _Deployment:
             record = self.record.model_copy(update={"keep": keep})
             kept = self._kept[keep] = Predictions.of(self._rooms.catalog, record)
         queue = self._rooms.reviews.get(self.record)
-        patiently(partial(kept.append, queue.admit(rows) if queue is not None else rows))
+        admitted = queue.admit(rows) if queue is not None else rows
+        patiently(partial(kept.append, admitted))
+        left_out = sum(row.review for row in rows) - sum(row.review for row in admitted)
+        if left_out:
+            self._metrics.count(table.REVIEW_LEFT_OUT, self.record.name, by=left_out)
 
     def look(self) -> None:
         """Tell how many items of the review queue wait for a label."""

@@ -16,6 +16,7 @@ from raystore.serve.rules.facts import Facts
 from raystore.serve.rules.gate import Place
 from raystore.serve.rules.reads import reads_of
 from raystore.serve.rules.ready import make_ready
+from raystore.serve.rules.resting import Resting
 from raystore.serve.rules.said import Passed, Said
 from raystore.serve.rules.turn import Turn
 from raystore.serve.spec.rules import RulesSpec
@@ -53,6 +54,7 @@ class Rules:
         self._ready = ready
         self._reads = reads_of(spec)
         self._failed = failed
+        self._resting = Resting(clock)
 
     def before(self, facts: Facts, *, item: int = 0, n_items: int = 1) -> Passed:
         """The way of a request, in the order of the list; the first rule that refuses or routes ends it.
@@ -116,7 +118,8 @@ class Rules:
         """The rules in shadow that would have fired, and whether that would have changed what becomes of the request.
 
         Each is looked at by itself, on the answer as it went out. A quota in shadow counts by itself. A hook that fails is told to
-        `failed`, and its rule has not fired.
+        `failed`, and its rule has not fired; one that fails three times in a row is not asked for a second, then for two, up to a
+        minute, until it succeeds.
 
         Args:
             facts: as for `after`, the text left out; those of `told` will do.
@@ -124,23 +127,33 @@ class Rules:
         ready = self._ready
         changes: dict[str, bool] = {}
         for early in ready.shadow_before:
+            if (early.when is not None and not early.when(facts)) or self._resting.rests(early.name):
+                continue
             try:
-                if (early.when is None or early.when(facts)) and early.gate(facts, Place(0, 1, [])) is not None:
+                if early.gate(facts, Place(0, 1, [])) is not None:
                     changes[early.name] = True
             except (RuleRefused, ColumnsRequired, QuotaExceeded):
                 changes[early.name] = True
             except HookFailed as error:
-                self._failed(error.rule, error.found)
+                self._failed_in_shadow(error)
+                continue
+            self._resting.worked(early.name)
         if not ready.shadow_after:
             return changes
         now = Turn(facts, said).facts
         for rule in ready.shadow_after:
-            if rule.when is not None and not rule.when(now):
+            if (rule.when is not None and not rule.when(now)) or self._resting.rests(rule.name):
                 continue
             turn = Turn(facts, said)
             try:
                 if rule.act(turn):
                     changes[rule.name] = turn.said(said.fired) != replace(said, why=turn.why)
             except HookFailed as error:
-                self._failed(error.rule, error.found)
+                self._failed_in_shadow(error)
+                continue
+            self._resting.worked(rule.name)
         return changes
+
+    def _failed_in_shadow(self, error: HookFailed) -> None:
+        self._failed(error.rule, error.found)
+        self._resting.failed(error.rule)

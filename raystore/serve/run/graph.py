@@ -107,14 +107,14 @@ def application(
             RecordingReplica, RECORDING, nothing, config, spec.recording.memory_mb, max_ongoing_requests=32
         ).bind(where, spec.recording.memory_mb)
     at = Placed.model_construct(replicas=spec.replicas, gpu=0, cpus=0)
-    stands_on = threads, sorted(encoders), sorted(heads), recording is not None, sorted(env.items())
+    stands_on = threads, colocate, sorted(encoders), sorted(heads), recording is not None, sorted(env.items())
     ingress = made(
         serve.ingress()(Ingress), INGRESS, at, told, *stands_on,
         max_ongoing_requests=spec.limits.max_requests + _SPARE,
         max_surge_percent=_SURGE_PERCENT,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": env}},
     )  # fmt: skip
-    return ingress.bind(where, threads, encoders, heads, recording)
+    return ingress.bind(where, threads, encoders, heads, recording, colocate=colocate)
 
 
 def patience_s(spec: AppSpec) -> float:

@@ -19,6 +19,10 @@ import sys
 from pathlib import Path
 
 CERTIFICATE = "tls.pem"  # certificate and key, in the folder that holds every node's
+COPIED_FROM = (
+    "from-certificate",
+    "from-key",
+)  # links beside it, where it is a copy, to its two files: `balancer.py` reads them
 MOST = "max_requests"  # how many requests a replica takes at once, in HAProxy's own folder
 MOST_ENV = "RAYSTORE_MAX_REQUESTS"  # the same, where nobody wrote that file yet
 SHED = "raystore_shed"  # HAProxy's table of what it refused, by path: `balancer.py` reads it

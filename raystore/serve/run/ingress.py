@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raystore.encoders.registry import Encoders
-from raystore.errors import DeadlineMissed, Overloaded, RaystoreError
+from raystore.errors import DeadlineMissed, JobFailed, Overloaded, RaystoreError
 from raystore.serve.answer.batching import ServedEncoder
 from raystore.serve.answer.live import Live
 from raystore.serve.answer.loading import Rooms
@@ -55,7 +55,14 @@ _OTHERS_S = 180.0  # as long as `deploy` waits; then what needs no other process
 
 class Ingress:
     def __init__(
-        self, root: str, threads: int, encoders: Mapping[str, Handle], heads: Mapping[str, Handle], recording: Handle | None
+        self,
+        root: str,
+        threads: int,
+        encoders: Mapping[str, Handle],
+        heads: Mapping[str, Handle],
+        recording: Handle | None,
+        *,
+        colocate: bool = True,
     ) -> None:
         """
         Args:
@@ -63,6 +70,7 @@ class Ingress:
             encoders: those that are deployments of their own, by fingerprint.
             heads: deployments whose live head is one of its own, by name.
             recording: the recording process, where there is one.
+            colocate: whether encoders of deployments may stand in this process.
         """
         no_core_files()
         keep_calls_on_loopback()
@@ -72,6 +80,7 @@ class Ingress:
         self._away_encoders = encoders
         self._away_heads = heads
         self._recording = recording
+        self._colocate = colocate
         self._metrics = Metrics("ingress")
         self._spec = self._wanted = AppSpec()
         self._admission = Admission(self._spec.limits, partial(self._metrics.set, table.IN_FLIGHT))
@@ -86,6 +95,8 @@ class Ingress:
         self._grpc_of: tuple[object, ...] | None = None
         self._grpc_leaving: list[asyncio.Future[None]] = []
         self._balancer = find_balancer()
+        if self._balancer is not None:
+            self._balancer.keep_renewed()
         self._watching = Watching(self._rooms.layout, self._metrics, recording, encoders, heads, self._count_shed)
         self._follower = Follower(self._rooms.catalog, self._change)
 
@@ -135,6 +146,7 @@ class Ingress:
         else:
             orchestrator = before
         present, failed = self._each_taken_up(records, orchestrator, spec)
+        self._tell_what_failed(before.failed if before is not None else {}, failed)
         orchestrator.update(present, failed)
         taken = {name: live.record for name, live in present.items()}
         self._tell_what_answers(taken)
@@ -159,6 +171,9 @@ class Ingress:
             if name in held and held[name].record == record:
                 present[name] = held[name]
                 continue
+            if name in before and not self._has_place(record):
+                present[name] = before[name]  # it was deployed with replicas that know where its parts run; they are coming
+                continue
             try:
                 present[name] = self._taken_up(record, orchestrator, spec)
             except Exception as error:  # noqa: BLE001 - of a model, a file, a hook: the others are served all the same
@@ -172,8 +187,19 @@ class Ingress:
             log.error("number %d of deployment %s is not taken up: %s", records[name].number, name, told)
         return present, {name: (records[name].number, type(why).__name__) for name, why in failed.items()}
 
+    def _has_place(self, record: DeploymentRecord) -> bool:
+        """Whether its encoder and its head may stand here, or run where this replica can ask them."""
+        encodes = self._colocate or record.reads in self._away_encoders
+        return encodes and (record.own is None or record.name in self._away_heads)
+
     def _taken_up(self, record: DeploymentRecord, orchestrator: Orchestrator, spec: AppSpec) -> Live:
-        """The deployment with its head, and its encoder loaded."""
+        """The deployment with its head, and its encoder loaded. JobFailed: they run elsewhere, and not where this replica can ask."""
+        if not self._has_place(record):
+            job, reason = (
+                f"serving '{record.name}'",
+                "its encoder or head is a deployment of its own that this replica cannot ask",
+            )
+            raise JobFailed(job=job, reason=reason, advice="Deploy the file again.")
         orchestrator.encoder(record.reads)
         share = 1 / spec.replicas.most
         live = self._rooms.live({record.name: record}, away=self._away_head, share=share, metrics=self._metrics)
@@ -273,6 +299,14 @@ class Ingress:
                 self._metrics.count(table.RECORDING_DROPPED, name, "full", by=0)
             if record.shadow:
                 self._metrics.count(table.SHADOW_DROPPED, name, "full", by=0)
+
+    def _tell_what_failed(self, before: Mapping[str, tuple[int, str]], failed: Mapping[str, tuple[int, str]]) -> None:
+        """What fails again keeps its series: an alert that waits would begin anew at a gap."""
+        for name, (number, _) in before.items():
+            if name not in failed or failed[name][0] != number:
+                self._metrics.forget(table.DEPLOYMENT_FAILED, name, str(number))
+        for name, (number, _) in failed.items():
+            self._metrics.set(table.DEPLOYMENT_FAILED, 1, name, str(number))
 
     async def _end(self) -> None:
         """Before the process ends: answers under way are given, what waits to be logged or told goes out."""

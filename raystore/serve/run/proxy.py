@@ -20,7 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from raystore.errors import AddressInUse
+from raystore.serve.door.certificate import Pair
 from raystore.serve.run import haproxy_door
+from raystore.serve.run.balancer import copy_pair
 from raystore.serve.spec.door import Tls
 
 _PORTS = 20_000, 29_000
@@ -57,8 +59,13 @@ class ProxyFolder:
     def __init__(self, binary: str, tls: Tls | None = None, most: int | None = None) -> None:
         """
         Args:
+            tls: copied for HAProxy, and followed by the replicas when it is renewed.
             most: requests that a replica takes at once, to begin with; the replicas themselves say when it changes.
+
+        Raises:
+            InvalidArguments: the TLS files cannot be read, or are no pair.
         """
+        pair = Pair(tls.certificate, tls.key).read() if tls is not None else ()
         base = tempfile.gettempdir()
         # A node id and a socket name are appended, and a socket's path may not be longer than 107 bytes.
         self.path = Path(tempfile.mkdtemp(prefix="rs-", dir=base if len(base) <= 20 else "/tmp"))  # noqa: S108
@@ -71,10 +78,9 @@ class ProxyFolder:
         if most is not None:
             (self.path / haproxy_door.MOST).write_text(str(most), encoding="ascii")
         if tls is not None:
-            pair = self.path / haproxy_door.CERTIFICATE
-            pair.touch(mode=0o600)
-            parts = (file.read_text(encoding="ascii") for file in (tls.certificate, tls.key))
-            pair.write_text("\n".join(parts), encoding="ascii")
+            copy_pair(pair, self.path / haproxy_door.CERTIFICATE)
+            for link, file in zip(haproxy_door.COPIED_FROM, (tls.certificate, tls.key), strict=True):
+                (self.path / link).symlink_to(file)
 
     @property
     def replica_env(self) -> dict[str, str]:

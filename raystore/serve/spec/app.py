@@ -19,41 +19,57 @@ class Limits(Strict):
     together."""
 
     # One image of 10 MB is 13.4 MB in base64. What is over 64 MiB could get into Ray's object store (session.py).
-    max_body_bytes: int = Field(default=2**24, ge=1024, le=2**25)
-    max_items: int = Field(default=256, ge=1, le=4096)
-    max_chars: int = Field(default=100_000, ge=1, le=10_000_000)
-    # Of one image: bytes of the file, pixels and frames by its header. None may be beyond what encoders read at all.
-    max_image_bytes: int = Field(default=10_000_000, ge=1, le=LIMITS.max_bytes)
-    max_image_pixels: int = Field(default=50_000_000, ge=1, le=LIMITS.max_pixels)
-    max_image_frames: int = Field(default=1_000, ge=1, le=LIMITS.max_frames)
-    # Requests of a replica, from their first byte to their answer's last, streams among them; beyond it 503 at once.
-    max_requests: int = Field(default=128, ge=1, le=10_000)
-    # Of those, whose bodies are still coming; beyond it the one that has been coming longest is answered 503. And open streams. Both
-    # together fewer than requests, so that some places are always for those that come whole.
-    max_sending: int = Field(default=32, ge=1, le=10_000)
-    max_streams: int = Field(default=32, ge=1, le=10_000)
-    # How long a stream may send no line, or take none of its answers, before it is ended.
-    stream_idle_s: float = Field(default=60, gt=0, le=86_400)
-    # After which an answer is worth nothing any more, the reading of the body included; a request may ask for less
-    # (x-raystore-deadline-ms).
-    deadline_s: float = Field(default=30, gt=0, le=600)
+    max_body_bytes: int = Field(default=2**24, ge=1024, le=2**25, description="Of one request; of a line of a stream too.")
+    max_items: int = Field(default=256, ge=1, le=4096, description="Texts, images or vectors of one request.")
+    max_chars: int = Field(default=100_000, ge=1, le=10_000_000, description="Of one text.")
+    # None may be beyond what encoders read at all.
+    max_image_bytes: int = Field(default=10_000_000, ge=1, le=LIMITS.max_bytes, description="Of one image's file.")
+    max_image_pixels: int = Field(default=50_000_000, ge=1, le=LIMITS.max_pixels, description="By the image's header.")
+    max_image_frames: int = Field(default=1_000, ge=1, le=LIMITS.max_frames, description="By the image's header.")
+    max_requests: int = Field(
+        default=128,
+        ge=1,
+        le=10_000,
+        description="Of a replica, from their first byte to their answer's last, streams among them; beyond it 503 at once.",
+    )
+    # With max_streams fewer than requests, so that some places are always for those that come whole.
+    max_sending: int = Field(
+        default=32,
+        ge=1,
+        le=10_000,
+        description="Of those, whose bodies are still coming; beyond it the one that takes longest is answered 503.",
+    )
+    max_streams: int = Field(default=32, ge=1, le=10_000, description="Of those, open streams; beyond it 503.")
+    stream_idle_s: float = Field(
+        default=60,
+        gt=0,
+        le=86_400,
+        description="How long a stream may send no line, or take none of its answers, before it is ended.",
+    )
+    deadline_s: float = Field(
+        default=30,
+        gt=0,
+        le=600,
+        description="After which a request is answered 504, the reading of its body included; x-raystore-deadline-ms asks for less.",
+    )
 
 
 class SqlSpec(Strict):
     """What one query of POST /v1/sql may use, and how many run at once in a replica."""
 
-    timeout_s: float = Field(default=10.0, gt=0, le=600)
-    memory_mb: int = Field(default=1024, ge=128, le=2**20)
-    max_rows: int = Field(default=10_000, ge=1, le=1_000_000)
-    max_bytes: int = Field(default=2**24, ge=1024, le=2**28)
-    at_once: int = Field(default=2, ge=1, le=8)  # each waits in one of the application's 16 threads
+    timeout_s: float = Field(default=10.0, gt=0, le=600, description="Of a query; 422 beyond it.")
+    memory_mb: int = Field(default=1024, ge=128, le=2**20, description="Of a query, beside the libraries; 422 beyond it.")
+    max_rows: int = Field(default=10_000, ge=1, le=1_000_000, description="Of an answer, which is cut there and says so.")
+    max_bytes: int = Field(default=2**24, ge=1024, le=2**28, description="Of an answer, which is cut there and says so.")
+    # Each waits in one of the application's 16 threads.
+    at_once: int = Field(default=2, ge=1, le=8, description="Queries at once in a replica; 503 beyond it.")
 
 
 class Batch(Strict):
     """What an encoder takes at once. Nobody waits while the encoder is idle."""
 
     max_tokens: int = Field(default=16_384, ge=64, le=2**22, description="Of a batch, padding included.")
-    max_items: int = Field(default=256, ge=1, le=4096)
+    max_items: int = Field(default=256, ge=1, le=4096, description="Of a batch.")
     wait_ms: float = Field(
         default=3.0, ge=0, le=1000, description="The longest a batch waits for more, while requests come densely."
     )
@@ -62,7 +78,7 @@ class Batch(Strict):
 class EncoderSpec(Placed):
     """An encoder that is a Serve deployment of its own. Content travels to it sealed (AES-GCM)."""
 
-    batch: Batch | None = None
+    batch: Batch | None = Field(default=None, description="In place of the file's own.")
 
 
 class Recording(Strict):
@@ -91,28 +107,30 @@ class Recording(Strict):
 class Grpc(Strict):
     """Predict and log over gRPC, on a port of its own."""
 
-    port: int = Field(default=9000, ge=1, le=65535)
+    port: int = Field(default=9000, ge=1, le=65535, description="At the file's host.")
 
 
 class AppSpec(Strict):
     """The whole file."""
 
-    store: str | None = None
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=1, le=65535)
+    store: str | None = Field(default=None, description="The store's folder; by default the command line's.")
+    host: str = Field(default="127.0.0.1", description="Beyond loopback the store has to have a key, or the file oidc.")
+    port: int = Field(default=8000, ge=1, le=65535, description="For HTTP.")
     limits: Limits = Limits()
     replicas: Replicas = Scaling()
     batch: Batch = Batch()
     colocate: bool | None = Field(
         default=None,
-        description="Whether encoders stand inside the replicas; by default where the cluster is one node. Those of encoders never do.",
+        description="Whether encoders stand inside the replicas, by default where the cluster is one node; those of `encoders` never.",
     )
     encoders: dict[str, EncoderSpec] = Field(default_factory=dict)
     deployments: dict[str, DeploymentSpec] = Field(default_factory=dict)
-    collections: Literal["all"] | list[str] = "all"
+    collections: Literal["all"] | list[str] = Field(
+        default="all", description="What log, search and SQL may name; kept predictions (predictions_...) only by name."
+    )
     models: Literal["all"] | list[str] = Field(
         default="all",
-        description="Encoders that /v1/embeddings may name. Each that somebody asked for stays in every replica's memory.",
+        description="Encoders that embeddings, models and searches may name. Each that was asked for stays in every replica's memory.",
     )
     # They hold what somebody joined for themselves, so none is served unless named.
     tables: Literal["all"] | list[str] = Field(default_factory=list, description="Source tables that SQL may read.")

@@ -42,10 +42,11 @@ def short_for(field: str, model: type[Strict]) -> BeforeValidator:
 class Scaling(Strict):
     """How many replicas: `replicas: 2`, or between two numbers by how many requests each has under way."""
 
-    least: int = Field(default=1, ge=1, le=256, alias="min")
-    most: int = Field(default=1, ge=1, le=256, alias="max")
-    # Serve adds a replica where one has more than so many under way, and takes one away where it has fewer.
-    ongoing: float = Field(default=8, gt=0, le=1000)
+    least: int = Field(default=1, ge=1, le=256, alias="min", description="Replicas that are there whatever comes.")
+    most: int = Field(default=1, ge=1, le=256, alias="max", description="Replicas that are there at most.")
+    ongoing: float = Field(
+        default=8, gt=0, le=1000, description="One more where a replica has more requests under way, one less where fewer."
+    )
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

@@ -19,8 +19,8 @@ Claim = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 class Tls(Strict):
     """PEM files; the private key is read by the service alone."""
 
-    certificate: Path
-    key: Path
+    certificate: Path = Field(description="A PEM file, with the chain.")
+    key: Path = Field(description="A PEM file.")
 
     @field_validator("certificate", "key")
     @classmethod
@@ -31,15 +31,15 @@ class Tls(Strict):
 class Oidc(Strict):
     """Tokens (JWT) of an identity provider, beside the store's own keys. Only the algorithms named here are believed."""
 
-    issuer: str = Field(min_length=1)
-    audience: str = Field(min_length=1)
+    issuer: str = Field(min_length=1, description="What the tokens' iss has to be.")
+    audience: str = Field(min_length=1, description="What the tokens' aud has to name.")
     jwks: str = Field(min_length=1, description="https:// address of its public keys, or a file.")
-    algorithms: list[Algorithm] = Field(default=["RS256"], min_length=1)
+    algorithms: list[Algorithm] = Field(default=["RS256"], min_length=1, description="No other is believed.")
     # Claims inside of claims are named with dots: realm_access.roles. A claim whose own name has dots is found first.
-    name: Claim = "sub"  # the claim that says who it is
-    roles: Claim = "roles"  # the claim whose value, or values, are looked up in `verbs`
+    name: Claim = Field(default="sub", description="The claim that says who it is.")
+    roles: Claim = Field(default="roles", description="The claim whose value, or values, are looked up in verbs.")
     verbs: dict[Claim, list[Verb]] = Field(min_length=1, description="What each role may do.")
-    leeway_s: float = Field(default=30, ge=0, le=300)
+    leeway_s: float = Field(default=30, ge=0, le=300, description="By how much clocks may differ.")
 
     @field_validator("jwks")
     @classmethod

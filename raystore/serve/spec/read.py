@@ -54,7 +54,7 @@ def _problem(kind: str, where: tuple[int | str, ...], message: str) -> str:
         near = difflib.get_close_matches(str(where[-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
         return f"{_path(where[:-1], 'the file')} has the unknown key '{where[-1]}': {hint}"
-    if where and where[0] in ("collections", "tables"):
+    if where and where[0] in ("collections", "models", "tables"):
         return f"{where[0]}: expected 'all' or a list of names"
     reason = message.removeprefix("Value error, ").removesuffix(".")
     return f"{_path(where)}: {reason[:1].lower()}{reason[1:]}"

@@ -25,13 +25,13 @@ Hook = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$
 class Quota(Strict):
     """So many requests in a window, of each value of `per` (a column, subject, or key: who asks), or of all together."""
 
-    requests: int = Field(ge=1, le=10_000_000)
-    window_s: float = Field(default=60, gt=0, le=86_400)
-    per: Named | None = None
+    requests: int = Field(ge=1, le=10_000_000, description="That are let through in the window.")
+    window_s: float = Field(default=60, gt=0, le=86_400, description="How long the window is.")
+    per: Named | None = Field(default=None, description="A column, subject, or key; by default all together.")
 
 
 class _Rule(Strict):
-    name: RuleName
+    name: RuleName = Field(description="What the answer and the metrics call it.")
     when: Condition | None = Field(default=None, description="In the grammar of where=; without it, always.")
     shadow: bool = Field(default=False, description="Looked at after the answer and only counted: what would it have done?")
 
@@ -53,7 +53,7 @@ class BeforeRule(_Rule):
     )
     quota: Quota | None = Field(default=None, description="429 beyond it.")
     route: RuleName | None = Field(default=None, description="Another deployment answers.")
-    call: Hook | None = None
+    call: Hook | None = Field(default=None, description="A Python function, 'acme.rules:known_spammer'.")
 
     @property
     def names(self) -> list[str]:
@@ -64,7 +64,7 @@ class BeforeRule(_Rule):
 class AfterRule(_Rule):
     """After the head has spoken. All are looked at, in order; each sees what those before it changed."""
 
-    abstain: Literal[True] | None = None
+    abstain: Literal[True] | None = Field(default=None, description="The label is a guess that nobody should act on.")
     label: Label | None = Field(default=None, description="The answer's label instead of the head's.")
     least: dict[Label, Confidence] | None = Field(
         default=None, min_length=1, description="Confidence below which a label is abstained from; '*' for all others."
@@ -73,14 +73,14 @@ class AfterRule(_Rule):
         default=None, min_length=1, description="Actions that each label allows; a label that is not named allows none."
     )
     review: Literal[True] | None = Field(default=None, description="Into the deployment's review queue.")
-    call: Hook | None = None
+    call: Hook | None = Field(default=None, description="A Python function, 'acme.rules:known_spammer'.")
 
 
 class RulesSpec(Strict):
     """Rules in order."""
 
-    before: list[BeforeRule] = Field(default_factory=list, max_length=200)
-    after: list[AfterRule] = Field(default_factory=list, max_length=200)
+    before: list[BeforeRule] = Field(default_factory=list, max_length=200, description="Before anything is encoded.")
+    after: list[AfterRule] = Field(default_factory=list, max_length=200, description="After the head has spoken.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> RulesSpec:

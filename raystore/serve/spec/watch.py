@@ -24,5 +24,5 @@ class Watch(Strict):
         default=600, ge=5, le=86_400, description="How often a loaded encoder encodes its golden inputs again."
     )
     traces: str | None = Field(default=None, description="OTLP/HTTP endpoint that spans are sent to.")
-    trace_sample: float = Field(default=1.0, gt=0, le=1)
+    trace_sample: float = Field(default=1.0, gt=0, le=1, description="Share of requests with a trace of their own.")
     json_logs: bool = Field(default=False, description="A JSON line for each request, without content, on standard error.")

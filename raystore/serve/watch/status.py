@@ -1,7 +1,7 @@
 """What GET /v1/status says: what answers, how it is doing, what was lost. From the merged metrics; knows no HTTP and no Ray.
 
 Rates and quantiles are of the last minute and the last five (`history.py`). Which alerts are true is
-Prometheus's to say: their rules look back up to 30 minutes, for which nothing is kept here.
+Prometheus's to say: their rules look back for hours, for which nothing is kept here.
 """
 
 from __future__ import annotations
@@ -75,11 +75,12 @@ class EncoderStatus(BaseModel):
 
 class Lost(BaseModel):
     """Since the start, by why: rows that were not logged, by collection; requests that no shadow saw, and predictions that were neither
-    kept nor shown to shadows, by deployment."""
+    kept nor shown to shadows, by deployment. Of each deployment with a review queue, the items that found it full."""
 
     log: dict[str, dict[str, int]]
     shadow: dict[str, dict[str, int]]
     recording: dict[str, dict[str, int]]
+    review: dict[str, int]
 
 
 class StatusAnswer(BaseModel):
@@ -108,6 +109,7 @@ def status(told: Told, deployments: Sequence[Serving]) -> StatusAnswer:
             log=_by_reason(series, table.LOG_DROPPED),
             shadow=_by_reason(series, table.SHADOW_DROPPED),
             recording=_by_reason(series, table.RECORDING_DROPPED),
+            review={name: int(n) for (name,), n in sorted(_numbers(series, table.REVIEW_LEFT_OUT).items())},
         ),
     )
 

@@ -74,10 +74,17 @@ BATCH_SECONDS = Histogram("batch_seconds", ("encoder",), "What an encoder took f
 PREDICTIONS = Counter(
     "predictions_total", ("deployment", "head", "label"), "Predictions by label, after the rules.", most=5_000
 )
-ABSTENTIONS = Counter("abstentions_total", ("deployment", "why"), "Predictions without a label, by why.")
+ABSTENTIONS = Counter(
+    "abstentions_total",
+    ("deployment", "why"),
+    "Predictions that abstained, by why; their label is a guess, and raystore_predictions_total counts it too.",
+)
 RULES_FIRED = Counter("rules_fired_total", ("deployment", "rule"), "Rules that fired, those in shadow too.")
 HOOKS_FAILED = Counter("hooks_failed_total", ("deployment", "rule"), "Hooks that raised, or returned what they cannot.")
 REVIEW_OPEN = Gauge("review_open", ("deployment",), "Items of the review queue that wait for a label.", over="max")
+REVIEW_LEFT_OUT = Counter(
+    "review_left_out_total", ("deployment",), "Items that were marked for review and found the queue full."
+)
 
 SHADOW_PREDICTIONS = Counter("shadow_predictions_total", ("deployment", "head"), "Predictions of a shadow head.")
 SHADOW_DISAGREEMENTS = Counter(
@@ -123,6 +130,12 @@ DRIFT_MEASURED = Gauge("drift_measured_timestamp_seconds", ("deployment",), "Whe
 DEPLOYMENT_INFO = Gauge(
     "deployment_info", ("deployment", "number", "head", "encoder"), "1 for what answers now.", over="max"
 )
+DEPLOYMENT_FAILED = Gauge(
+    "deployment_failed",
+    ("deployment", "number"),
+    "1 for the newest of a deployment while a replica cannot take it up.",
+    over="max",
+)
 ENCODER_LOADED = Gauge("encoder_loaded", ("encoder",), "Processes that have the encoder in memory.")
 BUILD_INFO = Gauge("build_info", ("version",), "1 for each version of raystore that runs.", over="max")
 PROCESSES = Gauge("processes", ("process",), "Processes, by what they do.")
@@ -131,10 +144,10 @@ CPU_SECONDS = Counter("cpu_seconds_total", ("process",), "Processor time of the 
 
 TABLE: tuple[Metric, ...] = (
     REQUESTS, ERRORS, REQUEST_SECONDS, STAGE_SECONDS, IN_FLIGHT, IN_FLIGHT_LIMIT, QUEUE_DEPTH, QUEUE_LIMIT, BATCH_ITEMS, BATCH_TOKENS,
-    BATCH_SECONDS, PREDICTIONS, ABSTENTIONS, RULES_FIRED, HOOKS_FAILED, REVIEW_OPEN,
+    BATCH_SECONDS, PREDICTIONS, ABSTENTIONS, RULES_FIRED, HOOKS_FAILED, REVIEW_OPEN, REVIEW_LEFT_OUT,
     SHADOW_PREDICTIONS, SHADOW_DISAGREEMENTS, SHADOW_SECONDS, SHADOW_DROPPED, RECORDING_DROPPED, LOGGED, LOG_DROPPED,
     GOLDEN_COSINE, GOLDEN_TOLERANCE, GOLDEN_CHECKED, DRIFT_PSI, DRIFT_MEAN_SHIFT, DRIFT_AUC, DRIFT_MEASURED,
-    DEPLOYMENT_INFO, ENCODER_LOADED, BUILD_INFO, PROCESSES, RESIDENT_MEMORY, CPU_SECONDS,
+    DEPLOYMENT_INFO, DEPLOYMENT_FAILED, ENCODER_LOADED, BUILD_INFO, PROCESSES, RESIDENT_MEMORY, CPU_SECONDS,
 )  # fmt: skip
 
 BY_NAME = {metric.name: metric for metric in TABLE}

@@ -58,6 +58,15 @@ class Traces:
         self._provider.shutdown()
 
 
+def span_exporter() -> Any:
+    """OpenTelemetry's class that sends spans. ExtraNotInstalled: its package is missing."""
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError:
+        raise ExtraNotInstalled(what="traces", package="opentelemetry-exporter-otlp-proto-http", extra="otel") from None
+    return OTLPSpanExporter
+
+
 def open_traces(watch: Watch) -> Traces | None:
     """Traces to the endpoint of the deployment file; None where it names none.
 
@@ -68,10 +77,7 @@ def open_traces(watch: Watch) -> Traces | None:
     """
     if watch.traces is None:
         return None
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    except ImportError:
-        raise ExtraNotInstalled(what="traces", package="opentelemetry-exporter-otlp-proto-http", extra="otel") from None
+    exporter = span_exporter()
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -81,7 +87,7 @@ def open_traces(watch: Watch) -> Traces | None:
         sampler=ParentBased(TraceIdRatioBased(watch.trace_sample)),
         resource=Resource.create({"service.name": "raystore", "service.version": __version__}),
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(_signal(watch.traces), timeout=5)))
+    provider.add_span_processor(BatchSpanProcessor(exporter(_signal(watch.traces), timeout=5)))
     return Traces(provider)
 
 

@@ -12,6 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+MAX_ID_CHARS = (
+    512  # as `data.rows.MAX_ID_CHARS`, whose module brings Arrow: what a collection takes is predicted and reviewed
+)
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raystore.serve.wire.common import (
     EXAMPLE_FINGERPRINT,
@@ -13,6 +13,7 @@ from raystore.serve.wire.common import (
     ColumnName,
     Fingerprint,
     GivenVector,
+    Id,
     Kept,
     Moment,
     Text,
@@ -29,7 +30,7 @@ class LogRow(BaseModel):
     model_config = ConfigDict(extra="allow", json_schema_extra={"maxProperties": _MOST_FIELDS})
     __pydantic_extra__: dict[ColumnName, Kept] = Field(init=False)
 
-    id: Annotated[str, StringConstraints(min_length=1)]
+    id: Id
     text: Text | None = None
     image: Kept = Field(
         default=None, description="An image: `data:image/png;base64,...`; anything else is a kept column of that name."

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from raystore.serve.review.labels import Disagreement
 from raystore.serve.review.queue import ReviewItem
 from raystore.serve.spec.base import HeadName
-from raystore.serve.wire.common import EXAMPLE_REQUEST_ID, Moment, with_example
+from raystore.serve.wire.common import EXAMPLE_REQUEST_ID, Id, Moment, with_example
 
 Order = Literal["oldest", "least_confident"]
 Labels = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
@@ -113,7 +113,7 @@ class ClaimRequest(BaseModel):
 
 
 class ReviewLabel(BaseModel):
-    id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    id: Id
     label: str | list[str] | float
 
 

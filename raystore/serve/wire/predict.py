@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from raystore.serve.wire.common import (
     CONTENT,
@@ -19,6 +19,7 @@ from raystore.serve.wire.common import (
     ErrorBody,
     Fingerprint,
     GivenVector,
+    Id,
     Kept,
     Moment,
     Text,
@@ -26,7 +27,6 @@ from raystore.serve.wire.common import (
 )
 
 _TIMINGS = {"rules": 0.0, "queue": 0.1, "encode": 6.1, "head": 0.1, "total": 6.4}
-Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class PredictItem(BaseModel):
@@ -59,7 +59,12 @@ class PredictOptions(BaseModel):
         le=1000,
         description="How many labels to name with their probabilities; of all items together 100,000 at most.",
     )
-    evidence: int = Field(default=0, ge=0, le=100, description="How many labelled rows to name that are nearest.")
+    evidence: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="How many labelled rows to name that are nearest; for keys that may search too.",
+    )
 
 
 class PredictRequest(PredictOptions):
