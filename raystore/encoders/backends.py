@@ -36,12 +36,24 @@ class BatchSize:
     multiple: int = 1
 
 
+_STREAMS = 4
+
+
+def streams_of(threads: int) -> int:
+    """How many batches an encoder of so many threads encodes at once where it may: few, so that each still has rows together."""
+    return max(1, min(threads, _STREAMS))
+
+
 class Backend(ABC):
-    """Runs one graph of an encoder. Used by one thread at a time."""
+    """Runs one graph of an encoder. Used by one thread at a time, or by as many as `share_cores` said."""
 
     name: ClassVar[str]
     device: str = "cpu"
     batch_size: BatchSize
+
+    def share_cores(self) -> int:
+        """Make ready for several batches at once, each on a part of the threads; how many. One, where that is of no use."""
+        return 1
 
     @abstractmethod
     def run(self, inputs: Arrays) -> Matrix:

@@ -110,6 +110,11 @@ class BridgedEncoder(LoadedEncoder):
         self.device = host.device
         self.bridge = bridge
         self._host = host
+        self.at_once = host.at_once
+
+    def share_cores(self) -> int:
+        self.at_once = self._host.share_cores()
+        return self.at_once
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         return self._host.count_tokens(texts)

@@ -10,15 +10,20 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raystore.encoders.backends import BatchSize, ExportedBackend
+from raystore.encoders.backends import BatchSize, ExportedBackend, streams_of
 from raystore.encoders.model import Arrays
 from raystore.vectors import Matrix
+
+# Where nothing was run beside another for so long, the next one is alone again.
+_LULL_S = 0.05
 
 BATCH = BatchSize(tokens=2048, rows=64, images=16)
 
@@ -65,17 +70,44 @@ class OpenVinoBackend(ExportedBackend):
 
     def __init__(self, folder: Path, stem: str, *, threads: int | None = None, precision: str = "auto") -> None:
         assert precision in self.precisions
-        # THROUGHPUT instead of LATENCY halves the speed on two cores.
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1}
+        self._path = str(folder / f"{stem}.xml")
+        self._threads = threads or os.cpu_count() or 1
+        # Pinned threads of two processes, or of two encoders of one, share a core while another idles (docs/LOG.md).
+        self._config: dict[str, Any] = {"INFERENCE_NUM_THREADS": self._threads, "ENABLE_CPU_PINNING": False}
         if precision == "fp32":
-            config["INFERENCE_PRECISION_HINT"] = "f32"
-        compiled = import_openvino().Core().compile_model(str(folder / f"{stem}.xml"), "CPU", config)
-        self._request = compiled.create_infer_request()
+            self._config["INFERENCE_PRECISION_HINT"] = "f32"
+        compiled = (
+            import_openvino().Core().compile_model(self._path, "CPU", {**self._config, "PERFORMANCE_HINT": "LATENCY"})
+        )
+        self._whole = compiled.create_infer_request()  # on all threads
+        self._parts: list[Any] = []  # on a part of them each; those that are idle
+        self._running = 0
+        self._beside = float("-inf")  # when one was run beside another
+        self._choosing = threading.Lock()
+
+    def share_cores(self) -> int:
+        """Cost: the graph is compiled once more, which takes as long as loading did, and memory for its weights."""
+        n = streams_of(self._threads)
+        if n > 1 and not self._parts:
+            compiled = import_openvino().Core().compile_model(self._path, "CPU", {**self._config, "NUM_STREAMS": n})
+            self._parts = [compiled.create_infer_request() for _ in range(n)]
+        return n
 
     def run(self, inputs: Arrays) -> Matrix:
-        # The request owns its output and overwrites it at the next call: copy.
-        result = self._request.infer(dict(inputs), share_inputs=True)
-        return np.array(result[0], dtype=np.float32)
+        with self._choosing:  # alone it has all threads; where others come and go beside it, its own
+            now = time.monotonic()
+            if self._running:
+                self._beside = now
+            request = self._parts.pop() if self._parts and now - self._beside < _LULL_S else self._whole
+            self._running += 1
+        try:
+            # The request owns its output and overwrites it at the next call: copy.
+            return np.array(request.infer(dict(inputs), share_inputs=True)[0], dtype=np.float32)
+        finally:
+            with self._choosing:
+                self._running -= 1
+                if request is not self._whole:
+                    self._parts.append(request)
 
 
 def free_after_batch(array: npt.NDArray[Any]) -> tuple[int, ...]:

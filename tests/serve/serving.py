@@ -107,6 +107,7 @@ class Held:
         self.label = inner.label
         self.dim = inner.dim
         self.max_chars = inner.max_chars
+        self.at_once = 1
         self.count_tokens = inner.count_tokens
         self.begun = threading.Event()
         self.go = threading.Event()

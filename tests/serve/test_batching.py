@@ -32,6 +32,7 @@ class Lengths:
     label = "lengths@aaaaaaaaaaaa"
     dim = 1
     max_chars = 100
+    at_once = 1
 
     def __init__(self) -> None:
         self.batches: list[int] = []

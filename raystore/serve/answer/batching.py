@@ -46,6 +46,8 @@ class ServedEncoder(Protocol):
     def dim(self) -> int: ...
     @property
     def max_chars(self) -> int: ...
+    @property
+    def at_once(self) -> int: ...  # batches
     def encode_each(self, items: Sequence[Item]) -> Encoded: ...
     def count_tokens(self, texts: Sequence[str]) -> int: ...
 
@@ -64,7 +66,7 @@ class BatchingEncoder:
         """
         Args:
             batch: what is encoded at once, and how long a batch waits for more.
-            turns: batches under way at once. 1 of an encoder in this process: its threads would only compete.
+            turns: batches under way at once.
             seen: told of each batch: items, tokens (estimated, padding included), seconds.
         """
         self.passport = encoder.passport
@@ -80,12 +82,15 @@ class BatchingEncoder:
         self._max_tokens = text.max_length if text is not None else 0  # the model reads no more of a text
         self._seen = seen
         self._waiting: deque[Job] = deque()
-        self._arrived = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle: list[threading.Condition] = []  # threads with nothing to do
+        self._gathering: list[threading.Condition] = []  # threads that wait for more requests
         self._expected = 1  # requests of the last batch
         self._last = 0.0
         self._closing = False
         self._turns = turns
         self._running = 0  # threads
+        self._busy = 0  # of them, those that encode
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -93,9 +98,10 @@ class BatchingEncoder:
 
     def close(self) -> None:
         """Let the threads end; what waits, and what still comes, is encoded all the same."""
-        with self._arrived:
+        with self._lock:
             self._closing = True
-            self._arrived.notify_all()
+            while self._idle:
+                self._idle.pop().notify()
 
     def encode(self, items: Sequence[Item], *, timer: Timer | None = None) -> Vectors:
         """(n, dim) unit rows in the order of `items`.
@@ -168,34 +174,50 @@ class BatchingEncoder:
 
     def _put(self, job: Job) -> None:
         """Behind all that wait."""
-        with self._arrived:
+        with self._lock:
             self._waiting.append(job)
-            while self._running < self._turns:
+            if self._gathering:
+                self._gathering[-1].notify()
+            elif self._idle:
+                self._idle.pop().notify()
+            elif self._running < self._turns:
                 self._running += 1
                 threading.Thread(target=self._run, name=f"raystore-encode-{self.label}", daemon=True).start()
-            self._arrived.notify()
 
     def _run(self) -> None:
+        mine = threading.Condition(self._lock)
         while True:
-            with self._arrived:
-                self._arrived.wait_for(lambda: self._waiting or self._closing)
-                if not self._waiting:
-                    self._running -= 1
-                    return
+            with self._lock:
+                while not self._waiting:
+                    if self._closing:
+                        self._running -= 1
+                        return
+                    # The last that was busy is woken first: a lone caller's requests stay with one thread, and its caches.
+                    self._idle.append(mine)
+                    mine.wait()
                 if time.monotonic() - self._last > _LULL_S:
                     self._expected = 1
                 elif len(self._waiting) < self._expected:
-                    self._arrived.wait_for(lambda: len(self._waiting) >= self._expected, self._limits.wait_ms / 1e3)
+                    self._gathering.append(mine)
+                    mine.wait_for(lambda: len(self._waiting) >= self._expected, self._limits.wait_ms / 1e3)
+                    self._gathering.remove(mine)
                 jobs, tokens = self._taken()
                 self._expected = max(1, len(jobs))
+                self._busy += 1
+                if self._waiting and self._idle:
+                    self._idle.pop().notify()
             if jobs:
                 self._encode_together(jobs, tokens)
+            with self._lock:
+                self._busy -= 1
             self._last = time.monotonic()
 
     def _taken(self) -> tuple[list[Job], int]:
-        """The jobs at the head of the queue, one at least, up to the limits, and their tokens; without those nobody waits for."""
+        """The jobs at the head of the queue, one at least, up to the limits, and their tokens; without those nobody waits for. Of many
+        no more than a fair part, where others are idle and take the rest at once."""
         jobs: list[Job] = []
         items = longest = 0
+        share = -(-len(self._waiting) // (self._turns - self._busy))
         now = time.monotonic()
         while self._waiting:
             job = self._waiting[0]
@@ -204,7 +226,7 @@ class BatchingEncoder:
                 job.fail(job.missed())
                 continue
             n, most = items + len(job.items), max(longest, job.tokens)
-            if jobs and (n > self._limits.max_items or n * most > self._limits.max_tokens):
+            if jobs and (len(jobs) == share or n > self._limits.max_items or n * most > self._limits.max_tokens):
                 break
             job.waited_s += now - job.queued
             jobs.append(self._waiting.popleft())

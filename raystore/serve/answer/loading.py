@@ -253,7 +253,9 @@ class Rooms:
 
     def load_encoder(self, fingerprint: str, threads: int | None) -> LoadedEncoder:
         """The encoder in memory, golden-checked."""
-        return open_encoder(self.layout, fingerprint, threads=threads, name=self.encoders.get(fingerprint).name)
+        loaded = open_encoder(self.layout, fingerprint, threads=threads, name=self.encoders.get(fingerprint).name)
+        loaded.share_cores()
+        return loaded
 
     def _served_encoder(self, model: str, spec: AppSpec) -> str:
         """The fingerprint of a model that the service lets be named. EncoderNotFound with those it does."""

@@ -78,7 +78,7 @@ class Orchestrator:
             metrics: of this process.
             tell: told of every request to a deployment that `tells`; returns at once.
             tells: whether somebody wants to know of a deployment's requests.
-            batch: of a fingerprint, what is encoded at once, and how many batches at a time.
+            batch: of a fingerprint, what is encoded at once, and in how many replicas.
             where: what error sentences call this service.
         """
         self._load_encoder = load_encoder
@@ -155,7 +155,7 @@ class Orchestrator:
             with self._shared.loading:
                 found = self._encoders.get(fingerprint)
                 if found is None:
-                    limits, turns = self._batch(fingerprint)
+                    limits, replicas = self._batch(fingerprint)
                     loaded = self._shared.loaded.get(fingerprint) or self._load_encoder(fingerprint)
                     self._shared.loaded[fingerprint] = loaded
                     # What an encoder away takes at once its replicas count: what several processes send becomes one batch there.
@@ -164,7 +164,7 @@ class Orchestrator:
                         if getattr(loaded, "tells_batches", False)
                         else partial(count_batch, self._metrics, loaded.label)
                     )
-                    found = BatchingEncoder(loaded, limits, turns=turns, seen=seen)
+                    found = BatchingEncoder(loaded, limits, turns=replicas * loaded.at_once, seen=seen)
                     self._encoders[fingerprint] = found
         return found
 

@@ -54,6 +54,7 @@ class Terms(NamedTuple):
 
     deadline_s: float  # of what is asked for without a deadline of its own, as rows that are logged behind an answer
     replicas: int = 1  # the most there may be; one alone is not asked twice
+    at_once: int = 1  # batches that one of them encodes
 
 
 class Patience:
@@ -142,6 +143,10 @@ class AwayEncoder:
         self._encoding = Patience()
         self._counting = Patience()
 
+    @property
+    def at_once(self) -> int:
+        return self._terms().at_once
+
     def encode_each(self, items: Sequence[Item]) -> Encoded:
         message, until = self._seal.seal(items), self._until()
         call = lambda: self._handle.encode.remote(message, until - time.monotonic())  # noqa: E731
@@ -186,7 +191,7 @@ class AwayHead:
 
     async def ask(self, vectors: Vectors) -> Predicted:
         rows = np.asarray(vectors)
-        deadline_s, replicas = self._terms()
+        deadline_s, replicas, _ = self._terms()
         until = _ending(deadline_s)
         call = partial(self._handle.predict.remote, self._head.label, rows, vectors.fingerprint)
         patience = self._patience if replicas > 1 else None

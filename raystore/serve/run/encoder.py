@@ -48,7 +48,8 @@ class EncoderReplica:
         self._metrics = Metrics("encoder")
         name = Encoders(Catalog(layout)).get(fingerprint).name
         loaded = open_encoder(layout, fingerprint, threads=threads, name=name)
-        self._encoder = BatchingEncoder(loaded, Batch(**batch), seen=partial(count_batch, self._metrics, loaded.label))
+        seen = partial(count_batch, self._metrics, loaded.label)
+        self._encoder = BatchingEncoder(loaded, Batch(**batch), turns=loaded.share_cores(), seen=seen)
         self._golden_every_s = Watch().golden_every_s
         self._watched = WatchedEncoders(layout, self._metrics)
         threading.Thread(target=self._watch, name="raystore-watch", daemon=True).start()

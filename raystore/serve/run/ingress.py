@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from raystore.encoders.backends import streams_of
 from raystore.encoders.registry import Encoders
 from raystore.errors import DeadlineMissed, JobFailed, Overloaded, RaystoreError
 from raystore.serve.answer.batching import ServedEncoder
@@ -257,7 +258,10 @@ class Ingress:
 
         def terms() -> Terms:
             placed = self._spec.encoders.get(encoder.name)
-            return Terms(self._spec.limits.deadline_s, placed.replicas.most if placed else 1)
+            if placed is None:
+                return Terms(self._spec.limits.deadline_s)
+            at_once = 1 if placed.gpu else streams_of(int(placed.cpus))
+            return Terms(self._spec.limits.deadline_s, placed.replicas.most, at_once)
 
         return AwayEncoder(handle, self._rooms.seal, encoder.passport, encoder.label, terms)
 
