@@ -106,6 +106,8 @@ class OpenVinoBackend(ExportedBackend):
         finally:
             with self._choosing:
                 self._running -= 1
+                if self._running:
+                    self._beside = time.monotonic()
                 if request is not self._whole:
                     self._parts.append(request)
 

@@ -163,7 +163,7 @@ def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
         "encoders.nobody: no encoder 'nobody'",
         "collections: there is no collection 'gone'",
         "tables: there is no table 'lost'",
-        "models: there is no encoder 'nobody'",
+        "models: no encoder 'nobody'",
         "tls: there is no file '/nowhere/a.pem'",
         "tls: there is no file '/nowhere/b.pem'",
         "grpc.port is 8000, which HTTP listens on",

@@ -7,13 +7,14 @@ import logging
 import threading
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import httpx
 import pytest
 
-from raystore.errors import EncoderNotFound, JobFailed
+from raystore.errors import EncoderNotFound
 from raystore.serve.grpc import raystore_pb2 as pb
 from raystore.serve.grpc.raystore_pb2_grpc import OrchestratorStub
 from raystore.serve.run.follow import Follower
@@ -191,7 +192,7 @@ def test_only_the_newest_number_that_is_not_taken_up_is_told_and_none_once_it_is
     assert asyncio.run(run()) == [[], [two], [two], [three], []]
 
 
-def test_a_replica_loads_nothing_that_is_to_run_elsewhere(served: Served) -> None:
+def test_a_replica_loads_nothing_that_is_to_run_elsewhere(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     """A record is published before the replicas stand that know where its parts run."""
     rooms = served.rooms
     here = recorded(rooms, "t-own", "refunds@1")
@@ -208,19 +209,41 @@ def test_a_replica_loads_nothing_that_is_to_run_elsewhere(served: Served) -> Non
         await ingress._end()
         return [ready["deployments"]["t-own"]["head"], ready["failed"]]
 
-    async def fresh(record: DeploymentRecord, *, colocate: bool) -> None:
-        ingress = Ingress(str(served.root), 1, {}, {}, None, colocate=colocate)
-        ingress._follower._newest = lambda records: dict(records)  # type: ignore[method-assign]
-        await ingress.reconfigure(whole_config({"t-own": record}))
+    assert asyncio.run(run()) == ["refunds@1", {"t-own": {"number": own.number, "error": "JobFailed"}}]
+    assert (
+        f"number {own.number} of deployment t-own is not taken up: serving 't-own' failed: its encoder or head is a deployment of "
+        "its own that this replica cannot ask. Replicas that can are on their way, or deploy the file again." in caplog.text
+    )
 
-    assert asyncio.run(run()) == ["refunds@1", {}]
-    for record, colocate in ((own, True), (here, False)):
-        with pytest.raises(JobFailed) as failed:
-            asyncio.run(fresh(record, colocate=colocate))
-        assert str(failed.value) == (
-            "serving 't-own' failed: its encoder or head is a deployment of its own that this replica cannot ask. "
-            "Deploy the file again."
-        )
+
+def test_where_nothing_answers_yet_a_replica_loads_what_it_cannot_ask(served: Served) -> None:
+    own = recorded(served.rooms, "t-alone", "refunds@2")
+
+    async def run() -> str:
+        ingress = Ingress(str(served.root), 1, {}, {}, None, colocate=False)
+        await ingress.reconfigure(whole_config({"t-alone": own}))
+        assert ingress._orchestrator is not None
+        found = ingress._orchestrator.live["t-alone"].record.head
+        await ingress._end()
+        return found
+
+    assert asyncio.run(run()) == "refunds@2"
+
+
+def test_an_encoder_elsewhere_is_sent_as_many_batches_as_the_file_that_is_taken_up_has_cores_for(served: Served) -> None:
+    async def run() -> list[int]:
+        handle = SimpleNamespace(snapshot=SimpleNamespace(remote=lambda: None))
+        ingress = Ingress(str(served.root), 1, {served.fingerprint: handle}, {}, None)
+        ingress._wait_for_others = lambda: None  # type: ignore[method-assign]
+        turns = []
+        for encoder in ({"cpus": 4, "replicas": 2}, {"cpus": 4, "gpu": 1}):
+            await ingress.reconfigure(config_of(served, "refunds@1", encoders={"tiny": encoder}))
+            assert ingress._orchestrator is not None
+            turns.append(ingress._orchestrator.encoder(served.fingerprint)._turns)
+        await ingress._end()
+        return turns
+
+    assert asyncio.run(run()) == [8, 1]
 
 
 def test_promotions_make_no_application_and_no_threads(served: Served) -> None:

@@ -89,6 +89,7 @@ class BatchingEncoder:
         self._last = 0.0
         self._closing = False
         self._turns = turns
+        self._is_here = not getattr(encoder, "tells_batches", False)
         self._running = 0  # threads
         self._busy = 0  # of them, those that encode
 
@@ -206,18 +207,24 @@ class BatchingEncoder:
                 self._busy += 1
                 if self._waiting and self._idle:
                     self._idle.pop().notify()
-            if jobs:
-                self._encode_together(jobs, tokens)
-            with self._lock:
-                self._busy -= 1
-            self._last = time.monotonic()
+            try:
+                if jobs:
+                    self._encode_together(jobs, tokens)
+            except Exception as error:  # noqa: BLE001 - of an encoder whose answer is none, of whoever counts: nobody waits for ever
+                for job in jobs:
+                    if not job.done:
+                        job.fail(error)
+            finally:
+                with self._lock:
+                    self._busy -= 1
+                self._last = time.monotonic()
 
     def _taken(self) -> tuple[list[Job], int]:
         """The jobs at the head of the queue, one at least, up to the limits, and their tokens; without those nobody waits for. Of many
-        no more than a fair part, where others are idle and take the rest at once."""
+        no more than a fair part, where others are idle and take the rest at once; a call to another process carries all."""
         jobs: list[Job] = []
         items = longest = 0
-        share = -(-len(self._waiting) // (self._turns - self._busy))
+        share = -(-len(self._waiting) // (self._turns - self._busy)) if self._is_here else len(self._waiting)
         now = time.monotonic()
         while self._waiting:
             job = self._waiting[0]

@@ -1,7 +1,7 @@
 """The certificate and its key, which somebody renews while the service runs.
 
-They are two files, replaced one after the other: what is half written or does not belong together is never taken. Costs reading some
-kilobytes at each look. Knows neither who listens nor Ray.
+They are two files, replaced one after the other: what does not belong together, or ends within a certificate, is never taken. Costs
+reading some kilobytes at each look. Knows neither who listens nor Ray.
 """
 
 from __future__ import annotations
@@ -42,15 +42,20 @@ class Pair:
             # OpenSSL reads the files itself: they have to hold the same before and after. Given a password it asks nobody for one.
             while (found := tuple(file.read_bytes() for file in self._files)) not in (self._last, tried):
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key, password="")
+                if any(content.count(b"-----BEGIN") != content.count(b"-----END") for content in found):
+                    raise _refused(f"{self._named} end within a certificate or key")
                 tried = found
         except ssl.SSLError as error:
-            files = " and ".join(f"'{file}'" for file in self._files)
             why = error.reason.replace("_", " ").lower() if error.reason else "not PEM, cut off, or with a password"
-            raise _refused(f"{files} are no certificate and its key ({why})") from None
+            raise _refused(f"{self._named} are no certificate and its key ({why})") from None
         except OSError as error:
             raise _refused(f"the file '{error.filename}' cannot be read ({error.strerror})") from None
         self._last = found
         return found
+
+    @property
+    def _named(self) -> str:
+        return " and ".join(f"'{file}'" for file in self._files)
 
     def newest(self) -> tuple[bytes, ...] | None:
         """What each file holds now, or held when they last were a pair, None where they never were: the log says why, once."""

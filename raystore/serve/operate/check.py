@@ -213,8 +213,10 @@ def _app_problems(spec: AppSpec, records: Mapping[str, DeploymentRecord], rooms:
         if name not in reviewed.union(table_names(rooms.catalog)):
             yield f"tables: there is no table '{name}'"
     for name in spec.models if spec.models != "all" else ():
-        if name not in rooms.encoders.names():
-            yield f"models: there is no encoder '{name}'"
+        try:
+            rooms.encoders.resolve(name)
+        except RaystoreError as error:
+            yield f"models: {error}"
     for file in (spec.tls.certificate, spec.tls.key) if spec.tls else ():
         if not file.is_file():
             yield f"tls: there is no file '{file}'"

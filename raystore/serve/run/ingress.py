@@ -172,9 +172,6 @@ class Ingress:
             if name in held and held[name].record == record:
                 present[name] = held[name]
                 continue
-            if name in before and not self._has_place(record):
-                present[name] = before[name]  # it was deployed with replicas that know where its parts run; they are coming
-                continue
             try:
                 present[name] = self._taken_up(record, orchestrator, spec)
             except Exception as error:  # noqa: BLE001 - of a model, a file, a hook: the others are served all the same
@@ -194,13 +191,18 @@ class Ingress:
         return encodes and (record.own is None or record.name in self._away_heads)
 
     def _taken_up(self, record: DeploymentRecord, orchestrator: Orchestrator, spec: AppSpec) -> Live:
-        """The deployment with its head, and its encoder loaded. JobFailed: they run elsewhere, and not where this replica can ask."""
-        if not self._has_place(record):
-            job, reason = (
-                f"serving '{record.name}'",
-                "its encoder or head is a deployment of its own that this replica cannot ask",
+        """The deployment with its head, and its encoder loaded.
+
+        JobFailed: they run elsewhere, this replica cannot ask them, and something else answers: what is told by the record came with
+        replicas that can, which are on their way. Where nothing answers it is better to load them here.
+        """
+        answers = self._orchestrator is not None and record.name in self._orchestrator.live
+        if answers and not self._has_place(record):
+            raise JobFailed(
+                job=f"serving '{record.name}'",
+                reason="its encoder or head is a deployment of its own that this replica cannot ask",
+                advice="Replicas that can are on their way, or deploy the file again.",
             )
-            raise JobFailed(job=job, reason=reason, advice="Deploy the file again.")
         orchestrator.encoder(record.reads)
         share = 1 / spec.replicas.most
         live = self._rooms.live({record.name: record}, away=self._away_head, share=share, metrics=self._metrics)
@@ -257,7 +259,7 @@ class Ingress:
         encoder = Encoders(self._rooms.catalog).get(fingerprint)
 
         def terms() -> Terms:
-            placed = self._spec.encoders.get(encoder.name)
+            placed = self._wanted.encoders.get(encoder.name)  # it is asked for these while they are taken up
             if placed is None:
                 return Terms(self._spec.limits.deadline_s)
             at_once = 1 if placed.gpu else streams_of(int(placed.cpus))
