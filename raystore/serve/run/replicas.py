@@ -13,7 +13,7 @@ from raystore.serve.operate.operations import Operations
 from raystore.serve.recording.recorder import Recorder
 from raystore.serve.recording.seen import Seen
 from raystore.serve.run.follow import Follower
-from raystore.serve.run.process import keep_calls_on_loopback, let_others_first, limit_memory
+from raystore.serve.run.process import keep_calls_on_loopback, let_others_first, limit_memory, take_turns_quickly
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.serve.spec.watch import Watch
 from raystore.serve.watch.json_logs import write_json_logs
@@ -32,6 +32,7 @@ class HeadReplica:
     def __init__(self, root: str) -> None:
         no_core_files()
         keep_calls_on_loopback()
+        take_turns_quickly()
         self._rooms = Rooms(root)
         self._metrics = Metrics("head")
 
