@@ -17,8 +17,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -29,9 +27,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata, write_fragments
-from lance.optimize import Compaction
 
 from raystore.data.fence import Fence, Lease
+from raystore.data.tidying import clean_up_behind, merge_tier
 from raystore.errors import LeaseLost
 from raystore.layout import disk_full_is_said, sync, sync_tree
 
@@ -46,10 +44,6 @@ PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 # merge tree: 32 fragments of a tier become one, until it has outgrown the tier. One commit rewrites about as many rows as
 # the tier holds: 1,024 where rows come singly, however many millions are beside them.
 _TIERS = (1_024, 16_384, 262_144)
-_FRAGMENTS_A_TIER = 32
-# As fast as Lance's own choice at these sizes, and a job's memory stays level: 50 MB more from 10,000 to 200,000 rows of
-# 32 numbers, where it was 110 (`benchmarks/memory.py`).
-_MERGE = {"num_threads": 1, "batch_size": 1_024}
 # Looking whether there is something to merge costs a commit of one row a fifth of its time, so not every commit looks.
 _LOOKED_EVERY = 8
 _LOOKUP_CHUNK = 2_000
@@ -57,7 +51,6 @@ _LOOKUP_CHUNK = 2_000
 _ROWS_SCANNED_A_KEY = 500
 # A look-up scans the keys its index has not seen, some 4 ms for as many.
 _UNINDEXED_ROWS = 32_768
-_VERSIONS_KEPT = timedelta(hours=1)  # readers that opened an older version have this long to finish
 # What a kept dataset may hold of Lance's own: its defaults are 6 GiB and 1 GiB.
 _CACHES = {"index_cache_size_bytes": 2**25, "metadata_cache_size_bytes": 2**25}
 
@@ -376,9 +369,11 @@ class KeyedTable:
         try:
             with lost_lease_is_said(lease):
                 dataset = self.dataset(lease)
-                tier = self._merge_fragments(dataset)
+                tier = merge_tier(dataset, _TIERS, self._sync_fragments)
                 unindexed = int(dataset.count_rows()) - int(dataset.describe_indices()[0].num_rows_indexed)
                 if tier is None and unindexed < _UNINDEXED_ROWS:
+                    if self._writes == 0:  # what another process left, which may have ended long ago
+                        clean_up_behind(self.path)
                     return
                 # Merging into the last index segment alone costs 6 ms at a million rows, into all of them 90.
                 merged = None if tier == _TIERS[-1] else 1
@@ -387,29 +382,11 @@ class KeyedTable:
                 for segment in newest.describe_indices()[0].segments:
                     sync_tree(self.path / "_indices" / segment.uuid)
                 self._sync_manifest(int(newest.version))
-                newest.cleanup_old_versions(older_than=_VERSIONS_KEPT)
+                clean_up_behind(self.path)
         except (LeaseLost, OSError, RuntimeError, ValueError) as error:
             log.warning(
                 "fragments of '%s' were not merged (%s); a later commit tries again", self.path, type(error).__name__
             )
-
-    def _merge_fragments(self, dataset: lance.LanceDataset) -> int | None:
-        """Merge the fragments of the lowest tier that has filled up; that tier, or None where there is nothing to merge."""
-        sizes = [f.physical_rows for f in dataset.get_fragments()]
-        for lower, tier in pairwise((0, *_TIERS)):
-            full = sum(lower <= size < tier for size in sizes) >= _FRAGMENTS_A_TIER
-            plan = Compaction.plan(dataset, {"target_rows_per_fragment": tier, **_MERGE}) if full else None
-            if plan is None or not plan.num_tasks():  # small fragments with large ones between them wait for a higher tier
-                continue
-            rewrites, rows = [], 0
-            for task in plan.tasks:
-                if rows < tier:
-                    rewrites.append(task.execute(dataset))
-                    self._sync_fragments(rewrites[-1].new_fragments)
-                    rows += sum(fragment.physical_rows for fragment in task.fragments)
-            Compaction.commit(dataset, rewrites)
-            return tier
-        return None
 
     def _sync_fragments(self, fragments: Sequence[FragmentMetadata]) -> None:
         for fragment in fragments:

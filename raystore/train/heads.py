@@ -59,12 +59,15 @@ class Predictions(NamedTuple):
     "labels": the classes whose probability reaches their threshold, in the head's order, perhaps none; (n, c)
     probabilities, each on its own; how sure of each class it is, on average, in either direction; abstains never.
     "number": the number; (n, 0) probabilities; a confidence of 1; abstains never.
+
+    `classes` are those of the c columns: a head of kind "neighbours" may know more of them by now.
     """
 
     labels: list[str] | list[list[str]] | list[float]
     probabilities: Matrix
     confidence: Matrix
     abstained: npt.NDArray[np.bool_]
+    classes: Sequence[str]
 
     def _repr_html_(self) -> str:
         rows = zip(self.labels[:_SHOWN], self.confidence[:_SHOWN].tolist(), self.abstained[:_SHOWN].tolist(), strict=True)
@@ -238,7 +241,8 @@ class Head:
         if len(parts) == 1:
             return parts[0]
         labels: list[Any] = [label for part in parts for label in part.labels]
-        return Predictions(labels, *(np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[1:]))
+        probabilities, confidence, abstained = (np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[1:4])
+        return Predictions(labels, probabilities, confidence, abstained, parts[0].classes)
 
     def save(self, layout: Layout) -> Head:
         """The same head, published under the next number of its name."""
@@ -329,16 +333,17 @@ def decide(record: HeadRecord, scores: Matrix) -> Predictions:
     never = np.zeros(n, dtype=np.bool_)
     if record.task == "number":
         ones = np.ones(n, dtype=np.float32)
-        return Predictions(scores[:, 0].astype(np.float64).tolist(), np.empty((n, 0), np.float32), ones, never)
+        return Predictions(scores[:, 0].astype(np.float64).tolist(), np.empty((n, 0), np.float32), ones, never, ())
     probabilities = probabilities_of(record, scores)
     if record.task == "labels":
         from_ = np.asarray(record.thresholds or [0.5] * len(record.classes), dtype=np.float32)
         given = [[record.classes[j] for j in np.flatnonzero(row)] for row in probabilities >= from_]
-        return Predictions(given, probabilities, np.maximum(probabilities, 1 - probabilities).mean(axis=1), never)
+        sure = np.maximum(probabilities, 1 - probabilities).mean(axis=1)
+        return Predictions(given, probabilities, sure, never, record.classes)
     best = probabilities.argmax(axis=1)
     confidence = probabilities[np.arange(n), best]
     abstained = never if record.threshold is None else confidence < np.float32(record.threshold)
-    return Predictions([record.classes[i] for i in best], probabilities, confidence, abstained)
+    return Predictions([record.classes[i] for i in best], probabilities, confidence, abstained, record.classes)
 
 
 def logits(kind: HeadKind, arrays: Mapping[str, Matrix], rows: Matrix) -> Matrix:

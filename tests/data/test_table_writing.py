@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import lance
@@ -13,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raystore.catalog import Catalog
+from raystore.data import tidying
 from raystore.data.tables.table import open_table, register_table
 from raystore.data.tables.writing import DIGEST_ROWS, Digest, known_types, rechunked
 from raystore.errors import InvalidArguments
+from tests.waiting import soon
 
 CANARY = "canary-8c1f"
 
@@ -90,6 +93,18 @@ def test_small_fragments_of_many_appends_are_merged_and_every_version_stays(cata
     for version in (1, 17, 40):
         found = open_table(catalog, "outcomes", version).to_arrow().column("ticket").to_pylist()
         assert found == [f"t-{number}" for number in range(version)]
+
+
+def test_rows_are_appended_while_old_versions_are_removed(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tidying, "VERSIONS_KEPT", timedelta(0))
+    monkeypatch.setattr(tidying, "_CLEANED_EVERY", timedelta(0))
+    for number in range(100):  # three merges, each with a clean-up behind it that meets the appends that follow
+        register_table(catalog, "outcomes", [{"ticket": f"t-{number}"}], id="ticket", mode="append")
+    path = catalog.layout.table("outcomes")
+    soon(lambda: path not in tidying._cleaning)
+    assert len(os.listdir(path / "_versions")) < 100
+    found = open_table(catalog, "outcomes").to_arrow().column("ticket").to_pylist()
+    assert found == [f"t-{number}" for number in range(100)]
 
 
 def test_known_types_are_those_of_announced_columns_alone(catalog: Catalog, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A soak: one actor of each shard is killed every 5 s, for a minute, under load. No query may fail or be incomplete."""
+"""A soak: one actor of each shard is killed every 5 s, twelve times, under load. No query may fail or be incomplete."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import os
 import signal
 import threading
 import time
+from functools import partial
+from typing import Any
 
 import pytest
 
 from raystore.index.build.run import build_index
 from raystore.index.live.actors import ActorShards
 from raystore.index.manifest import latest
+from tests.waiting import soon
 
 from .conftest import FINGERPRINT, World
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-MINUTE_S, EVERY_S = 60.0, 5.0
+KILLS, EVERY_S = 12, 5.0
 THREADS = 3
+
+
+def all_answer(shards: ActorShards) -> list[dict[str, Any]]:
+    """A line of each replica of each shard, or nothing where one does not answer."""
+    lines = shards.status()
+    return lines if all(line["answers"] for line in lines) else []
 
 
 def test_no_query_fails_while_one_actor_of_each_shard_is_killed_every_five_seconds(
@@ -51,15 +60,15 @@ def test_no_query_fails_while_one_actor_of_each_shard_is_killed_every_five_secon
     threads = [threading.Thread(target=guarded) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
-    started, kills = time.monotonic(), 0
-    while time.monotonic() - started < MINUTE_S:
-        standing = {(line["shard"], line["replica"]): line["pid"] for line in watched.status() if line["answers"]}
-        for shard in (0, 1):
-            pid = standing.get((shard, kills % 2))
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-        kills += 1
+    started = time.monotonic()
+    for kill in range(KILLS):
+        # A machine that is busy may take longer than 5 s to start an actor anew: killing its fellow then would take the
+        # whole shard away, of which nothing is promised.
+        for line in soon(partial(all_answer, watched), within_s=120):
+            if line["replica"] == kill % 2:
+                os.kill(line["pid"], signal.SIGKILL)
         time.sleep(EVERY_S)
+    lasted = time.monotonic() - started
     done.set()
     for thread in threads:
         thread.join()
@@ -67,9 +76,8 @@ def test_no_query_fails_while_one_actor_of_each_shard_is_killed_every_five_secon
     with capsys.disabled():
         took.sort()
         print(
-            f"\n{len(took)} queries in {MINUTE_S:.0f} s, an actor of each shard killed {kills} times: "
+            f"\n{len(took)} queries in {lasted:.0f} s, an actor of each shard killed {KILLS} times: "
             f"median {1e3 * took[len(took) // 2]:.1f} ms, 99.9% {1e3 * took[int(0.999 * len(took))]:.0f} ms, "
             f"slowest {1e3 * took[-1]:.0f} ms, {len(wrong)} failed"
         )
     assert wrong == []
-    assert kills >= 10

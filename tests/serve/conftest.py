@@ -19,6 +19,7 @@ from raystore.serve.answer.loading import Rooms
 from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import DeploymentRecord
 from raystore.train.fit import train_head
+from raystore.train.heads import Kind
 from raystore.train.source import ArraySource, Examples
 from tests.pictures import PICTURES, save_clip, save_vit
 
@@ -70,14 +71,14 @@ def make_store(root: Path, tiny_model: Path) -> Served:
     return Served(root, encoder.fingerprint, encoder.label)
 
 
-def copy_head(rooms: Rooms, name: str) -> None:
-    """A head like refunds@1 under a name of its own, to be damaged."""
+def copy_head(rooms: Rooms, name: str, kind: Kind = "linear") -> None:
+    """A head of what refunds@1 learned from, under a name of its own."""
     tiny = rooms.encoders.get("tiny")
     examples = Examples(
         np.asarray(tiny.encode([*CARD, *MONEY])), np.repeat(np.arange(2), 5).astype(np.int64), np.ones(10, np.float32)
     )
     train_head(
-        rooms.layout, name=name, kind="linear", classes=["card", "money"],
+        rooms.layout, name=name, kind=kind, classes=["card", "money"],
         source=ArraySource({"train": examples, "val": examples, "test": examples}),
         fingerprint=tiny.fingerprint, encoder_label=tiny.label, snapshot={"name": name, "number": 1, "hash": "ef" * 32},
     )  # fmt: skip

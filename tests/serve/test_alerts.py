@@ -169,6 +169,7 @@ WELL = {
     _OK: "0+600x120",
     _OK.replace("200", "500"): "0+1x120",
     _OK.replace("200", "503"): "0+5x120",
+    _OK.replace("200", "504"): "0+5x120",
     _BUCKET % "0.1": "0+600x120",
     _BUCKET % "1": "0+601x120",
     _BUCKET % "+Inf": "0+601x120",
@@ -203,12 +204,22 @@ ILL: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
     "RaystoreNotScraped": ({next(iter(UP)): "1x5 stale"}, "No raystore target is scraped.", {"job": "raystore"}),
     "RaystoreErrors": (
         {_OK.replace("200", "500"): "0+195x120"},
-        "24.38% of the requests of triage fail.",
+        "24.22% of the requests of triage fail.",
+        {"deployment": "triage"},
+    ),
+    "RaystoreStuck": (
+        {_OK.replace("200", "504"): "0+606x120"},
+        "50% of the requests of triage are not answered in time.",
+        {"deployment": "triage"},
+    ),
+    "RaystoreDeadlines": (
+        {_OK.replace("200", "504"): "0+199x120"},
+        "24.72% of the requests of triage miss their deadline.",
         {"deployment": "triage"},
     ),
     "RaystoreRefusing": (
         {_OK.replace("200", "503"): "0+199x120"},
-        "24.88% of the requests of triage are refused as too many.",
+        "24.72% of the requests of triage are refused as too many.",
         {"deployment": "triage"},
     ),
     "RaystoreSlow": (
@@ -221,6 +232,7 @@ ILL: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
             _OK: "0+600x60 36000x60",
             _OK.replace("200", "500"): "0x120",
             _OK.replace("200", "503"): "0x120",
+            _OK.replace("200", "504"): "0x120",
         },
         "Nobody has asked triage for 15 minutes, and somebody did before.",
         {"deployment": "triage"},
@@ -248,7 +260,7 @@ ILL: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
     ),
     "RaystoreShadowDropped": (
         {'raystore_shadow_dropped_total{deployment="triage", reason="full"}': "0+303x120"},
-        "The shadows of triage miss 50% of its requests.",
+        "The shadows of triage miss 49.59% of its requests.",
         {"deployment": "triage"},
     ),
     "RaystoreRecordingDropped": (

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from raystore.data.tables.table import register_table
 from raystore.errors import InvalidArguments, NotFound, PassportMismatch
 from raystore.serve.answer.loading import Rooms
-from raystore.serve.operate.check import Node, brought_back, check, refuse_misfits, refuse_unplaceable
+from raystore.serve.operate.check import Check, Node, brought_back, check, refuse_misfits, refuse_unplaceable
 from raystore.serve.operate.promote import promote
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import deployment_records
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, Whole
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,6 @@ def test_everything_that_does_not_fit_is_told_at_once(rooms: Rooms) -> None:
         "deployments.c-keep.review: 'tickets' is a collection: name a table of its own",
         "encoders.nobody: no encoder 'nobody'",
         "collections: there is no collection 'gone'",
-        "tables: there is no table 'lost'",
         "models: no encoder 'nobody'",
         "tls: there is no file '/nowhere/a.pem'",
         "tls: there is no file '/nowhere/b.pem'",
@@ -295,10 +295,29 @@ def test_a_file_that_would_bring_back_a_head_that_was_promoted_away_is_noted(roo
     assert notes("refunds@2") == notes("colours@1") == [], "it answers now; it never did"
 
 
-def test_the_table_that_a_review_makes_may_be_served_before_its_first_label(rooms: Rooms) -> None:
-    asked = {"c-review": {"head": "refunds@2", "review": "judged"}}
-    assert problems(rooms, deployments=asked, tables=["judged"]) == []
-    assert problems(rooms, deployments=asked, tables=["judge"]) == ["tables: there is no table 'judge'"]
+def test_a_table_may_be_served_before_it_is_there_which_is_said_of_one_that_no_review_makes(rooms: Rooms) -> None:
+    def found(table: str) -> Check:
+        asked = {"deployments": {"c-review": {"head": "refunds@2", "review": "judged"}}, "tables": [table]}
+        return check(AppSpec.model_validate(asked), rooms, [Node(cpus=1, gpus=0)])
+
+    assert (found("judged").fits, found("judged").warnings) == (True, ())
+    assert (found("judge").fits, found("judge").warnings) == (True, ("tables: there is no table 'judge' yet",))
+
+
+def test_a_review_into_a_table_that_is_none_of_reviews_does_not_fit(whole: Whole) -> None:
+    rooms = whole.rooms
+    register_table(rooms.catalog, "c_outcomes", [{"item": "a", "label": "card"}])
+    names = ["id", "label", "reviewer", "time", "deployment"]
+    register_table(rooms.catalog, "c_keyless", [dict.fromkeys(names, "a")])
+
+    def found(table: str) -> list[str]:
+        return problems(rooms, deployments={"c-into": {"head": "topics@1", "review": table}})
+
+    no_columns = "table 'c_outcomes' has no column id, reviewer, time, deployment, so it is no review table: name another"
+    assert found("c_outcomes") == [f"deployments.c-into.review: {no_columns}"]
+    no_keys = "table 'c_keyless' was not registered with id='id' and time='time', as a review table is"
+    assert found("c_keyless") == [f"deployments.c-into.review: {no_keys}"]
+    assert found("c_to_be_made") == []
 
 
 def test_a_circle_of_routes_is_found_before_it_runs(rooms: Rooms) -> None:

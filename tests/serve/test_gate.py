@@ -98,7 +98,7 @@ def test_a_real_report_without_labels_does_not_pass_and_says_why() -> None:
     )
     assert gate.check(report).missing == (
         "mae_gain has no value: it is no score of heads that predict classes.",
-        "accuracy_gain has no value: no labels were named, as 'labels: outcomes.outcome' does.",
+        "accuracy_gain has no value: it needs labels, and none were named (labels, or --labels: outcomes.outcome).",
         "correlation has no value: it is of numbers, and these heads predict classes.",
     )
     [labelled] = shadow_reports("triage", rows, labels=labels_of(["card"] * 40))

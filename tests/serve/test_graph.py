@@ -57,8 +57,15 @@ BAD: dict[str, dict[str, Any]] = {
 }
 
 
+# Heads that are asked somewhere else: labelled rows of a collection, and an MLP.
+SLOW: dict[str, dict[str, Any]] = {
+    "voters": {"head": {"name": "near@1", "own": True, "cpus": 0.1}},
+    "wide": {"head": {"name": "wide@1", "own": True, "cpus": 0.1}},
+}
+
+
 APP: dict[str, Any] = {
-    "deployments": {"triage": TRIAGE, "plain": {"head": "refunds@2"}, **BAD},
+    "deployments": {"triage": TRIAGE, "plain": {"head": "refunds@2"}, **SLOW, **BAD},
     "encoders": {"tiny": {"replicas": 2}},
     "recording": {"memory_mb": 512},
     "grpc": {"port": GRPC_PORT},
@@ -74,6 +81,8 @@ def spec_of(running: Running, **changes: Any) -> AppSpec:
 def store(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Served:
     served = make_store(tmp_path_factory.mktemp("graph") / "store", tiny_model)
     copy_head(served.rooms, "hurt")
+    copy_head(served.rooms, "wide", "mlp")
+    raystore.open(served.root).register_classifier("near", "tickets", labels="product", k=3)
     return served
 
 
@@ -155,6 +164,27 @@ def test_an_encoder_and_a_head_of_their_own_answer_as_those_inside_would(client:
     assert usage["prompt_tokens"] == rooms.encoders.get("tiny").load(threads=1).count_tokens(["a card"])
 
 
+@pytest.mark.parametrize("name", SLOW)
+def test_neighbours_and_an_mlp_answer_from_a_process_of_their_own(client: httpx.Client, store: Served, name: str) -> None:
+    head = store.rooms.head(SLOW[name]["head"]["name"])
+    for text in CARD:
+        (said,) = predict(client, text, name, evidence=2)["predictions"]
+        expected = head.predict(store.rooms.encoders.get("tiny").encode([text]))
+        assert (said["label"], said["by"]) == (expected.labels[0], SLOW[name]["head"]["name"])
+        found = {each["label"]: each["probability"] for each in said["probabilities"]}
+        assert found == pytest.approx(dict(zip(head.classes, expected.probabilities[0].tolist(), strict=True)), abs=1e-4)
+    assert len(pids_of(f"head-{name}")) == 1
+
+
+def test_an_own_head_of_neighbours_follows_the_rows_that_are_logged(client: httpx.Client) -> None:
+    rows = [{"id": f"new-{i}", "text": "snow", "product": "late"} for i in range(3)]
+    assert predict(client, "snow", "voters", evidence=3)["predictions"][0]["label"] != "late"
+    answer = client.post("/v1/collections/tickets/log", json={"rows": rows})
+    assert answer.status_code == 200, answer.text
+    said = soon(lambda: (one := predict(client, "snow", "voters", evidence=3)["predictions"][0])["label"] == "late" and one)
+    assert {near["id"] for near in said["evidence"]} == {"new-0", "new-1", "new-2"}
+
+
 def test_grpc_answers_as_http_does(client: httpx.Client) -> None:
     (expected,) = predict(client, "the card", "plain")["predictions"]
     with grpc.insecure_channel(f"127.0.0.1:{GRPC_PORT}") as channel:
@@ -192,7 +222,7 @@ def test_a_shadow_sees_what_the_live_head_sees_and_its_report_is_had_over_http(c
 
 def test_metrics_of_all_processes_are_one(client: httpx.Client) -> None:
     predict(client, "the card")
-    processes = {"ingress": 1, "encoder": 2, "head": 1, "recording": 1}
+    processes = {"ingress": 1, "encoder": 2, "head": 3, "recording": 1}
     soon(lambda: samples(client, "raystore_processes", "process") == processes)
     soon(lambda: sum(samples(client, "raystore_shadow_predictions_total", "deployment").values()) > 0)
 
@@ -231,6 +261,8 @@ def test_the_status_says_what_answers(client: httpx.Client) -> None:
     assert [(d["name"], d["head"], d["shadows"]) for d in status["deployments"]] == [
         ("triage", "refunds@1", ["refunds@2"]),
         ("plain", "refunds@2", []),
+        ("voters", "near@1", []),
+        ("wide", "wide@1", []),
         *((name, "refunds@1", each["shadow"]) for name, each in BAD.items()),
     ]
 
@@ -372,7 +404,7 @@ def test_the_batch_and_the_encoders_replicas_change_in_place_without_a_failed_re
     assert after["up_s"] > before["up_s"], "the replica is the same, and so is what it remembers"
     plain = {each["name"]: each["recent"]["5m"] for each in after["deployments"]}["plain"]
     assert plain["requests"] >= len(statuses)
-    assert set(client.get("/readyz").json()["deployments"]) == {"triage", "plain", *BAD}
+    assert set(client.get("/readyz").json()["deployments"]) == {"triage", "plain", *SLOW, *BAD}
 
 
 def test_content_is_nowhere_on_its_way_to_an_encoder_of_its_own(client: httpx.Client, store: Served) -> None:

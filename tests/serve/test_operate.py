@@ -224,7 +224,8 @@ def test_labels_of_a_report_are_of_what_this_service_serves_alone(service: Servi
             assert (answer.status_code, error["type"], error["message"]) == (
                 404,
                 "TableNotFound",
-                "no table of that name here. There are: 'h_outcomes', 'h_reviewed', 'kept'.",
+                "no table of that name here. There are: 'h_outcomes', 'h_reviewed', 'kept'. The deployment file's tables and "
+                "collections say which are served.",
             )
     held = service.client.post(url, json={"head": "refunds@2", "if": "agreement > 2", "labels": "h_outcomes.outcome"})
     assert (held.status_code, held.json()["error"]["type"]) == (409, "GateHeld")

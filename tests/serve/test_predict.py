@@ -233,7 +233,7 @@ def test_rules_before_and_after_are_named_in_the_answer_and_counted(serving: Ser
         "rule 'blocked' refuses this request: this customer is blocked.",
     )
     assert service.refused("p-rules", {"text": TEXT})[:2] == (422, "ColumnsRequired")
-    for rule, times in {"unsure": 2, "allowed": 2, "vip": 1, "look": 1}.items():
+    for rule, times in {"blocked": 1, "needs-product": 1, "unsure": 2, "allowed": 2, "vip": 1, "look": 1}.items():
         assert service.count(table.RULES_FIRED, "p-rules", rule) == times
     assert service.count(table.ABSTENTIONS, "p-rules", "unsure") == 1
     assert service.count(table.PREDICTIONS, "p-rules", "refunds@2", "money") == 1
@@ -257,6 +257,7 @@ def test_a_rule_may_route_to_another_deployment_which_is_named_among_the_others(
     assert [(p["by"], p["rules"]) for p in body["predictions"]] == [("refunds@2", []), ("refunds@1", ["old"])]
     assert (body["lineage"]["deployment"], body["lineage"]["head"]) == ("p-from", "refunds@2")
     assert [(other["deployment"], other["head"]) for other in body["others"]] == [("p-to", "refunds@1")]
+    assert (service.count(table.RULES_FIRED, "p-from", "old"), service.count(table.RULES_FIRED, "p-to", "old")) == (1, 0)
 
 
 def test_what_is_unusable_is_named_by_its_field_whichever_deployment_answers_it(serving: Serving, house: Served) -> None:

@@ -34,7 +34,7 @@ def head_of(task: Task, tmp_path: Path, **options: Any) -> Head:
 
 
 def predictions(head: Head, predicted: Predictions, n: int, top: int) -> list[dict[str, Any]]:
-    said = spoken(head, predicted, n, top)
+    said = spoken(head.task, predicted, n, top)
     return [{"id": f"i-{i}", "by": head.label, **shown(one.said, one)} for i, one in enumerate(said)]
 
 

@@ -98,6 +98,12 @@ def test_a_replica_that_could_not_be_reached_is_told_in_the_one_shape_of_errors(
     assert "strict-transport-security: max-age=31536000" in head.splitlines()
 
 
+def of_the_application(*, tls: bool) -> dict[str, str]:
+    """The headers that the application puts on its answers, but for the request's id."""
+    headers = [*middleware.LastResort(None, tls=tls).headers, middleware._NOTHING]  # type: ignore[arg-type]
+    return {name.decode(): value.decode() for name, value in headers}
+
+
 def test_what_haproxy_finds_wrong_in_a_body_is_told_in_the_one_shape_of_errors() -> None:
     assert [name for name in haproxy_door.error_files(tls=False) if name != "503.http"] == [
         f"own-{status}.http" for status in (400, 408, 500)
@@ -110,14 +116,12 @@ def test_what_haproxy_finds_wrong_in_a_body_is_told_in_the_one_shape_of_errors()
         told = dict(line.split(": ", 1) for line in headers)
         assert told.pop("content-type") == "application/json"
         assert told.pop("connection") == "close"
-        mine = dict(middleware.LastResort(None, tls=True).headers)  # type: ignore[arg-type]
-        assert told == mine | {"content-security-policy": middleware._NOTHING}
+        assert told == of_the_application(tls=True)
 
 
 def test_haproxy_puts_on_its_answers_what_the_application_does() -> None:
     for tls in (False, True):
-        mine = dict(middleware.LastResort(None, tls=tls).headers)  # type: ignore[arg-type]
-        mine |= {"content-security-policy": middleware._NOTHING, "retry-after": "1"}
+        mine = of_the_application(tls=tls) | {"retry-after": "1"}
         assert mine == {**haproxy_door._HEADERS, **(haproxy_door._TLS_HEADERS if tls else {})}
     [pattern] = {found for line in haproxy_door._refusals(True, False) for found in re.findall(r"-m reg (\S+)", line)}
     assert pattern == f"^{REQUEST_ID.pattern}$"

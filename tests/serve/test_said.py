@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +16,11 @@ from raystore.serve.answer.said import MOST_PROBABILITIES, Spoken, spoken
 from raystore.serve.answer.streaming import LINES
 from raystore.serve.rules.said import Said
 from raystore.serve.wire.predict import PredictOptions
+from raystore.train.source import Task
 from tests.serve.conftest import Served
 from tests.serve.serving import Serving
 
 TEXT = "the card never arrived"
-
-
-@dataclass(frozen=True)
-class Head:
-    """Of a head what its words are read by."""
-
-    task: Literal["classes", "labels", "number"]
-    classes: list[str]
 
 
 @dataclass(frozen=True)
@@ -36,20 +29,21 @@ class Predicted:
     labels: Any
     confidence: npt.NDArray[np.float32]
     abstained: npt.NDArray[np.bool_]
+    classes: list[str]
 
 
-def one_by_one(head: Head, predicted: Predicted, n: int, top: int) -> list[Spoken]:
+def one_by_one(task: Task, predicted: Predicted, n: int, top: int) -> list[Spoken]:
     """The definition, row by row."""
     found = []
     for i in range(n):
-        if head.task == "number":
+        if task == "number":
             found.append(Spoken(Said(value=float(predicted.labels[i]))))
             continue
         row = predicted.probabilities[i]
         best = np.argsort(-row, kind="stable")[: max(top, 2)]
-        likely = [{"label": str(head.classes[place]), "probability": float(row[place])} for place in best]
+        likely = [{"label": str(predicted.classes[place]), "probability": float(row[place])} for place in best]
         confidence = float(predicted.confidence[i])
-        if head.task == "labels":
+        if task == "labels":
             found.append(Spoken(Said(labels=tuple(map(str, predicted.labels[i])), confidence=confidence), likely[:top]))
             continue
         facts = {"second": None, "margin": None}
@@ -67,33 +61,34 @@ def one_by_one(head: Head, predicted: Predicted, n: int, top: int) -> list[Spoke
 
 
 @st.composite
-def predictions(draw: st.DrawFn) -> tuple[Head, Predicted, int]:
+def predictions(draw: st.DrawFn) -> tuple[Task, Predicted, int]:
     n, m = draw(st.integers(1, 6)), draw(st.sampled_from([1, 2, 5, 63, 200]))
     # Few values, so that many are equal, in every place.
     values = st.sampled_from([0.0, -0.0, 1e-30, 0.1, 0.25, 0.25000003, 0.5, 1.0]) | st.floats(0, 1, width=32)
     probabilities = draw(arrays(np.float32, (n, m), elements=values))
     classes = [f"class {i}" for i in range(m)]
-    task = draw(st.sampled_from(["classes", "labels", "number"]))
+    task: Task = draw(st.sampled_from(["classes", "labels", "number"]))
     labels: Any = np.asarray(classes)[probabilities.argmax(axis=1)]
     if task == "labels":
         labels = [[name for name, p in zip(classes, row, strict=True) if p > 0.4] for row in probabilities]
     if task == "number":
         labels = probabilities[:, 0]
     confidence = probabilities.max(axis=1)
-    return Head(task, classes), Predicted(probabilities, labels, confidence, confidence < 0.5), draw(st.integers(1, 250))
+    predicted = Predicted(probabilities, labels, confidence, confidence < 0.5, classes)
+    return task, predicted, draw(st.integers(1, 250))
 
 
 @given(drawn=predictions())
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("sorted_whole", [0, 4_096])
 def test_all_rows_at_once_say_what_each_says_alone_and_ties_keep_the_order_of_the_classes(
-    sorted_whole: int, drawn: tuple[Head, Predicted, int], monkeypatch: pytest.MonkeyPatch
+    sorted_whole: int, drawn: tuple[Task, Predicted, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raystore.serve.answer.said._SORTED", sorted_whole)
-    head, predicted, top = drawn
+    task, predicted, top = drawn
     n = len(predicted.probabilities)
-    found = spoken(head, predicted, n, top)
-    assert found == one_by_one(head, predicted, n, top)
+    found = spoken(task, predicted, n, top)
+    assert found == one_by_one(task, predicted, n, top)
     for one in found:
         assert all(type(each["probability"]) is float and type(each["label"]) is str for each in one.probabilities)
         assert type(one.said.confidence) in (float, type(None))
@@ -101,8 +96,8 @@ def test_all_rows_at_once_say_what_each_says_alone_and_ties_keep_the_order_of_th
 
 
 def test_no_rows_say_nothing() -> None:
-    none = Predicted(np.empty((0, 3), np.float32), [], np.empty(0, np.float32), np.empty(0, bool))
-    assert spoken(Head("classes", ["a", "b", "c"]), none, 0, 5) == []
+    none = Predicted(np.empty((0, 3), np.float32), [], np.empty(0, np.float32), np.empty(0, bool), ["a", "b", "c"])
+    assert spoken("classes", none, 0, 5) == []
 
 
 def test_a_group_of_a_stream_asks_for_less_than_an_answer_may_name() -> None:

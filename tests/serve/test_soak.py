@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from raystore.serve.run.proxy import free_port
 from raystore.serve.spec.app import AppSpec
 from tests.serve.conftest import CARD, make_store
 from tests.serve.serving import pids_of
+from tests.waiting import soon
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -37,9 +39,13 @@ APP = {
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, ray_session: object) -> Iterator[Running]:
-    store = make_store(tmp_path_factory.mktemp("soak") / "store", tiny_model)
-    running = deploy(store.root, AppSpec.model_validate({**APP, "port": free_port()}), threads=1)
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    return make_store(tmp_path_factory.mktemp("soak") / "store", tiny_model).root
+
+
+@pytest.fixture(scope="module")
+def running(root: Path, ray_session: object) -> Iterator[Running]:
+    running = deploy(root, AppSpec.model_validate({**APP, "port": free_port()}), threads=1)
     yield running
     running.stop()
 
@@ -123,3 +129,35 @@ def test_an_encoder_replica_killed_every_ten_seconds_fails_no_request(address: t
     assert set(found.statuses) == {200}, (found.statuses, found.failed_at)
     assert found.unsent == 0
     assert len(killed) >= 3
+
+
+def test_replicas_of_the_orchestrator_and_of_an_encoder_come_with_the_load_and_no_request_fails(
+    address: tuple[str, int], root: Path
+) -> None:
+    def change(replicas: object) -> None:
+        changed = {**APP, "port": address[1], "replicas": replicas, "encoders": {"tiny": {"replicas": replicas}}}
+        deploy(root, AppSpec.model_validate(changed), threads=1)
+
+    def standing() -> tuple[int, int]:
+        return len(pids_of("orchestrator", ready=True)), len(pids_of("encoder-tiny", ready=True))
+
+    change(1)
+    soon(lambda: standing() == (1, 1), 120)
+    change({"min": 1, "max": 2, "ongoing": 0.5})
+    asks = asking(address, "plain")
+    statuses: Counter[int] = Counter()
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            statuses.update(closed(address, asks, connections=16, seconds=2.0, warm_s=0).statuses)
+
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(ask)
+        try:
+            soon(lambda: standing() == (2, 2), 180)
+            time.sleep(ROUTED_S + 6.0)  # and they are asked
+        finally:
+            done.set()
+        asked.result()
+    assert set(statuses) == {200}, statuses

@@ -251,19 +251,21 @@ def test_predictions_of_several_labels_are_those_that_reach_their_threshold(tmp_
     head = train(tmp_path, source_of("labels"), task="labels", classes=NAMED["labels"])
     assert head.record.thresholds is not None
     assert repr(head) == "Head(refunds@1, linear, 4 labels, on minilm@5f5f5f5f5f5f)"
-    labels, probabilities, confidence, abstained = head.predict(tagged(50, seed=5).vectors)
+    labels, probabilities, confidence, abstained, classes = head.predict(tagged(50, seed=5).vectors)
     given = probabilities >= np.float32(head.record.thresholds)
     assert labels == [[NAMED["labels"][j] for j in np.flatnonzero(row)] for row in given]
     np.testing.assert_allclose(confidence, np.maximum(probabilities, 1 - probabilities).mean(axis=1))
     assert not abstained.any()
+    assert list(classes) == NAMED["labels"]
 
 
 def test_predictions_of_numbers_are_numbers(tmp_path: Path) -> None:
     head = train(tmp_path, source_of("number"), task="number", classes=[])
     assert repr(head) == "Head(refunds@1, linear, a number, on minilm@5f5f5f5f5f5f)"
-    labels, probabilities, confidence, abstained = head.predict(numbers(20, seed=5).vectors)
+    labels, probabilities, confidence, abstained, classes = head.predict(numbers(20, seed=5).vectors)
     assert [type(label) for label in labels] == [float] * 20
     assert (probabilities.shape, confidence.tolist(), abstained.tolist()) == ((20, 0), [1.0] * 20, [False] * 20)
+    assert list(classes) == []
 
 
 def test_a_wanted_precision_is_reached_on_val_and_the_rest_is_abstained_from(

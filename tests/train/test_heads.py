@@ -68,7 +68,7 @@ def test_a_head_read_back_is_the_head_that_was_saved(catalog: Catalog, kind: str
 
 def test_predictions_are_calibrated_rows_that_sum_to_one(catalog: Catalog) -> None:
     head = trained(catalog)
-    labels, probabilities, confidence, abstained = head.predict(clusters(50, seed=4).vectors)
+    labels, probabilities, confidence, abstained, classes = head.predict(clusters(50, seed=4).vectors)
     assert probabilities.shape == (50, 3)
     assert probabilities.dtype == confidence.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -76,6 +76,7 @@ def test_predictions_are_calibrated_rows_that_sum_to_one(catalog: Catalog) -> No
     assert labels == [CLASSES[i] for i in probabilities.argmax(axis=1)]
     assert abstained.dtype == np.bool_
     assert not abstained.any()
+    assert list(classes) == CLASSES
 
 
 def test_one_vector_is_one_row_and_its_length_does_not_matter(catalog: Catalog) -> None:

@@ -13,8 +13,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
-from itertools import pairwise
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +22,12 @@ import lance
 import numpy as np
 import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
-from lance.optimize import Compaction
 
 from raystore.data.columns import column_twins
 from raystore.data.fence import Lease
 from raystore.data.keyed import lost_lease_is_said
 from raystore.data.tables.columns import Stream
+from raystore.data.tidying import clean_up_behind, merge_tier
 from raystore.errors import InvalidArguments, LeaseLost, RaystoreError
 from raystore.layout import sync, sync_tree
 
@@ -37,8 +37,6 @@ ADDED = "_added"
 DIGEST_ROWS = 4_096  # part of every digest: with another number the same data is no longer known
 # As in a collection: 32 fragments of a tier become one, so that a row appended each minute does not make scans slow.
 _TIERS = (16_384, 262_144, 1_048_576)
-_FRAGMENTS_A_TIER = 32
-_VERSIONS_KEPT = timedelta(hours=1)  # readers that opened the table before a merge have this long to finish
 
 
 class Stored(NamedTuple):
@@ -132,20 +130,9 @@ def merge_fragments(path: Path, lease: Lease) -> None:
     try:
         with lost_lease_is_said(lease):
             dataset = lance.dataset(str(path), commit_lock=lease.committing)
-            sizes = [fragment.physical_rows for fragment in dataset.get_fragments()]
-            for lower, tier in pairwise((0, *_TIERS)):
-                if sum(lower <= size < tier for size in sizes) < _FRAGMENTS_A_TIER:
-                    continue
-                plan = Compaction.plan(dataset, {"target_rows_per_fragment": tier, "num_threads": 1, "batch_size": 1_024})
-                if plan.num_tasks():
-                    rewrites = [task.execute(dataset) for task in plan.tasks]
-                    for rewrite in rewrites:
-                        _sync_files(path, rewrite.new_fragments)
-                    Compaction.commit(dataset, rewrites)
-                    dataset = lance.dataset(str(path), commit_lock=lease.committing)
-                    _sync_manifest(path, int(dataset.version))
-                    dataset.cleanup_old_versions(older_than=_VERSIONS_KEPT)
-                    return
+            if merge_tier(dataset, _TIERS, partial(_sync_files, path)) is not None:
+                _sync_manifest(path, int(lance.dataset(str(path)).version))
+                clean_up_behind(path)
     except (LeaseLost, OSError, RuntimeError, ValueError) as error:
         log.warning("fragments of '%s' were not merged (%s); the next version tries again", path, type(error).__name__)
 
@@ -176,12 +163,20 @@ def _prepared(path: Path, tmp: Path, schema: pa.Schema, stored: Stored, lease: L
         unannounced = [name for name in dataset.schema.names if name not in {*stored.columns, ADDED}]
         if unannounced:
             dataset.drop_columns(unannounced)
-        sync_tree(path)
+        _sync_present(path)
     _check_types(schema, {f.name: f.type for f in dataset.schema}, call)
     added = [f for f in schema if f.name not in dataset.schema.names]
     if added:
         dataset.add_columns(pa.schema(added))
     return dataset
+
+
+def _sync_present(path: Path) -> None:
+    """As `sync_tree`, while files that only old versions had are removed (`tidying.clean_up_behind`)."""
+    for folder, _, files in os.walk(path):
+        for each in (*files, "."):
+            with suppress(FileNotFoundError):
+                sync(Path(folder) / each)
 
 
 def _check_types(schema: pa.Schema, types: Mapping[str, pa.DataType], call: str) -> None:

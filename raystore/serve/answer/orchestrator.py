@@ -254,6 +254,7 @@ class Orchestrator:
                 timer=timer,
                 where=self._where,
                 passed=passed,
+                fired=partial(self._metrics.count, table.RULES_FIRED),
             )
             for part in parts:
                 for one in part.items:
@@ -313,8 +314,6 @@ class Orchestrator:
                 metrics.count(table.PREDICTIONS, record.name, one.by.head, label)
             if said.abstained:
                 metrics.count(table.ABSTENTIONS, record.name, said.why or "")
-            for rule in said.fired:
-                metrics.count(table.RULES_FIRED, record.name, rule)
 
     async def _log(self, part: Part) -> list[str]:
         """The ids of the rows that are durable now."""

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 
 from raystore.errors import (
+    ColumnsRequired,
     DeploymentNotFound,
+    HookFailed,
     InvalidArguments,
     InvalidVectors,
     ItemsUnusable,
     PassportMismatch,
+    QuotaExceeded,
+    RuleRefused,
 )
 from raystore.serve.answer.asked import Asked, share
 from raystore.serve.answer.batching import BatchingEncoder
@@ -28,6 +32,8 @@ from raystore.serve.answer.timer import Timer
 from raystore.serve.rules.said import Passed, Said
 from raystore.serve.spec.records import DeploymentRecord, HeadRef
 from raystore.vectors import Vectors, as_unit_rows, mark
+
+Fired = Callable[[str, str], None]  # told a deployment and its rule, whatever becomes of the request
 
 _MOST_ROUTES = 4  # a deployment routes to another, which may route again; `serve check` refuses circles
 
@@ -77,6 +83,7 @@ async def predict_parts(
     timer: Timer,
     where: str,
     passed: list[Passed],
+    fired: Fired,
 ) -> list[Part]:
     """The parts of a request, each predicted. What nobody waits for any more (`deadline.py`) is not asked further.
 
@@ -88,13 +95,14 @@ async def predict_parts(
         top: labels to name with their probabilities.
         where: what error sentences call this service.
         passed: gets what rules let through, with what their quotas counted: whoever does not answer in the end gives it back.
+        fired: told of every rule that fires.
 
     Raises:
         DeploymentNotFound, RuleRefused, ColumnsRequired, QuotaExceeded, HookFailed, ItemsUnusable, PassportMismatch, InvalidVectors,
         DimensionMismatch, DeadlineMissed. InvalidArguments: more probabilities than an answer may name.
     """
     with timer.stage("rules"):
-        groups = _routed(name, asked, deployments, who, where, passed)
+        groups = _routed(name, asked, deployments, who, where, passed, fired)
         check_probabilities(name, sum(_named(deployments[to], len(group.places), top) for to, group in groups.items()))
     parts = []
     for to, group in groups.items():
@@ -105,7 +113,7 @@ async def predict_parts(
             except (ItemsUnusable, InvalidVectors) as error:
                 raise _in_request(error, asked, group.places) from None
         check_in_time("before the head was asked")
-        parts.append(await _answered(live, group, mine, vectors, who, top, timer))
+        parts.append(await _answered(live, group, mine, vectors, who, top, timer, fired))
     check_in_time("before it was answered")
     return parts
 
@@ -117,7 +125,13 @@ def _named(live: Live, n: int, top: int) -> int:
 
 
 def _routed(
-    name: str, asked: Sequence[Asked], deployments: Mapping[str, Live], who: str, where: str, passed: list[Passed]
+    name: str,
+    asked: Sequence[Asked],
+    deployments: Mapping[str, Live],
+    who: str,
+    where: str,
+    passed: list[Passed],
+    told: Fired,
 ) -> dict[str, _Routed]:
     """By the deployment that answers, its items; every rule's answer is added to `passed`."""
     groups: dict[str, _Routed] = {}
@@ -130,7 +144,13 @@ def _routed(
                 raise DeploymentNotFound(name=to, where=where, existing=sorted(deployments))
             if not live.record.rules.before:
                 break
-            one = live.rules.before(item.facts(who), item=place, n_items=len(asked))
+            try:
+                one = live.rules.before(item.facts(who), item=place, n_items=len(asked))
+            except (RuleRefused, ColumnsRequired, QuotaExceeded, HookFailed) as error:
+                told(to, error.rule)
+                raise
+            for rule in one.fired:
+                told(to, rule)
             passed.append(one)
             fired = (*fired, *one.fired)
             if one.route is None:
@@ -146,7 +166,7 @@ def _routed(
 
 
 async def _answered(
-    live: Live, group: _Routed, asked: list[Asked], vectors: Vectors, who: str, top: int, timer: Timer
+    live: Live, group: _Routed, asked: list[Asked], vectors: Vectors, who: str, top: int, timer: Timer, told: Fired
 ) -> Part:
     record = live.record
     with timer.stage("head"):
@@ -160,6 +180,8 @@ async def _answered(
             said = replace(head.said, fired=fired) if fired else head.said
             if record.rules.after:
                 said = live.rules.after({**item.facts(who), **head.facts, "head": by.head}, said)
+                for rule in said.fired[len(fired) :]:
+                    told(record.name, rule)
             if _to_review(record, item, said) != said.review:
                 said = replace(said, review=not said.review)
             items.append(One(place, item, by, head, said))
@@ -208,14 +230,14 @@ async def _vectors(
 async def _spoken(live: Live, vectors: Vectors, canary: Sequence[bool], top: int) -> list[Spoken]:
     """What the head says of each row: the live one, or the canary where it is its turn."""
     if live.canary is None or not any(canary):
-        return spoken(live.head, await live.head.ask(vectors), len(vectors), top)
+        return spoken(live.head.task, await live.head.ask(vectors), len(vectors), top)
     turn = np.asarray(canary)
     found: dict[int, Spoken] = {}
     for head, mine in ((live.head, ~turn), (live.canary, turn)):
         chosen = np.flatnonzero(mine)
         if len(chosen):
             part = mark(np.asarray(vectors)[chosen], live.record.fingerprint)
-            found |= dict(zip(chosen.tolist(), spoken(head, await head.ask(part), len(chosen), top), strict=True))
+            found |= dict(zip(chosen.tolist(), spoken(head.task, await head.ask(part), len(chosen), top), strict=True))
     return [found[i] for i in range(len(vectors))]
 
 

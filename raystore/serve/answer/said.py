@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from raystore.errors import InvalidArguments
-from raystore.serve.answer.served import Predicted, Speaks
+from raystore.serve.answer.served import Predicted
 from raystore.serve.rules.said import Said
+from raystore.train.source import Task
 
 MOST_PROBABILITIES = 100_000  # that the answer to one request names; a group of a stream asks for 64,000 at most
 _SORTED = 4_096  # probabilities that are soonest sorted whole
@@ -35,16 +36,16 @@ def check_probabilities(name: str, probabilities: int) -> None:
         raise InvalidArguments(call=f"predict '{name}'", problems=[problem])
 
 
-def spoken(head: Speaks, predicted: Predicted, n: int, top: int) -> list[Spoken]:
-    """Of each of n rows what the head said, with its `top` most likely labels.
+def spoken(task: Task, predicted: Predicted, n: int, top: int) -> list[Spoken]:
+    """Of each of n rows what a head of that task said, with its `top` most likely labels.
 
     Cost: in an event loop, some 0.3 us for each label that is named and 10 ns for each that is not.
     """
-    if head.task == "number":
+    if task == "number":
         return [Spoken(Said(value=float(value))) for value in predicted.labels[:n]]
-    likely = _likely(head.classes, predicted.probabilities[:n], max(top, 2))
+    likely = _likely(predicted.classes, predicted.probabilities[:n], max(top, 2))
     sure = predicted.confidence[:n].tolist()
-    if head.task == "labels":
+    if task == "labels":
         named = zip(predicted.labels[:n], sure, likely, strict=True)
         return [Spoken(Said(labels=tuple(map(str, labels)), confidence=c), most[:top]) for labels, c, most in named]
     each = zip(predicted.labels[:n], sure, predicted.abstained[:n].tolist(), likely, strict=True)

@@ -23,7 +23,7 @@ from raystore.vectors import Matrix, Vectors
 
 
 class Predicted(Protocol):
-    """(n, c) probabilities, columns as in the head's `classes`; labels by the head's task, as `heads.Predictions` has them."""
+    """(n, c) probabilities, whose columns are of `classes`; labels by the head's task, as `heads.Predictions` has them."""
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]: ...
@@ -33,18 +33,15 @@ class Predicted(Protocol):
     def confidence(self) -> npt.NDArray[np.float32]: ...
     @property
     def abstained(self) -> npt.NDArray[np.bool_]: ...
-
-
-class Speaks(Protocol):
-    """What of a head its words are read by."""
-
-    @property
-    def task(self) -> Task: ...
     @property
     def classes(self) -> Sequence[str]: ...
 
 
-class ServedHead(Speaks, Protocol):
+class ServedHead(Protocol):
+    @property
+    def task(self) -> Task: ...
+    @property
+    def classes(self) -> Sequence[str]: ...  # as far as this process knows; a prediction's own are its columns'
     async def ask(self, vectors: Vectors) -> Predicted: ...  # holds up no event loop for long
 
 

@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raystore.access import Principal
@@ -23,15 +23,15 @@ log = logging.getLogger("raystore.serve")
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _PORT = re.compile(r":\d+$")
-_YEAR = "max-age=31536000"
-_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
-_DOCS = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_YEAR = (b"strict-transport-security", b"max-age=31536000")
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+_NOTHING = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_DOCS = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 
 
 def request_id(scope: Scope) -> str:
@@ -68,7 +68,8 @@ class LastResort:
 
     def __init__(self, app: ASGIApp, tls: bool = False) -> None:
         self.app = app
-        self.headers = {**_HEADERS, "strict-transport-security": _YEAR} if tls else _HEADERS
+        self.headers = [*_HEADERS, _YEAR] if tls else _HEADERS
+        self._ours = frozenset(name for name, _ in (*self.headers, _NOTHING, (b"x-request-id", b"")))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # there is no such route, and nothing further in asks who it is
@@ -85,11 +86,9 @@ class LastResort:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in self.headers.items():
-                    headers[name] = value
-                headers["content-security-policy"] = _DOCS if scope["path"] == "/docs" else _NOTHING
-                headers["x-request-id"] = id_
+                policy = _DOCS if scope["path"] == "/docs" else _NOTHING
+                own = [header for header in message.get("headers", ()) if header[0] not in self._ours]
+                message["headers"] = [*own, *self.headers, policy, (b"x-request-id", id_.encode("latin-1"))]
             await send(message)
 
         try:

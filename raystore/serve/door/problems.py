@@ -167,12 +167,16 @@ def _public(error: RaystoreError) -> tuple[str, dict[str, Any]]:
     if isinstance(error, errors.InvalidRows):
         problems = [{"row": row, "reason": reason} for row, _, reason in error.problems[:100]]
         shown = "; ".join(f"row {p['row']}: {p['reason']}" for p in problems[:5])
-        message = f"{len(error.problems)} of {error.n_rows} rows cannot be written: {shown}. Nothing was written."
+        wrong = len({row for row, _, _ in error.problems})
+        message = f"{wrong} of {error.n_rows} rows cannot be written: {shown}. Nothing was written."
         return message, {**facts, "problems": problems}
     if isinstance(error, errors.ItemsUnusable):
         return str(error), {"problems": [{"item": place, "reason": reason} for place, reason in error.problems[:100]]}
     if isinstance(error, errors.NotFound):
-        return f"no {error.noun} of that name here. There are: {errors.listed(error.existing)}.", facts
+        message = f"no {error.noun} of that name here. There are: {errors.listed(error.existing)}."
+        if isinstance(error, errors.TableNotFound):
+            message += " The deployment file's tables and collections say which are served."
+        return message, facts
     if isinstance(error, errors.InvalidArguments):
         bare = [each.unquoted if isinstance(each, errors.Quoting) else each for each in error.problems]
         return str(errors.InvalidArguments(call=error.call, problems=bare)), facts

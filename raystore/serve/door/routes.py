@@ -86,6 +86,8 @@ def is_counted(path: str) -> bool:
 def template_of(method: str, path: str) -> tuple[str, str]:
     """The route's template, and the deployment that the path names; 'unmatched' and '' where there is no such route. For requests that
     the door refused: no router saw them."""
+    if path in PUBLIC:
+        return path, ""
     for route in ROUTES:
         if route.method == method and (found := route.pattern.fullmatch(path)):
             return route.template, found.groupdict().get("deployment", "")

@@ -149,7 +149,11 @@ def options_of(sent: Any) -> dict[str, Any]:
 
 
 def _asked(
-    items: Sequence[PredictItem], sent: Iterable[pb.PredictItem], paths: Sequence[str], ids: Sequence[str], limits: Limits
+    items: Sequence[PredictItem | PredictRequest],
+    sent: Iterable[pb.PredictItem],
+    paths: Sequence[str],
+    ids: Sequence[str],
+    limits: Limits,
 ) -> list[Asked]:
     """The items with their contents looked at; every content that cannot be used is named."""
     found: list[Asked] = []

@@ -25,7 +25,7 @@ from raystore.serve.http.common import Provider, Threads
 from raystore.serve.http.docs_page import docs_page
 from raystore.serve.http.errors import handle_errors
 from raystore.serve.http.operate import add_metrics_route, add_operate_routes
-from raystore.serve.http.predict import add_predict_routes
+from raystore.serve.http.predict import add_predict_route
 from raystore.serve.http.routes import add_routes
 from raystore.serve.http.stream import add_stream_route
 from raystore.serve.http.telling import Telling
@@ -69,10 +69,10 @@ def make_app(
     admission = admission or Admission(spec.limits, partial(metrics.set, table.IN_FLIGHT))
     app = FastAPI(title="raystore", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS)
     handle_errors(app)
-    _add_status_routes(app, provider)
     security = [Security(HTTPBearer(auto_error=False, description="An API key of the store."))] if door.demands_key else []
+    add_predict_route(app.router, provider, spec.limits, security)  # the first that is looked at
+    _add_status_routes(app, provider)
     router = APIRouter(prefix="/v1")  # here, so that a route knows its whole path, which metrics name it by
-    add_predict_routes(router, provider, spec.limits)
     add_stream_route(router, provider, spec.limits, door, admission)
     add_routes(router, provider, spec.limits, threads or Threads())
     if operator is not None:

@@ -16,7 +16,8 @@ from raystore.serve.door.problems import InvalidRequestError
 
 T = TypeVar("T")
 Provider = Callable[[], Orchestrator | None]
-Name = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+Name = Annotated[str, Path(pattern=NAME)]
 ModelName = Annotated[str, Path(min_length=1, max_length=200)]
 
 _THREADS = 16

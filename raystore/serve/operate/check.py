@@ -5,6 +5,7 @@ Reads the store's records and heads; loads no encoder, publishes nothing, starts
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +13,22 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from raystore.data.collection import CollectionTable, collection_names
-from raystore.data.tables.table import table_names
+from raystore.data.tables.table import open_table, table_names
 from raystore.errors import InvalidArguments, RaystoreError
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.kept.predictions import keep_problems, predictions_name
 from raystore.serve.operate.drawing import drawn
 from raystore.serve.operate.fitting import head_there, heads_there, labels_given, misfits
+from raystore.serve.review.labels import no_review_table
 from raystore.serve.rules.check import problems as rule_problems
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.deployment import DeploymentSpec
 from raystore.serve.spec.records import DeploymentRecord, deployment_history, deployment_records
 from raystore.serve.spec.rules import RulesSpec
 from raystore.serve.watch.traces import span_exporter
+from raystore.train.heads import HeadRecord
+
+log = logging.getLogger("raystore.serve")
 
 
 class Node(NamedTuple):
@@ -52,7 +57,7 @@ class Check:
 
 
 def refuse_misfits(spec: AppSpec, rooms: Rooms) -> None:
-    """Return where everything fits.
+    """Return where everything fits; a table that is not there yet may be a mistake, and is logged.
 
     Raises:
         HeadNotFound, CollectionNotFound, EncoderNotFound, PassportMismatch: the first thing that is not there or does not fit.
@@ -62,9 +67,13 @@ def refuse_misfits(spec: AppSpec, rooms: Rooms) -> None:
     rooms.door(spec)
     for name, wanted in spec.deployments.items():
         rooms.resolved(name, wanted)
-    problems = check(spec, rooms).problems if spec.deployments else ()
-    if problems:
-        raise InvalidArguments(call="deploy", problems=problems)
+    if not spec.deployments:
+        return
+    found = check(spec, rooms)
+    if found.problems:
+        raise InvalidArguments(call="deploy", problems=found.problems)
+    for warning in _awaited(spec, found.records, rooms):  # not what this machine is too small for: a cluster may not be
+        log.warning("%s", warning)
 
 
 def refuse_unplaceable(spec: AppSpec, rooms: Rooms, nodes: Sequence[Node]) -> None:
@@ -78,7 +87,8 @@ def check(spec: AppSpec, rooms: Rooms, nodes: Sequence[Node] | None = None) -> C
     """What would run, and every problem that can be told beforehand.
 
     Args:
-        nodes: of the Ray that would run it. Without, what this machine's cores do not suffice for is a warning.
+        nodes: of the Ray that would run it. Without, what this machine's cores do not suffice for is a warning. So is a table that is
+            not there yet.
     """
     problems: list[str] = []
     records: dict[str, DeploymentRecord] = {}
@@ -93,14 +103,15 @@ def check(spec: AppSpec, rooms: Rooms, nodes: Sequence[Node] | None = None) -> C
             records[name] = rooms.resolved(name, wanted)
         wrong += _own_problems(name, wanted, records.get(name), known, rooms)
         problems += [f"deployments.{name}.{each}" for each in wrong]
-    problems += [*_twins(spec, records), *_app_problems(spec, records, rooms)]
+    problems += [*_twins(spec, records), *_app_problems(spec, rooms)]
+    awaited = tuple(_awaited(spec, records, rooms))
     if nodes is not None:
-        return Check(spec, records, (*problems, *_unplaceable(spec, records, nodes)))
+        return Check(spec, records, (*problems, *_unplaceable(spec, records, nodes)), awaited)
     here = [Node(cpus=os.cpu_count() or 1, gpus=math.inf)]  # which GPUs Ray would find is Ray's to say
-    warnings = (
+    placing = (
         f"{each}; a Ray that is started on this machine could not place it" for each in _unplaceable(spec, records, here)
     )
-    return Check(spec, records, tuple(problems), tuple(warnings))
+    return Check(spec, records, tuple(problems), (*awaited, *placing))
 
 
 def content_kept(found: Check, rooms: Rooms) -> list[str]:
@@ -176,8 +187,17 @@ def _own_problems(
         yield f"shadow: heads that predict different things ({', '.join(sorted(tasks))}) cannot be compared"
     if wanted.review is None and any(rule.review for rule in wanted.rules.after):
         yield "rules: a rule sends to review, and there is no review queue: name its table in review:"
-    if wanted.review is not None and wanted.review.table in collection_names(rooms.layout):
-        yield f"review: '{wanted.review.table}' is a collection: name a table of its own"
+    if wanted.review is not None and (problem := _review_problem(wanted.review.table, live, rooms)) is not None:
+        yield f"review: {problem}"
+
+
+def _review_problem(table: str, live: HeadRecord | None, rooms: Rooms) -> str | None:
+    """Why the labels of a review cannot land there."""
+    if table in collection_names(rooms.layout):
+        return f"'{table}' is a collection: name a table of its own"
+    if live is None or table not in table_names(rooms.catalog):
+        return None
+    return no_review_table(open_table(rooms.catalog, table), live.task)
 
 
 def _keeps(wanted: DeploymentSpec | None, record: DeploymentRecord | None) -> bool:
@@ -197,7 +217,17 @@ def _twins(spec: AppSpec, records: Mapping[str, DeploymentRecord]) -> Iterator[s
             yield f"deployments.{name}: its predictions and those of '{twin}' would be one collection: rename one of them"
 
 
-def _app_problems(spec: AppSpec, records: Mapping[str, DeploymentRecord], rooms: Rooms) -> Iterator[str]:
+def _awaited(spec: AppSpec, records: Mapping[str, DeploymentRecord], rooms: Rooms) -> Iterator[str]:
+    """Tables that are not there: outcomes may come later, and are served then."""
+    # Made with the first label; of a deployment that does not fit yet the file names it all the same.
+    reviewed = {each.review.table for each in records.values() if each.review}
+    reviewed |= {each.review.table for each in spec.deployments.values() if each.review}
+    for name in spec.tables if spec.tables != "all" else ():
+        if name not in reviewed.union(table_names(rooms.catalog)):
+            yield f"tables: there is no table '{name}' yet"
+
+
+def _app_problems(spec: AppSpec, rooms: Rooms) -> Iterator[str]:
     for name in spec.encoders:
         try:
             rooms.encoders.get(name)
@@ -206,12 +236,6 @@ def _app_problems(spec: AppSpec, records: Mapping[str, DeploymentRecord], rooms:
     for name in spec.collections if spec.collections != "all" else ():
         if name not in collection_names(rooms.layout):
             yield f"collections: there is no collection '{name}'"
-    # Made with the first label; of a deployment that does not fit yet the file names it all the same.
-    reviewed = {each.review.table for each in records.values() if each.review}
-    reviewed |= {each.review.table for each in spec.deployments.values() if each.review}
-    for name in spec.tables if spec.tables != "all" else ():
-        if name not in reviewed.union(table_names(rooms.catalog)):
-            yield f"tables: there is no table '{name}'"
     for name in spec.models if spec.models != "all" else ():
         try:
             rooms.encoders.resolve(name)

@@ -175,6 +175,9 @@ def _with_shadow(rooms: Rooms, head: str, name: str | None) -> DeploymentRecord:
         names = ", ".join(record.name for record in having)
         problem = f"{head} is a shadow of several deployments: {names}; name one with deployment="
         raise InvalidArguments(call=f"promote '{head}'", problems=[problem])
+    if answering := [record.name for record in records.values() if record.head == head]:
+        problem = f"it answers already in {', '.join(answering)}: there is nothing to promote"
+        raise InvalidArguments(call=f"promote '{head}'", problems=[problem])
     heads = sorted({each.head for record in records.values() for each in record.heads[1:]})
     if not heads:
         whose = f"deployment '{name}'" if name else "any deployment"

@@ -96,7 +96,7 @@ class Shadow:
         before = time.perf_counter()
         predicted = self._head.predict(mark(vectors, self._shadow.fingerprint))
         ms = 1e3 * (time.perf_counter() - before) if timed else None
-        words = iter(spoken(self._head, predicted, len(vectors), 2))
+        words = iter(spoken(self._head.task, predicted, len(vectors), 2))
         return [[self._row(live, next(words), ms) for live in seen.rows] for seen, _ in known]
 
     def _row(self, live: PredictionRow, one: Spoken, ms: float | None) -> PredictionRow:

@@ -95,8 +95,8 @@ def write_events(
     """
     call = f"label in '{deployment}'"
     present = open_table(catalog, table) if table in table_names(catalog) else None
-    if present is not None:
-        _check_table(present, task, call)
+    if present is not None and (problem := no_review_table(present, task)) is not None:
+        raise InvalidArguments(call=call, problems=[problem])
     mine, others = _last_words(present, reviewer, list(labels))
     fresh = {id_: label for id_, label in labels.items() if id_ not in mine or mine[id_] != label}
     disagreements = tuple(
@@ -166,19 +166,16 @@ def _answered(predictions: Predictions, ids: Sequence[str]) -> set[str]:
     return found
 
 
-def _check_table(table: SourceTable, task: Task, call: str) -> None:
+def no_review_table(table: SourceTable, task: Task) -> str | None:
+    """Why the labels of a deployment cannot land in a table that is there; None where they can."""
     missing = [column for column in _COLUMNS if column not in table.columns]
-    problems = []
     if missing:
-        problems.append(f"table '{table.name}' has no column {', '.join(missing)}, so it is no review table: name another")
-    elif table.id != "id" or table.time != "time":
-        problems.append(f"table '{table.name}' was not registered with id='id' and time='time', as a review table is")
-    elif (kind := table.dataset().schema.field("label").type) != _LABELS[task]:
-        problems.append(
-            f"the labels of table '{table.name}' are {kind}, those of this deployment {_LABELS[task]}: name another"
-        )
-    if problems:
-        raise InvalidArguments(call=call, problems=problems)
+        return f"table '{table.name}' has no column {', '.join(missing)}, so it is no review table: name another"
+    if table.id != "id" or table.time != "time":
+        return f"table '{table.name}' was not registered with id='id' and time='time', as a review table is"
+    if (kind := table.dataset().schema.field("label").type) != _LABELS[task]:
+        return f"the labels of table '{table.name}' are {kind}, those of this deployment {_LABELS[task]}: name another"
+    return None
 
 
 def _last_words(

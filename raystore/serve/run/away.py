@@ -198,6 +198,6 @@ class AwayHead:
 
         def answer() -> Predictions:  # in a thread, for which it may have waited
             found: Predictions = asked(call, until - time.monotonic(), patience, float(len(rows)))
-            return found
+            return found if found.classes else found._replace(classes=self._head.classes)
 
         return await run_within(self._threads, answer, until, leaving="while another process was asked")

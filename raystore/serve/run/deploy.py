@@ -113,6 +113,8 @@ def deploy(
     global _began
     rooms = Rooms(root)
     refuse_misfits(spec, rooms)
+    if not has_ray():  # nothing of ours can listen there, and starting a Ray to find that out takes half a minute
+        check_port_free(spec.host, spec.port)
     ray = _join_ray()
     refuse_unplaceable(spec, rooms, nodes_of(ray))
     started = _start_serve(ray, spec)

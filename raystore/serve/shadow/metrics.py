@@ -110,7 +110,7 @@ def missing_because(report: ShadowReport, name: str) -> str:
         return f"it is no score of heads that predict {report.task}"
     if score in _WORDS or head in ("mcnemar", "gained", "lost"):
         if not report.with_labels:
-            return "no labels were named, as 'labels: outcomes.outcome' does"
+            return "it needs labels, and none were named (labels, or --labels: outcomes.outcome)"
         return "no pair has a label yet" if report.comparison is None else "McNemar's test is of classes and sets of labels"
     if head in ("difference", "absolute_difference", "correlation") and report.task != "number":
         return f"it is of numbers, and these heads predict {report.task}"

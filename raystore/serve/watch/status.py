@@ -43,7 +43,7 @@ class Recent(BaseModel):
     seconds: float  # what the window covers: some more than its name says, less right after the start
     requests: int
     per_s: float
-    error_rate: float  # share answered with 500 or more, but 503
+    error_rate: float  # share answered with 500 or more, but 503; 504 is among them
     refused_rate: float  # share answered with 429 or 503: more than is taken
     p50_ms: float | None
     p99_ms: float | None

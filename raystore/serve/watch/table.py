@@ -79,7 +79,9 @@ ABSTENTIONS = Counter(
     ("deployment", "why"),
     "Predictions that abstained, by why; their label is a guess, and raystore_predictions_total counts it too.",
 )
-RULES_FIRED = Counter("rules_fired_total", ("deployment", "rule"), "Rules that fired, those in shadow too.")
+RULES_FIRED = Counter(
+    "rules_fired_total", ("deployment", "rule"), "Rules that fired, those that refuse and those in shadow too."
+)
 HOOKS_FAILED = Counter("hooks_failed_total", ("deployment", "rule"), "Hooks that raised, or returned what they cannot.")
 REVIEW_OPEN = Gauge("review_open", ("deployment",), "Items of the review queue that wait for a label.", over="max")
 REVIEW_LEFT_OUT = Counter(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, Field, model_validator
@@ -98,10 +99,9 @@ class PredictRequest(PredictOptions):
         return self
 
     @property
-    def asked(self) -> list[PredictItem]:
-        if self.items is not None:
-            return self.items
-        return [PredictItem.model_construct(**{name: getattr(self, name) for name in PredictItem.model_fields})]
+    def asked(self) -> Sequence[PredictItem | PredictRequest]:
+        """Its items; where it is one itself, it has what an item has."""
+        return self.items if self.items is not None else (self,)
 
     @property
     def contents(self) -> dict[str, str]:

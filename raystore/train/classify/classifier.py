@@ -148,7 +148,7 @@ class Classifier:
     ) -> Predictions:
         """The same as a head says it, without the evidence; see `classify`."""
         told = self.classify(vectors, threshold=threshold, leave_out=leave_out)
-        return Predictions(told.labels, told.probabilities, told.confidence, told.abstained)
+        return Predictions(told.labels, told.probabilities, told.confidence, told.abstained, told.classes)
 
     def sample(self, most: int = SAMPLE) -> tuple[Labelled, Sample | None] | None:
         """The labelled rows as they are now, and a sample of them asked about without themselves (None of a single row); None
