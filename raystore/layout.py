@@ -112,6 +112,9 @@ class Layout:
     def collection_fence(self, name: str) -> Path:
         return self.collection(name) / "fence"
 
+    def journal(self, name: str) -> Path:
+        return self.collection(name) / "journal"
+
     def source(self, name: str) -> Path:
         return self.collection(name) / "source.lance"
 

@@ -27,6 +27,7 @@ from raystore.data.columns import (
     vector_field,
     vector_matrix,
 )
+from raystore.data.journaled import JournaledTable
 from raystore.data.keyed import ADDED, Filled, KeyedTable, quoted
 from raystore.data.pinned import Pinned
 from raystore.data.where import parse_where
@@ -66,7 +67,7 @@ class CollectionTable:
     def __init__(self, layout: Layout, name: str) -> None:
         self.layout = layout
         self.name = name
-        self.rows = KeyedTable(layout.rows(name), layout.collection_fence(name), "id")
+        self.rows = JournaledTable(layout.rows(name), layout.collection_fence(name), "id", layout.journal(name))
 
     @classmethod
     def open(cls, layout: Layout, name: str) -> CollectionTable:
@@ -309,6 +310,8 @@ class CollectionTable:
             ItemNotFound: an id is not in the collection, or has no vector of this encoder; the first one is named.
         """
         vectors, missing = self._gather(ids, fingerprint)
+        if missing and self.rows.take_in():  # they may have been acknowledged within the last second
+            vectors, missing = self._gather(ids, fingerprint)
         if missing:
             raise self._no_vector(next(iter(missing)))
         return vectors

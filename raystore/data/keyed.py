@@ -15,8 +15,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -305,9 +306,16 @@ class KeyedTable:
         self._sync_fragments(fragments)
         with lost_lease_is_said(lease):
             lance.LanceDataset.commit(
-                dataset, lance.LanceOperation.Append(fragments), read_version=dataset.version, commit_lock=lease.committing
+                dataset,
+                lance.LanceOperation.Append(fragments),
+                read_version=dataset.version,
+                commit_lock=partial(self._committing, rows, lease),
             )
         self._sync_manifest(version)
+
+    def _committing(self, rows: pa.Table, lease: Lease, version: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Around the commit of these rows itself."""
+        return lease.committing(version)
 
     def _fill_held(self, rows: pa.Table, stamps: Mapping[str, str | None], also: Mapping[str, str], lease: Lease) -> Filled:
         dataset = self.dataset(lease)

@@ -1,16 +1,17 @@
 """`log`: a few rows from a running service, durable when the call returns.
 
-Rows are checked, embedded in this process with every encoder of the collection that takes them, and committed; callers
-of many threads share a commit. The content is used and forgotten: neither the table nor any error holds it, so an
-encoder that is left out here can never make up for it. A row sent again changes nothing and is not embedded again.
+Rows are checked, embedded in this process with every encoder of the collection that takes them, and committed, or appended
+to the collection's journal; callers of many threads share a write. The content is used and forgotten: neither the table nor any
+error holds it, so an encoder that is left out here can never make up for it. A row sent again changes nothing and is not embedded
+again.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,8 @@ import pyarrow as pa
 
 from raystore.data.collection import CollectionTable
 from raystore.data.columns import TYPES, vector_array
+from raystore.data.grouped import Grouped
 from raystore.data.kept_source import open_source
-from raystore.data.keyed import Committed, KeyedTable
 from raystore.data.rows import Incoming, check_rows, payload_digests, row_table, unusable
 from raystore.encoders.bridged import Bridge
 from raystore.encoders.items import Item
@@ -65,48 +66,14 @@ class LogResult:
         return facts_html(f"{self.added:,} rows added", asdict(self))
 
 
-class GroupCommit:
-    """Commits of concurrent callers, grouped: whoever gets to commit takes everyone's rows along.
+@dataclass(frozen=True)
+class _Checked:
+    """Rows as they were checked, and their payloads."""
 
-    While one commit runs (about 6 ms), the callers that arrive wait for the next, which takes all of them.
-    """
-
-    def __init__(self, table: KeyedTable) -> None:
-        self._table = table
-        self._queue: list[_Waiting] = []
-        self._queue_lock = threading.Lock()
-        self._turn = threading.Lock()
-
-    def submit(self, rows: pa.Table) -> Committed:
-        mine = _Waiting(rows)
-        with self._queue_lock:
-            self._queue.append(mine)
-        with self._turn:
-            if mine.outcome is None and mine.error is None:
-                self._commit_queue()
-        if mine.error is not None:
-            raise mine.error
-        assert mine.outcome is not None
-        return mine.outcome
-
-    def _commit_queue(self) -> None:
-        with self._queue_lock:
-            group, self._queue = self._queue, []
-        try:
-            outcomes = self._table.commit([waiting.rows for waiting in group], refuse_differing=True)
-        except BaseException as error:  # noqa: BLE001  handed to every caller of the group, who raises it
-            for waiting in group:
-                waiting.error = error
-            return
-        for waiting, outcome in zip(group, outcomes, strict=True):
-            waiting.outcome = outcome
-
-
-class _Waiting:
-    def __init__(self, rows: pa.Table) -> None:
-        self.rows = rows
-        self.outcome: Committed | None = None
-        self.error: BaseException | None = None
+    incoming: Incoming
+    payloads: list[bytes]
+    fingerprint: str | None
+    encoded: Mapping[str, Mapping[str, Matrix]]
 
 
 def _undeclared(
@@ -141,7 +108,8 @@ class RowLog:
         self._max_chars = min(encoder.max_chars for encoder in self._encoders.values())
         self._key = store_key
         self._source = open_source(table)
-        self._commits = GroupCommit(table.rows)
+        self._commits = Grouped(partial(table.rows.commit, refuse_differing=True))
+        self._appends = Grouped(table.rows.append)
 
     def log(
         self,
@@ -169,6 +137,51 @@ class RowLog:
             IdConflict: an id is known with another payload; nothing was written.
             DiskFull, WriterBlocked: nothing was written; repeat the call.
         """
+        checked = self._checked(rows, fingerprint, encoded or {}, add_columns)
+        if checked is None:
+            return LogResult(self._table.version, 0, 0, self._first)
+        fresh, known = self._fresh(checked)
+        if fresh is None:
+            return LogResult(self._table.version, 0, known, self._first)
+        outcome = self._commits.submit(fresh)
+        self._refuse(outcome.differing)  # another writer committed one of the ids between the look-up and the commit
+        return LogResult(outcome.version, outcome.added, known + outcome.known, self._first)
+
+    def append(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        fingerprint: str | None = None,
+        encoded: Mapping[str, Mapping[str, Matrix]] | None = None,
+    ) -> int:
+        """How many rows were added to the collection's journal: durable when this returns, and in the collection after the next
+        `take_in` or commit of anybody.
+
+        Arguments, and what is raised, as `log` has them. Cost: a sync, where `log` costs a commit.
+        """
+        checked = self._checked(rows, fingerprint, encoded or {}, add_columns=False)
+        if checked is None:
+            return 0
+        fresh, _ = self._fresh(checked)
+        if fresh is None:
+            return 0
+        outcome = self._appends.submit(fresh)
+        self._refuse(outcome.differing)
+        return outcome.added
+
+    def _refuse(self, differing: Iterable[str]) -> None:
+        ids = list(differing)
+        if ids:
+            raise IdConflict(collection=self._table.name, ids=ids)
+
+    def _checked(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        fingerprint: str | None,
+        encoded: Mapping[str, Mapping[str, Matrix]],
+        add_columns: bool,
+    ) -> _Checked | None:
+        """The rows, which can be written; None where there are none. Raises as `log` does."""
         rows = list(rows)
         while True:
             columns = self._table.columns
@@ -183,11 +196,17 @@ class RowLog:
                 found = sorted(problems, key=lambda p: p[0])
                 raise InvalidRows(collection=self._table.name, n_rows=len(rows), problems=found)
             if not incoming.ids:
-                return LogResult(self._table.version, 0, 0, self._first)
+                return None
             if not new_columns:
-                return self._write(incoming, fingerprint, encoded or {})
+                break
             # Another writer may be adding the same column with another type: the rows are checked again with what is there.
             self._table.rows.add_columns(new_columns)
+        contents = [
+            np.asarray(vector, np.float32).tobytes() if item is None else item.encode() if isinstance(item, str) else item
+            for item, vector in zip(incoming.items, incoming.vectors, strict=True)
+        ]
+        payloads = payload_digests(self._key, contents, incoming.subjects, incoming.tenants, incoming.kept)
+        return _Checked(incoming, payloads, fingerprint, encoded)
 
     def _check_items(self, incoming: Incoming) -> list[tuple[int, str | None, str]]:
         """A problem for each item that no encoder of the collection takes: its row would have no vector at all."""
@@ -238,25 +257,20 @@ class RowLog:
             return bridge.target if bridge.direction == "forward" else None
         return None if encoder is None or encoder.fingerprint == fingerprint else encoder.fingerprint
 
-    def _write(self, incoming: Incoming, fingerprint: str | None, encoded: Mapping[str, Mapping[str, Matrix]]) -> LogResult:
-        contents = [
-            np.asarray(vector, np.float32).tobytes() if item is None else item.encode() if isinstance(item, str) else item
-            for item, vector in zip(incoming.items, incoming.vectors, strict=True)
-        ]
-        payloads = payload_digests(self._key, contents, incoming.subjects, incoming.tenants, incoming.kept)
+    def _fresh(self, checked: _Checked) -> tuple[pa.Table | None, int]:
+        """The rows that are not known, embedded, as they are committed; and how many are known."""
+        incoming, payloads = checked.incoming, checked.payloads
         # A known row is not encoded again. Where nothing is to be encoded, the commit alone looks, and saves its caller some 2 ms.
-        known = self._table.rows.known(incoming.ids) if self._is_encoding(incoming, encoded) else {}
-        differing = [i for i, p in zip(incoming.ids, payloads, strict=True) if i in known and known[i].payload != p]
-        if differing:
-            raise IdConflict(collection=self._table.name, ids=differing)
+        known = self._table.rows.known(incoming.ids) if self._is_encoding(incoming, checked.encoded) else {}
+        self._refuse(i for i, p in zip(incoming.ids, payloads, strict=True) if i in known and known[i].payload != p)
         new = [row for row, id_ in enumerate(incoming.ids) if id_ not in known]
         if not new:
-            return LogResult(self._table.version, 0, len(known), self._first)
+            return None, len(known)
         now = datetime.now(UTC)
         fresh = row_table(
             ids=[incoming.ids[i] for i in new],
             payloads=[payloads[i] for i in new],
-            vectors=self._vectors(incoming, new, fingerprint, encoded),
+            vectors=self._vectors(incoming, new, checked.fingerprint, checked.encoded),
             subjects=[incoming.subjects[i] for i in new],
             tenants=[incoming.tenants[i] for i in new],
             times=[incoming.times[i] or now for i in new],
@@ -266,10 +280,7 @@ class RowLog:
         if self._source is not None:
             items = [incoming.items[i] for i in new]
             self._source.keep([incoming.ids[i] for i in new], [payloads[i] for i in new], items)
-        outcome = self._commits.submit(fresh)
-        if outcome.differing:  # another writer committed one of the ids between the look-up and the commit
-            raise IdConflict(collection=self._table.name, ids=list(outcome.differing))
-        return LogResult(outcome.version, outcome.added, len(known) + outcome.known, self._first)
+        return fresh, len(known)
 
     def _is_encoding(self, incoming: Incoming, ready: Mapping[str, Mapping[str, Matrix]]) -> bool:
         """Whether a row brings content that was not encoded yet by some encoder that takes it, or that is to be kept."""

@@ -117,6 +117,7 @@ def retire(
         begun |= {"bytes_before": _size(table.rows.path, *folders)}
         catalog.put(records, {**begun, "state": "begun"})
     columns = [vector_column(fingerprint), filled_column(fingerprint), bridged_column(fingerprint)]
+    table.rows.take_in()  # while it holds the columns that they have
     drop_columns(table.rows, columns, grace_s=GRACE_S if grace_s is None else grace_s, progress=progress)
     for folder in folders:
         while folder.exists():

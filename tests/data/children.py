@@ -164,6 +164,30 @@ def race(table: str, fence: str, payload: str, start: str, stop: str, step: str)
     say(f"{added} {known} {differing}")
 
 
+def race_append(table: str, fence: str, journal: str, role: str, start: str, stop: str) -> None:
+    """Append, or commit, ids start..stop, two at a time; says each row that is durable."""
+    from raystore.data.journaled import JournaledTable
+    from tests.data.toy import some_rows
+
+    rows = JournaledTable(Path(table), Path(fence), "id", Path(journal))
+    say("ready")
+    listen()
+    for first in range(int(start), int(stop), 2):
+        ids = [f"row-{first}", f"row-{first + 1}"]
+        if role == "append":
+            rows.append([some_rows(ids)])
+        else:
+            rows.commit([some_rows(ids)], refuse_differing=True)
+        for id_ in ids:
+            say(id_)
+
+
+def hold_between_commits(folder: str) -> None:
+    with Fence(Path(folder)).between_commits():
+        say("inside")
+        listen()
+
+
 def race_fill(table: str, fence: str, column: str, stop: str, step: str) -> None:
     """Fill the column of ids 0..stop, `step` at a time; says how many were filled and known in all."""
     from raystore.data.keyed import KeyedTable
@@ -240,6 +264,29 @@ def fill_disk(folder: str, size: str) -> None:
     ballast.unlink()
     (outcome,) = table.commit([rows], refuse_differing=True)
     say(f"{acknowledged} {found.count_rows()} {len(found.get_fragments())} {outcome.added}")
+
+
+def fill_journal(folder: str, size: str) -> None:
+    """In a mount namespace of its own: append until a file system of `size` bytes is full; says the error, and how many rows were
+    acknowledged and are there once there is space."""
+    from raystore.errors import DiskFull
+    from tests.data.toy import make_store, make_tickets, some_rows
+
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    say("mounted")
+    ballast = Path(folder) / "ballast"
+    ballast.write_bytes(bytes(int(1.5 * 2**20)))
+    table = make_tickets(make_store(Path(folder) / "store")).rows
+    acknowledged = 0
+    try:
+        while True:
+            table.append([some_rows([f"{acknowledged} {os.urandom(2_000).hex()}"])])
+            acknowledged += 1
+    except DiskFull as error:
+        say(error)
+    ballast.unlink()
+    table.take_in()
+    say(f"{acknowledged} {table.dataset().count_rows()}")
 
 
 if __name__ == "__main__":

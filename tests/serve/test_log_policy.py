@@ -21,6 +21,7 @@ from raystore.serve.spec.records import deployment_records
 from raystore.serve.watch import table
 from tests.serve.conftest import Served, recorded
 from tests.serve.serving import CANARY, Serving
+from tests.waiting import soon
 
 TEXT = "the card never arrived"
 
@@ -38,6 +39,8 @@ def kept(serving: Serving, served: Served, request: pytest.FixtureRequest) -> Co
 
 
 def rows_of(kept: CollectionTable) -> list[dict[str, Any]]:
+    """All that is durable by now, whether its journal was taken in already or not."""
+    kept.rows.take_in()
     columns = ["id", "subject", "tenant", "time", "product"]
     return sorted(kept.rows.dataset().to_table(columns=columns).to_pylist(), key=lambda row: row["id"])
 
@@ -84,6 +87,31 @@ def test_a_request_that_is_sent_again_adds_nothing_though_it_shares_its_batch_wi
     assert len(rows_of(kept)) == 6
 
 
+def test_required_rows_are_in_the_collection_soon_after_the_answer(serving: Serving, kept: CollectionTable) -> None:
+    service = serving.serve({"l-soon": {"head": "refunds@2", "log": kept.name}})
+    for i in range(3):
+        service.ask("l-soon", {"id": f"s-{i}", "text": TEXT})
+    soon(lambda: kept.rows.dataset().count_rows() == 3)
+    service.ask("l-soon", {"id": "s-3", "text": TEXT})
+    service.orchestrator.drain(60)
+    assert kept.rows.dataset().count_rows() == 4
+    assert service.ask("l-soon", {"id": "s-4", "text": TEXT})["logged"] == ["s-4"], (
+        "durable, though nobody takes it in here"
+    )
+    assert kept.rows.dataset().count_rows() == 4
+
+
+def test_what_a_service_that_was_killed_left_in_the_journal_is_taken_in_by_the_next(
+    serving: Serving, kept: CollectionTable
+) -> None:
+    service = serving.serve({"l-left": {"head": "refunds@2", "log": kept.name}})
+    service.orchestrator.drain(60)  # it takes in nothing any more
+    assert service.ask("l-left", {"id": "left", "text": TEXT})["logged"] == ["left"]
+    assert kept.rows.dataset().count_rows() == 0
+    serving.serve({"l-left": {"head": "refunds@2", "log": kept.name}})
+    soon(lambda: kept.rows.dataset().count_rows() == 1)
+
+
 def test_a_vector_is_logged_as_it_came(serving: Serving, served: Served, kept: CollectionTable) -> None:
     service = serving.serve({"l-vector": {"head": "refunds@2", "log": kept.name}})
     vector = served.rooms.encoders.get("tiny").encode([TEXT])[0]
@@ -98,6 +126,7 @@ def test_a_collection_of_several_encoders_gets_a_vector_of_each(house: Served) -
     service = serving.serve({"l-every": {"head": "refunds@2", "log": "everything"}})
     service.ask("l-every", {"id": "l-every-1", "text": TEXT})
     every = CollectionTable.open(house.rooms.layout, "everything")
+    every.rows.take_in()
     clip = house.rooms.encoders.get("clip")
     np.testing.assert_allclose(every.vectors_of(["l-every-1"], clip.fingerprint), clip.encode([TEXT]), atol=1e-5)
     tiny = house.rooms.encoders.get("tiny")

@@ -1,10 +1,10 @@
 """What predictions leave in a collection: the embedding and kept columns of an item; its content only where the collection's owner
 chose to keep that (`keep_source`).
 
-Required: durable before the answer. Else behind a queue, bounded by rows and by bytes, which one thread empties in groups; what does
-not fit is dropped and counted. A row's id is the item's, so a request that is repeated under its id leaves one row. The content goes
-along as far as the log, which knows a row again by its keyed digest, and encodes it for those of the collection's encoders that have
-not.
+Required: durable before the answer, in the collection's journal, which is taken in behind it. Else behind a queue, bounded by rows
+and by bytes, which one thread empties in groups; what does not fit is dropped and counted. A row's id is the item's, so a request
+that is repeated under its id leaves one row. The content goes along as far as the log, which knows a row again by its keyed digest,
+and encodes it for those of the collection's encoders that have not.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ Dropped = Callable[[str, str, int], None]  # collection, reason, rows
 _GROUP = 256  # rows of one commit
 # A commit costs some 7 ms of the cores that answer, for one row as for many: so rows wait a little for others.
 _PAUSE_S = 0.5
+_TAKEN_IN_S = 1.0
 # A row is refused, and others may be written.
 _OF_ROWS = (InvalidRows, InvalidVectors, ItemsUnusable, DimensionMismatch, IdConflict)
 
@@ -77,11 +78,31 @@ def rows_of(part: Part, collection: ServedCollection, reads: BatchingEncoder) ->
     return rows
 
 
-def write(collection: ServedCollection, encoders: Mapping[str, BatchingEncoder], rows: Sequence[Row]) -> int:
+def commit(collection: ServedCollection, encoders: Mapping[str, BatchingEncoder], rows: Sequence[Row]) -> int:
     """How many of the rows were added, durably; all are of one fingerprint. Raises what `RowLog.log` raises."""
-    fingerprint = rows[0].fingerprint
-    encoded = {fingerprint: {each.row["id"]: each.vector for each in rows if each.vector is not None}}
-    return collection.log([each.row for each in rows], encoders, fingerprint, encoded).added
+    return collection.log([each.row for each in rows], encoders, rows[0].fingerprint, _encoded(rows)).added
+
+
+def append(collection: ServedCollection, encoders: Mapping[str, BatchingEncoder], rows: Sequence[Row]) -> int:
+    """As `commit`, into the journal: they are in the collection when somebody takes them in."""
+    return collection.append([each.row for each in rows], encoders, rows[0].fingerprint, _encoded(rows))
+
+
+def _encoded(rows: Sequence[Row]) -> dict[str, dict[str, Matrix]]:
+    return {rows[0].fingerprint: {each.row["id"]: each.vector for each in rows if each.vector is not None}}
+
+
+def take_in_lane(name: str, take_in: Callable[[], object]) -> Lane[None]:
+    """The lane that takes a collection's journal in, once a second at most; one thing in it is enough. What could not be taken in
+    waits on in the journal, for the next time or another writer."""
+    return Lane(
+        f"take-in-{name}",
+        lambda _: patiently(take_in),
+        most=1,
+        batch=2,  # never whole, so that one waits out the pause
+        pause_s=_TAKEN_IN_S,
+        dropped=lambda *_: None,
+    )
 
 
 def log_lane(

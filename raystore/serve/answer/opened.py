@@ -62,11 +62,29 @@ class OpenCollection:
         encoded: Mapping[str, Mapping[str, Matrix]] | None = None,
     ) -> LogResult:
         """See `RowLog.log`; `encoders` are all of the collection's, of which a row with a text gets a vector each."""
+        return self._log(encoders).log(rows, fingerprint=fingerprint, encoded=encoded)
+
+    def append(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        encoders: Mapping[str, BatchingEncoder],
+        fingerprint: str | None,
+        encoded: Mapping[str, Mapping[str, Matrix]] | None = None,
+    ) -> int:
+        """See `RowLog.append`; `encoders` as above."""
+        return self._log(encoders).append(rows, fingerprint=fingerprint, encoded=encoded)
+
+    def take_in(self) -> None:
+        """Rows that were appended are in the collection now; see `JournaledTable`."""
+        self._table.rows.take_in()
+        self._table.rows.know_keys()
+
+    def _log(self, encoders: Mapping[str, BatchingEncoder]) -> RowLog:
         key = tuple(encoders)
         log = self._logs.get(key)
-        if log is None:  # two threads may make two; commits are safe either way, only grouped apart
+        if log is None:  # two threads may make two; writes are safe either way, only grouped apart
             log = self._logs.setdefault(key, RowLog(self._table, encoders, self._store_key))
-        return log.log(rows, fingerprint=fingerprint, encoded=encoded)
+        return log
 
     def searcher(self, fingerprint: str) -> IndexSearcher:
         """Of the collection's vectors of that encoder, kept."""

@@ -23,7 +23,7 @@ from raystore.serve.answer.asked import Asked
 from raystore.serve.answer.batching import BatchingEncoder, ServedEncoder
 from raystore.serve.answer.collections import Collections
 from raystore.serve.answer.deadline import check_in_time, present_until, run_within, waited_until
-from raystore.serve.answer.keeping import Row, rows_of, write
+from raystore.serve.answer.keeping import Row, append, commit, rows_of
 from raystore.serve.answer.live import Live
 from raystore.serve.answer.predicting import Part, predict_parts
 from raystore.serve.answer.served import Known, ServedCollection, ServedSql
@@ -97,7 +97,7 @@ class Orchestrator:
         self._live: dict[str, Live] = {}
         self.failed: Mapping[str, tuple[int, str]] = {}
         self._encoders: dict[str, BatchingEncoder] = {}
-        self._shared = Shared(self._commit, self._lost)
+        self._shared = Shared(self._commit, self._take_in, self._lost)
         self.collections = Collections(
             open_collection=open_collection,
             names=collection_names,
@@ -130,9 +130,12 @@ class Orchestrator:
         for deployment in deployments.values():
             self.encoder(deployment.record.reads)
         self._live, self.failed = dict(deployments), dict(failed or {})
-        self._shared.commit = self._commit
+        self._shared.commit, self._shared.take_in = self._commit, self._take_in
         for name, lane in self._shared.lanes.items():
             lane.most = self._log_queue(name, lane.most)
+        for log in [each.record.log for each in deployments.values()]:
+            if log is not None and log.required:
+                self._shared.appended(log.collection)  # what a process that was killed left, and its keys come to mind
 
     def adopt(self, other: Orchestrator) -> None:
         """Share with another orchestrator of this store the encoders in memory, and the rows that wait to be logged: this one logs them
@@ -325,7 +328,7 @@ class Orchestrator:
         if not rows:
             return []
         if record.log.required:
-            await run_within(self._threads, partial(self._commit, name, rows), present_until())
+            await run_within(self._threads, partial(self._append, name, rows), present_until())
             return [each.row["id"] for each in rows]
         self._shared.put(name, rows, self._log_queue(name, record.log.queue))
         return []
@@ -341,8 +344,17 @@ class Orchestrator:
 
     def _commit(self, name: str, rows: Sequence[Row]) -> None:
         collection = self.collections.opened(name)
-        added = self.collections.with_encoders(collection, lambda encoders: write(collection, encoders, rows))
+        added = self.collections.with_encoders(collection, lambda encoders: commit(collection, encoders, rows))
         self._logged(name, added)
+
+    def _append(self, name: str, rows: Sequence[Row]) -> None:
+        collection = self.collections.opened(name)
+        added = self.collections.with_encoders(collection, lambda encoders: append(collection, encoders, rows))
+        self._shared.appended(name)
+        self._logged(name, added)
+
+    def _take_in(self, name: str) -> None:
+        self.collections.opened(name).take_in()
 
     def _logged(self, collection: str, added: int) -> None:
         self._metrics.count(table.LOGGED, collection, by=added)

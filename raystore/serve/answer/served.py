@@ -79,6 +79,14 @@ class ServedCollection(Protocol):
         fingerprint: str | None,
         encoded: Mapping[str, Mapping[str, Matrix]] | None = None,
     ) -> LogResult: ...
+    def append(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        encoders: Mapping[str, BatchingEncoder],
+        fingerprint: str | None,
+        encoded: Mapping[str, Mapping[str, Matrix]] | None = None,
+    ) -> int: ...
+    def take_in(self) -> None: ...
     def search(
         self, query: object, *, fingerprint: str, without: Sequence[str], **options: Unpack[SearchOptions]
     ) -> Found: ...

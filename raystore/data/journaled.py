@@ -1,0 +1,107 @@
+"""A keyed table with a journal: rows that are durable after one sync, where a commit costs 10 ms and more, and in the table soon after.
+
+Whoever commits takes in first what waits, for that was acknowledged before; a service does it behind its answers. Readers of the
+table see its rows from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+import pyarrow as pa
+
+from raystore.data.fence import Lease
+from raystore.data.journal import Appended, Journal
+from raystore.data.keyed import PAYLOAD, Committed, Filled, KeyedTable
+from raystore.data.known_keys import KnownKeys
+
+log = logging.getLogger("raystore")
+
+_MOST_BYTES = 64 * 2**20  # that may wait; 30,000 rows of one vector of 384 numbers
+
+
+class JournaledTable(KeyedTable):
+    """`journal` is the folder of the rows that wait; every writer of the table names the same."""
+
+    def __init__(self, path: Path, fence_folder: Path, key: str, journal: Path) -> None:
+        super().__init__(path, fence_folder, key)
+        self._journal = Journal(journal, key, PAYLOAD, self.fence.between_commits)
+        self._known_keys = KnownKeys(key)
+        self._overtaken = False  # a commit of this object, by rows that were appended meanwhile
+
+    def append(self, groups: Sequence[pa.Table]) -> list[Appended]:
+        """Write several callers' rows into the journal; durable when it returns, and in the table with the next `take_in` or commit.
+
+        Args:
+            groups: as `commit` takes them. A group of which a key is known with another payload is left out whole.
+
+        Returns:
+            One Appended a group. A key that stands in two groups counts for the first.
+
+        Raises:
+            WriterBlocked, DiskFull: nothing was written.
+
+        Cost: one write and one sync; a look-up, some 2 ms, where a key may be known.
+        """
+        if self._journal.n_bytes > _MOST_BYTES:  # nobody takes them in, and whoever tries is told why
+            self.take_in()
+        return self._journal.append(groups, self._payloads)
+
+    def take_in(self) -> int:
+        """How many rows waited in the journal; they are in the table now. Raises WriterBlocked, DiskFull: they wait on.
+
+        Cost: a commit where rows wait, else a look at a folder. Who appends meanwhile waits for neither.
+        """
+        return self._held("taking rows in from the journal", self._take_in_held) if self._journal.waits() else 0
+
+    def know_keys(self) -> None:
+        """Look at the keys that came since the last time, so that nobody who appends has to. Cost: .3 s for a million, the first time."""
+        self._known_keys.may_hold([], self._newest().dataset)
+
+    def fill_columns(
+        self, rows: pa.Table, stamps: Mapping[str, str | None], also: Mapping[str, str] = MappingProxyType({})
+    ) -> Filled:
+        """See `KeyedTable.fill_columns`; rows that wait are filled too."""
+        self.take_in()
+        return super().fill_columns(rows, stamps, also)
+
+    def _commit_held(self, groups: Sequence[pa.Table], lease: Lease, refuse_differing: bool) -> list[Committed]:
+        while True:
+            self._take_in_held(lease)
+            self._overtaken = False
+            try:
+                return super()._commit_held(groups, lease, refuse_differing)
+            except OSError:  # so Lance reports what its commit lock raised
+                if not self._overtaken:
+                    raise
+
+    @contextmanager
+    def _committing(self, rows: pa.Table, lease: Lease, version: int) -> Iterator[None]:
+        with lease.committing(version):
+            if self._journal.appended(rows.column(self.key).to_pylist()):
+                self._overtaken = True
+                raise OSError("rows with some of these keys were appended meanwhile")
+            yield
+
+    def _take_in_held(self, lease: Lease) -> int:
+        if not self._journal.waits():
+            return 0
+        segments = self._journal.seal()
+        rows = self._journal.read(segments)
+        if rows is not None:
+            [outcome] = super()._commit_held([rows], lease, refuse_differing=False)
+            if outcome.differing:  # only where the file system's locks hold nobody off
+                n = len(outcome.differing)
+                log.error("%d rows of '%s' were written twice, and differ; the first ones stay", n, self.path)
+        self._journal.remove(segments)
+        return 0 if rows is None else len(rows)
+
+    def _payloads(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Of those of the keys that the newest version holds."""
+        dataset = self._newest().dataset
+        maybe = self._known_keys.may_hold(keys, dataset)
+        return {key: found.payload for key, found in self.known(maybe, dataset).items()} if maybe else {}
