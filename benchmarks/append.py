@@ -7,11 +7,14 @@
    and vectors, which does none of that. Measured with no file synced by either, and with every file synced by both.
    Goal: 1.1 times the peer's time; a scan the same.
 2. One-row commits in turns into 10,000 and into 1,000,000 rows, merges of fragments among them. Goal: the same median.
+3. One row appended to the journal of a table, durable with one sync, in turns with a commit of one row, after what was appended was
+   taken in; and with a bare write and sync of as many bytes to a file, below which no durable append can be.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -39,6 +42,7 @@ DIM = 384
 CHUNK = 10_000
 GOAL = 1.1
 COMMITS = 128  # four merges of fragments among them
+APPENDS = 16  # before they are taken in
 COMMIT_DIM = 32  # a commit's cost hangs on the number of rows; so a million of them fit a small disk
 
 
@@ -147,6 +151,39 @@ def one_row_commits(root: Path, small: int, large: int) -> dict[str, object]:
     }
 
 
+def one_row_appends(root: Path, large: int) -> dict[str, object]:
+    table = new_table(root, DIM)
+    for start in range(0, large, 100_000):
+        table.rows.commit([as_rows(chunk(start, 100_000, DIM))], refuse_differing=False)
+    table.rows.know_keys()
+    times: dict[str, list[float]] = {"append": [], "commit": [], "write_and_sync": []}
+    n_bytes = 0
+    with (root / "bare").open("wb", buffering=0) as bare:
+
+        def write_and_sync(data: bytes) -> None:
+            bare.write(data)
+            os.fsync(bare.fileno())
+
+        for i in range(COMMITS):
+            rows = [as_rows(chunk(large + (APPENDS + 1) * i + j, 1, DIM)) for j in range(APPENDS + 1)]
+            for row in rows[1:]:
+                times["append"].append(seconds(lambda row=row: table.rows.append([row])) * 1e3)
+            n_bytes = table.rows.waiting_bytes // APPENDS
+            data = os.urandom(n_bytes)
+            times["write_and_sync"].append(seconds(lambda data=data: write_and_sync(data)) * 1e3)
+            table.rows.take_in()
+            times["commit"].append(seconds(lambda row=rows[0]: table.rows.commit([row], refuse_differing=True)) * 1e3)
+            table.rows.know_keys()
+    medians = {what: statistics.median(each) for what, each in times.items()}
+    return {
+        "rows": large,
+        "bytes_of_a_row": n_bytes,
+        "median_ms": {what: round(median, 2) for what, median in medians.items()},
+        "slowest_ms": {what: round(max(each), 1) for what, each in times.items()},
+        "ratio_of_medians": round(medians["commit"] / medians["append"], 1),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
@@ -156,6 +193,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = append_and_scan(Path(folder), options.rows, options.repeats)
         figures["one_row"] = one_row_commits(Path(folder), 10_000, options.large)
+        figures["one_row_durable"] = one_row_appends(Path(folder), min(options.large, 200_000))
     shape = {"rows": options.rows, "dim": DIM, "chunk": CHUNK}
     write_result("append", {**shape, **figures}, ["pylance", "pyarrow", "numpy"], "python benchmarks/append.py")
 

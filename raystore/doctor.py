@@ -155,9 +155,13 @@ def _collection(store: Store, name: str) -> str:
                 found=f"{bad:,} vectors of collection {name} are no unit vectors",
                 advice="Restore the collection from a backup.",
             )
-    aside = len(set_aside_rows(store.layout, name))
+    aside, damaged = len(set_aside_rows(store.layout, name)), table.rows.damaged()
     held = "vectors hold" if table.fingerprints else "no vectors"
-    return f"{table.count():,} rows, version {table.version}, {held}" + (f"; {aside:,} set aside" if aside else "")
+    return (
+        f"{table.count():,} rows, version {table.version}, {held}"
+        + (f"; {aside:,} set aside" if aside else "")
+        + (f"; a crash or the disk cut {', '.join(f'journal/{path.name}' for path in damaged)}" if damaged else "")
+    )
 
 
 def _index(store: Store, name: str, fp12: str) -> str:

@@ -158,6 +158,10 @@ class Journal:
             else:
                 path.unlink(missing_ok=True)
 
+    def damaged(self) -> list[Path]:
+        """Files that were kept aside."""
+        return sorted(self.folder.glob(f"*{_DAMAGED}"))
+
     def _segments(self) -> dict[str, Path]:
         """By stem, the oldest first."""
         try:

@@ -189,7 +189,11 @@ def _fail_in_process(trail: Trail, store: raystore.Store, sources: list[Path]) -
 def _derive(trail: Trail, store: raystore.Store) -> None:
     """Another precision, calibrated on and measured with content."""
     sample = [f"{word} {trail.text(next(_NUMBERS))}" for word in ("card", "money") for _ in range(20)]
-    found = store.encoders.derive("tiny-int8", base="tiny", precision="int8", sample=sample, labels=["a", "b"] * 20)
+    # Of these texts alone, which are much alike, int8 may make the same vectors, and would be refused as the same encoder.
+    words = ["card", "never", "arrived", "hello", "world", "text", "sentence", "limit", "money", "blue"]
+    sample += [f"{one} {two}" for one in words for two in words]
+    labels = ["a", "b"] * (len(sample) // 2)
+    found = store.encoders.derive("tiny-int8", base="tiny", precision="int8", sample=sample, labels=labels)
     trail.say(f"{found} {found.report!r} {found.report.facts} {found.encoder.card!r}")
 
 

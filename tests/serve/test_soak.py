@@ -12,11 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
+import httpx
 import pytest
 from serving.load import Answers, arrivals, closed, evenly, post
 
+from raystore.data.collection import CollectionTable
+from raystore.layout import Layout
 from raystore.serve.run.deploy import Running, deploy
 from raystore.serve.run.proxy import free_port
 from raystore.serve.spec.app import AppSpec
@@ -33,6 +37,7 @@ APP = {
     "deployments": {
         "triage": {"head": "refunds@1", "shadow": ["refunds@2"], "log": {"collection": "kept", "required": False}},
         "plain": {"head": "refunds@1"},
+        "keeping": {"head": "refunds@1", "log": "kept"},
     },
     "encoders": {"tiny": {"replicas": 2}},
 }
@@ -129,6 +134,51 @@ def test_an_encoder_replica_killed_every_ten_seconds_fails_no_request(address: t
     assert set(found.statuses) == {200}, (found.statuses, found.failed_at)
     assert found.unsent == 0
     assert len(killed) >= 3
+
+
+def test_what_was_acknowledged_before_replicas_of_the_orchestrator_were_killed_is_in_the_collection_once(
+    running: Running, root: Path
+) -> None:
+    """Rows of another deployment are committed to the same collection meanwhile."""
+    stop, acknowledged = threading.Event(), list[str]()
+
+    def ask(who: int) -> None:
+        with httpx.Client(base_url=running.url, timeout=30) as client:
+            for i in count():
+                if stop.is_set():
+                    return
+                body = {"id": f"kill-{who}-{i}", "text": f"{CARD[0]} {i}"}
+                try:
+                    client.post("/v1/predict/triage", json={"id": f"behind-{who}-{i}", "text": CARD[1]})
+                    answer = client.post("/v1/predict/keeping", json=body)
+                except httpx.HTTPError:  # the replica that answered it was killed
+                    time.sleep(0.05)
+                    continue
+                if answer.status_code == 200:
+                    acknowledged.extend(answer.json()["logged"])
+
+    with ThreadPoolExecutor(4) as threads:
+        asking_all = [threads.submit(ask, who) for who in range(4)]
+        for _ in range(3):
+            begun = len(acknowledged)
+            soon(lambda begun=begun: len(acknowledged) > begun + 100)
+            [alive] = soon(lambda: pids_of("orchestrator", ready=True))
+            os.kill(alive, signal.SIGKILL)
+        begun = len(acknowledged)
+        soon(lambda: len(acknowledged) > begun + 20)
+        stop.set()
+        for each in asking_all:
+            each.result()
+    kept = CollectionTable.open(Layout(root), "kept").rows
+    wanted = set(acknowledged)
+
+    def there() -> list[str]:
+        found = kept.dataset().to_table(columns=["id"]).column("id").to_pylist()
+        return found if wanted <= set(found) else []
+
+    found = soon(there)
+    assert len(found) == len(set(found))
+    assert len(acknowledged) == len(wanted) > 300
 
 
 def test_replicas_of_the_orchestrator_and_of_an_encoder_come_with_the_load_and_no_request_fails(
