@@ -219,7 +219,7 @@ class Fence:
 
         Our own lease starts to count before this: being overtaken here is found at the commit, like anywhere else.
         """
-        self._wait_for_commit(lambda: _commit_is_free(self.folder), deadline, 0.01)
+        self._wait_for_commit(lambda: _commit_is_free(self.folder), deadline, 0.002)
 
     def _wait_for_commit(self, done: Callable[[], bool], deadline: float, pause_s: float) -> None:
         """Until nobody is inside a commit; who was stopped there, on this host, is killed."""

@@ -116,9 +116,14 @@ class Journal:
         return bool(self._segments())
 
     @property
-    def n_bytes(self) -> int:
-        """Of the rows that wait, as they lie on the disk; as far as this process knows, which looks when it appends."""
+    def seen_bytes(self) -> int:
+        """Of the rows that wait, as far as this process saw when it appended last."""
         return sum(seen.read for seen in list(self._seen.values()))
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the rows that wait, as they lie on the disk. A look at a folder and its files."""
+        return sum(_size(path) for path in self._segments().values())
 
     def seal(self) -> list[Path]:
         """The segments there are; nothing is appended to them any more."""
@@ -140,21 +145,19 @@ class Journal:
 
     def read(self, segments: Sequence[Path]) -> pa.Table | None:
         """The rows of sealed segments, in the order of their writing in each."""
-        tables = [pa.ipc.open_stream(body).read_all() for path in segments for body in _bodies(path.read_bytes())]
+        tables = [pa.ipc.open_stream(body).read_all() for path in segments for body in _bodies(_bytes(path))]
         return pa.concat_tables(tables, promote_options="default") if tables else None
 
     def remove(self, segments: Sequence[Path]) -> None:
         """Their rows are in the table. What could not be read to its end is kept aside."""
         for path in segments:
-            try:
-                data = path.read_bytes()
-            except FileNotFoundError:  # another writer took it in, too
-                continue
+            data = _bytes(path)
             left = len(data) - _readable(data)
             if left:
                 aside = path.with_suffix(_DAMAGED)
-                os.rename(path, aside)
-                log.warning("the last %d bytes of '%s' are no whole rows; a crash cut them, or the disk", left, aside)
+                with suppress(FileNotFoundError):
+                    os.rename(path, aside)
+                    log.warning("the last %d bytes of '%s' are no whole rows; a crash cut them, or the disk", left, aside)
             else:
                 path.unlink(missing_ok=True)
 
@@ -186,12 +189,7 @@ class Journal:
         return segments
 
     def _take_note(self, seen: _Seen, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                file.seek(seen.read)
-                data = file.read()
-        except FileNotFoundError:  # it left meanwhile: its rows are in the table
-            return
+        data = _bytes(path, seen.read)
         for body in _bodies(data):
             rows = pa.ipc.open_stream(body).read_all()
             seen.payloads.update(
@@ -261,6 +259,16 @@ def _bodies(data: bytes) -> Iterator[bytes]:
             return
         yield body
         at += _HEAD.size + size
+
+
+def _bytes(path: Path, start: int = 0) -> bytes:
+    """From there to the file's end; none where it left meanwhile: another writer took its rows into the table."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def _readable(data: bytes) -> int:

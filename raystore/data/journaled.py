@@ -21,7 +21,7 @@ from raystore.data.known_keys import KnownKeys
 
 log = logging.getLogger("raystore")
 
-_MOST_BYTES = 64 * 2**20  # that may wait; 30,000 rows of one vector of 384 numbers
+MOST_BYTES = 64 * 2**20  # that may wait; 30,000 rows of one vector of 384 numbers
 
 
 class JournaledTable(KeyedTable):
@@ -47,7 +47,7 @@ class JournaledTable(KeyedTable):
 
         Cost: one write and one sync; a look-up, some 2 ms, where a key may be known.
         """
-        if self.waiting_bytes > _MOST_BYTES:  # nobody takes them in, and whoever tries is told why
+        if self._journal.seen_bytes > MOST_BYTES:  # nobody takes them in, and whoever tries is told why
             self.take_in()
         return self._journal.append(groups, self._payloads)
 
@@ -60,7 +60,7 @@ class JournaledTable(KeyedTable):
 
     @property
     def waiting_bytes(self) -> int:
-        """Of the rows that wait, as they lie on the disk; as far as this object knows, which looks when it appends."""
+        """Of the rows that wait, as they lie on the disk."""
         return self._journal.n_bytes
 
     def damaged(self) -> list[Path]:

@@ -186,7 +186,7 @@ def test_a_commit_that_an_append_overtook_looks_again(table: JournaledTable) -> 
 def test_what_nobody_takes_in_is_taken_in_by_who_appends_too_much(
     table: JournaledTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journaled, "_MOST_BYTES", 3_000)
+    monkeypatch.setattr(journaled, "MOST_BYTES", 3_000)
     for i in range(8):
         append(table, f"r-{i}")
     assert 1 <= len(ids_of(table)) < 8

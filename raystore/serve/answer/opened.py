@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from raystore.catalog import Catalog
 from raystore.data.collection import CollectionTable
 from raystore.data.current import default_first
+from raystore.data.journaled import MOST_BYTES
 from raystore.data.log import LogResult, RowLog
 from raystore.encoders import Encoders
 from raystore.encoders.bridged import Bridge, is_bridged, read_bridge
@@ -78,6 +79,11 @@ class OpenCollection:
         """Rows that were appended are in the collection now; see `JournaledTable`."""
         self._table.rows.take_in()
         self._table.rows.know_keys()
+
+    @property
+    def journal(self) -> tuple[int, int]:
+        """The bytes of rows that wait to be taken in, and that may."""
+        return self._table.rows.waiting_bytes, MOST_BYTES
 
     def _log(self, encoders: Mapping[str, BatchingEncoder]) -> RowLog:
         key = tuple(encoders)

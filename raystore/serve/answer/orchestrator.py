@@ -29,7 +29,6 @@ from raystore.serve.answer.predicting import Part, predict_parts
 from raystore.serve.answer.served import Known, ServedCollection, ServedSql
 from raystore.serve.answer.shared import Shared
 from raystore.serve.answer.timer import Timer
-from raystore.serve.lane import Lane
 from raystore.serve.recording.seal import Seal
 from raystore.serve.recording.seen import Seen
 from raystore.serve.recording.tell import seen_of
@@ -117,9 +116,10 @@ class Orchestrator:
         return list(self._encoders.values())
 
     @property
-    def lanes(self) -> dict[str, tuple[Lane[Any], int]]:
-        """The queues of logs that are not required, by name, and what each may hold."""
-        return {f"log {name}": (lane, lane.most) for name, lane in self._shared.lanes.items()}
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits, by name, and what may: rows of logs that are not required, and bytes of the journals of those that are."""
+        logs = {f"log {name}": (len(lane), lane.most) for name, lane in self._shared.lanes.items()}
+        return logs | {f"journal {name}": self.collections.opened(name).journal for name in self._shared.journals}
 
     def update(self, deployments: Mapping[str, Live], failed: Mapping[str, tuple[int, str]] | None = None) -> None:
         """Serve these from now on. Their encoders are loaded first; requests under way end with what they began with.

@@ -41,6 +41,11 @@ class Shared:
         """By collection, as they are now."""
         return self._lanes.copy()
 
+    @property
+    def journals(self) -> list[str]:
+        """The collections whose journal is taken in here."""
+        return list(self._journals)
+
     def put(self, collection: str, rows: Sequence[Row], most: int) -> None:
         """Let these wait to be logged; `most` of a lane that is opened now."""
         lane = self._lanes.get(collection)

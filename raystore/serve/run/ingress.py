@@ -216,16 +216,16 @@ class Ingress:
         self._admission.limits = spec.limits
         door.warm()
         self._tellers = tellers = self._watching.watch(
-            spec.watch, lambda: orchestrator.encoders, lambda: self._lanes(orchestrator)
+            spec.watch, lambda: orchestrator.encoders, lambda: self._queues(orchestrator)
         )
         operator = Operator(self._rooms, self._watching.told, self._operate if self._recording is not None else None)
         self._app = make_app(
             lambda: self._orchestrator, spec, door, self._metrics, tellers, operator, self._admission, self._blocking
         )
 
-    def _lanes(self, orchestrator: Orchestrator) -> dict[str, tuple[Lane[Any], int]]:
-        outbox = {"recording": (self._outbox, self._spec.recording.queue)} if self._outbox is not None else {}
-        return {**orchestrator.lanes, **outbox}
+    def _queues(self, orchestrator: Orchestrator) -> dict[str, tuple[int, int]]:
+        outbox = {"recording": (len(self._outbox), self._spec.recording.queue)} if self._outbox is not None else {}
+        return {**orchestrator.queues, **outbox}
 
     def _operate(self, call: str, *arguments: Any, **named: Any) -> Any:
         assert self._recording is not None

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 from raystore.layout import Layout
 from raystore.serve.answer.batching import BatchingEncoder
-from raystore.serve.lane import Lane
 from raystore.serve.run.away import Handle, asked
 from raystore.serve.run.watched import WatchedEncoders, queue_of
 from raystore.serve.spec.watch import Watch
@@ -59,7 +58,7 @@ class Watching:
         self._golden = WatchedEncoders(layout, metrics)
         self._watch = Watch()
         self._encoders: Callable[[], Iterable[BatchingEncoder]] = tuple
-        self._lanes: Callable[[], dict[str, tuple[Lane[object], int]]] = dict
+        self._queues: Callable[[], dict[str, tuple[int, int]]] = dict
         self._traces: Traces | None = None
         self._tellers: list[Teller] = []
         self._thread: threading.Thread | None = None
@@ -69,15 +68,15 @@ class Watching:
         self,
         spec: Watch,
         encoders: Callable[[], Iterable[BatchingEncoder]],
-        lanes: Callable[[], dict[str, tuple[Lane[object], int]]],
+        queues: Callable[[], dict[str, tuple[int, int]]],
     ) -> list[Teller]:
         """Whom to tell of requests, from now on.
 
         Args:
             encoders: those that are asked here, wherever they run.
-            lanes: the queues there are, by name, and what each may hold.
+            queues: what waits in each, by name, and what may.
         """
-        self._encoders, self._lanes = encoders, lanes
+        self._encoders, self._queues = encoders, queues
         if spec != self._watch or not self._thread:
             self._open(spec)
         if self._thread is None:
@@ -123,8 +122,8 @@ class Watching:
 
     def _look(self) -> dict[str, Snapshot]:
         """The metrics of this process, by its name, as they are now."""
-        for name, (lane, most) in self._lanes().items():
-            self._metrics.set(table.QUEUE_DEPTH, len(lane), name)
+        for name, (waiting, most) in self._queues().items():
+            self._metrics.set(table.QUEUE_DEPTH, waiting, name)
             self._metrics.set(table.QUEUE_LIMIT, most, name)
         self._golden.look(self._here())
         for encoder in self._encoders():
