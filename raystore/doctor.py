@@ -155,11 +155,12 @@ def _collection(store: Store, name: str) -> str:
                 found=f"{bad:,} vectors of collection {name} are no unit vectors",
                 advice="Restore the collection from a backup.",
             )
-    aside, damaged = len(set_aside_rows(store.layout, name)), table.rows.damaged()
+    aside, waiting, damaged = len(set_aside_rows(store.layout, name)), table.rows.waiting_bytes, table.rows.damaged()
     held = "vectors hold" if table.fingerprints else "no vectors"
     return (
         f"{table.count():,} rows, version {table.version}, {held}"
         + (f"; {aside:,} set aside" if aside else "")
+        + (f"; {waiting:,} bytes wait in its journal, for the next write or service that logs to it" if waiting else "")
         + (f"; a crash or the disk cut {', '.join(f'journal/{path.name}' for path in damaged)}" if damaged else "")
     )
 

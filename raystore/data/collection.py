@@ -310,8 +310,6 @@ class CollectionTable:
             ItemNotFound: an id is not in the collection, or has no vector of this encoder; the first one is named.
         """
         vectors, missing = self._gather(ids, fingerprint)
-        if missing and self.rows.take_in():  # they may have been acknowledged within the last second
-            vectors, missing = self._gather(ids, fingerprint)
         if missing:
             raise self._no_vector(next(iter(missing)))
         return vectors
@@ -449,7 +447,9 @@ class CollectionTable:
 
 def discard_empty(layout: Layout, name: str) -> None:
     """Take away the collection, if it has no row: one that was made for a job which then could not begin."""
-    if CollectionTable.open(layout, name).count() == 0:
+    table = CollectionTable.open(layout, name)
+    table.rows.take_in()
+    if table.count() == 0:
         with staging(layout.tmp) as stage:
             layout.collection(name).rename(stage / name)
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from lance.optimize import Compaction
 
 from raystore.data.fence import Lease
-from raystore.data.keyed import KeyedTable, lost_lease_is_said
+from raystore.data.keyed import KeyedTable, lock_errors_are_said
 from raystore.errors import LeaseLost, StoreUnusable
 from raystore.layout import disk_full_is_said
 from raystore.progress import Progress
@@ -73,7 +73,7 @@ def _turn(rows: KeyedTable, work: Callable[[Lease], Done]) -> Done:
         tried += 1
         try:
             # A rewrite may outlast an ordinary lease.
-            with rows.fence.hold(rows.fence.wait_s / 2) as lease, lost_lease_is_said(lease):
+            with rows.fence.hold(rows.fence.wait_s / 2) as lease, lock_errors_are_said(lease):
                 return work(lease)
         except LeaseLost:
             if tried == _TRIES:

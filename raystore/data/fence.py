@@ -6,10 +6,12 @@ one writer wins. It commits inside `Lease.committing()`, which Lance calls aroun
 stopped and outlived its lease finds a higher token and commits nothing, however late it wakes up.
 
     killed    its process is gone (same host) or its lease runs out: the next writer goes on at once, or after `lease_s`
-    stopped   the lease runs out; the late commit is refused. Stopped inside the commit itself it still holds the
-              file lock: then, on this host, it is killed, since it can neither be waited for nor overtaken safely
+    stopped   the lease runs out; the late commit is refused. Stopped inside the commit itself, or between commits,
+              it still holds the file lock: then, on this host, it is killed, since it can neither be waited for nor
+              overtaken safely
     cut off   (another host) its lease runs out
 
+`between_commits` takes the file lock without a lease, for a moment: a journal is written then (`journal.py`).
 The wall clock decides only who waits how long, never whether a commit is safe.
 Knows nothing of Lance, rows or ids. Cost: about 0.3 ms when nobody else writes.
 """
@@ -27,7 +29,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -39,7 +41,8 @@ log = logging.getLogger("raystore")
 
 _KEPT_TOKENS = 8  # old token files kept, so that a waiter with a stale listing meets a name that exists
 _OWNER_BYTES = 512  # of the file that says who is inside a commit: host, process, when it began; spaces fill it up
-_MOMENT_S = 0.0005  # between two tries to get in between commits
+_MOMENT_S = 0.0005  # between two tries to get into the lock of commits
+_PATIENCE_S = 2.0  # with who is inside it
 _threads: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
@@ -81,22 +84,27 @@ def _described(holder: dict[str, Any] | None) -> str:
 class Lease:
     """The right to commit, until it runs out or is released."""
 
-    def __init__(self, folder: Path, token: int, lease_s: float) -> None:
+    def __init__(self, folder: Path, token: int, lease_s: float, wait_s: float) -> None:
         self.folder = folder
         self.token = token
         self.lease_s = lease_s
+        self.wait_s = wait_s
         self._renew_at = time.monotonic() + lease_s / 3
-        self.lost: LeaseLost | None = None  # set when a commit was refused: Lance reports it as a plain OSError
+        self.raised: BaseException | None = None  # around the last commit: Lance reports it as a plain OSError
 
     @contextmanager
     def committing(self, version: int) -> Iterator[None]:  # noqa: ARG002  Lance passes the version it is about to write
-        """Around the commit itself. Raises LeaseLost if another writer took over."""
-        with _commit_lock(self.folder):
-            highest = _tokens(self.folder)[-1]
-            if highest != self.token:
-                self.lost = LeaseLost(folder=str(self.folder.parent), token=self.token, found=highest)
-                raise self.lost
-            yield
+        """Around the commit itself. Raises LeaseLost if another writer took over, and WriterBlocked if one stays inside its commit."""
+        self.raised = None
+        try:
+            with _inside(self.folder, time.monotonic() + self.wait_s, min(_PATIENCE_S, self.lease_s)):
+                highest = _tokens(self.folder)[-1]
+                if highest != self.token:
+                    raise LeaseLost(folder=str(self.folder.parent), token=self.token, found=highest)
+                yield
+        except BaseException as error:
+            self.raised = error
+            raise
 
     def renew(self) -> None:
         """Count the lease from now, for work that outlasts one. Does nothing until a third has passed: call it often.
@@ -166,7 +174,7 @@ class Fence:
             holder = self._holder(last)
             if holder is None or _is_gone(holder) or time.time() > float(holder["expires"]):
                 if self._create(last + 1, lease_s) and _tokens(self.folder)[-1] == last + 1:
-                    lease = Lease(self.folder, last + 1, lease_s)
+                    lease = Lease(self.folder, last + 1, lease_s, self.wait_s)
                     try:
                         self._clear_commit(deadline)
                     except WriterBlocked:
@@ -206,12 +214,9 @@ class Fence:
     @contextmanager
     def between_commits(self) -> Iterator[None]:
         """Nobody commits meanwhile, and nobody else is in here; without a lease, and for a moment only. Raises WriterBlocked."""
-        deadline = time.monotonic() + self.wait_s
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _lock_file(self.folder) as file:
-            self._wait_for_commit(lambda: _locked(file), deadline, _MOMENT_S)
-            _say_owner(file)
+        with _inside(self.folder, time.monotonic() + self.wait_s, min(_PATIENCE_S, self.lease_s)):
             yield
 
     def _clear_commit(self, deadline: float) -> None:
@@ -219,23 +224,8 @@ class Fence:
 
         Our own lease starts to count before this: being overtaken here is found at the commit, like anywhere else.
         """
-        self._wait_for_commit(lambda: _commit_is_free(self.folder), deadline, 0.002)
-
-    def _wait_for_commit(self, done: Callable[[], bool], deadline: float, pause_s: float) -> None:
-        """Until nobody is inside a commit; who was stopped there, on this host, is killed."""
-        patience = time.monotonic() + min(2.0, self.lease_s)
-        while not done():
-            inside = _commit_owner(self.folder)
-            if time.monotonic() > patience and inside and inside["host"] == socket.gethostname():
-                pid = int(inside["pid"])
-                if _stopped(pid) and _started(pid) == inside["started"]:
-                    log.warning("killing process %s: it was stopped inside a commit to %s", pid, self.folder.parent)
-                    # Another user's process cannot be killed: it is waited for like any other, until the deadline.
-                    with suppress(PermissionError):
-                        os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise WriterBlocked(folder=str(self.folder.parent), waited_s=self.wait_s, holder=_described(inside))
-            time.sleep(pause_s)
+        with _inside(self.folder, deadline, min(_PATIENCE_S, self.lease_s)):
+            pass
 
     def _sweep(self, token: int) -> None:
         for name in os.listdir(self.folder):
@@ -264,29 +254,46 @@ def _lock_file(folder: Path) -> BinaryIO:
 
 
 @contextmanager
-def _commit_lock(folder: Path) -> Iterator[None]:
+def _inside(folder: Path, deadline: float, patience_s: float) -> Iterator[None]:
+    """In the lock of commits. Who was stopped in it, on this host, is killed when that lasts longer than the patience.
+
+    Raises:
+        WriterBlocked: somebody stayed in it until the deadline.
+    """
+    began = time.monotonic()
     with _lock_file(folder) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel lets go of it when the process ends, however it ends
-        _say_owner(file)
-        yield
+        while not _locked(file):
+            inside = _commit_owner(folder)
+            if time.monotonic() > began + patience_s and inside and inside["host"] == socket.gethostname():
+                pid = int(inside["pid"])
+                if _stopped(pid) and _started(pid) == inside["started"]:
+                    log.warning("killing process %s: it was stopped inside a commit to %s", pid, folder.parent)
+                    # Another user's process cannot be killed: it is waited for like any other, until the deadline.
+                    with suppress(PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                waited_s = time.monotonic() - began
+                raise WriterBlocked(folder=str(folder.parent), waited_s=waited_s, holder=_described(inside))
+            time.sleep(_MOMENT_S)
+        try:
+            _say_owner(file, json.dumps(_me()))
+            yield
+        finally:
+            _say_owner(file, "")  # or who is stopped elsewhere would be taken for one who is stopped in here
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a copy that a fork made
 
 
-def _say_owner(file: BinaryIO) -> None:
+def _say_owner(file: BinaryIO, who: str) -> None:
     # Written over in place: ext4 holds up whoever cuts a file to nothing that is being written back, some 2 ms.
-    os.pwrite(file.fileno(), json.dumps(_me()).encode().ljust(_OWNER_BYTES), 0)
+    os.pwrite(file.fileno(), who.encode().ljust(_OWNER_BYTES), 0)
 
 
 def _locked(file: BinaryIO) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process ends, however it ends
     except BlockingIOError:
         return False
     return True
-
-
-def _commit_is_free(folder: Path) -> bool:
-    with _lock_file(folder) as file:
-        return _locked(file)
 
 
 def _commit_owner(folder: Path) -> dict[str, Any] | None:

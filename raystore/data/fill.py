@@ -108,6 +108,7 @@ def add_encoder(
     jobs = [] if kept else read_jobs(layout, table.name)
     began = time.monotonic()
     write_both(table, encoder)
+    table.rows.take_in()  # from here on rows are written with its vectors
     lacking = table.count_lacking(encoder.fingerprint)
     totals = _Totals()
     slices_for = asked.slices_for

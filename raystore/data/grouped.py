@@ -24,6 +24,7 @@ class Grouped(Generic[Outcome]):
         self._turn = threading.Lock()
 
     def submit(self, rows: pa.Table) -> Outcome:
+        """The outcome of these rows; what `write` raised is raised to each caller of the group, the same object."""
         mine = _Waiting[Outcome](rows)
         with self._queue_lock:
             self._queue.append(mine)

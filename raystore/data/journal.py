@@ -1,6 +1,6 @@
 """Rows that are on the disk at once and in their table soon after: files beside it, one write and one sync for all who call at once.
 
-    <begun>-<random>.rows   of one process: records of a length, a checksum and an Arrow stream
+    <begun>-<random>.rows   of one `Journal` of a process: records of a length, a checksum and an Arrow stream
     ....sealed              the same, to which nothing is appended any more: about to be taken into the table
     ....damaged             what could not be read to its end, kept for people
 
@@ -44,10 +44,11 @@ class Appended:
 
 @dataclass
 class _Seen:
-    """What this process knows of a segment: payloads by key, and how far it was read."""
+    """What this object knows of a segment: payloads by key, how far it was read, and how far it is surely on the disk."""
 
     payloads: dict[str, bytes] = field(default_factory=dict)
     read: int = 0
+    synced: int = 0
 
 
 class Journal:
@@ -88,8 +89,9 @@ class Journal:
         with disk_full_is_said(self.folder, "keeping rows for a table"), self._lock(), self._guard:
             self._look()  # before the table is looked at: what left a segment is in the table by then
             keys = [group.column(self._key).to_pylist() for group in groups]
-            waiting = {key: found for each in keys for key in each if (found := self._waiting(key)) is not None}
-            known = {**in_table([key for each in keys for key in each if key not in waiting]), **waiting}
+            asked = [key for each in keys for key in each]
+            known = self._waiting(asked)
+            known.update(in_table([key for key in asked if key not in known]))
             outcomes: list[Appended] = []
             fresh: list[pa.Table] = []
             payloads: dict[str, bytes] = {}
@@ -111,6 +113,12 @@ class Journal:
                 self._write(b"".join(map(_record, fresh))).payloads.update(payloads)
             return outcomes
 
+    def payloads(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Of those of the keys that wait, durably. Raises WriterBlocked."""
+        with self._lock(), self._guard:
+            self._look()
+            return self._waiting(keys)
+
     def waits(self) -> bool:
         """Whether there are rows to be taken into the table. One look at a folder."""
         return bool(self._segments())
@@ -125,10 +133,10 @@ class Journal:
         """Of the rows that wait, as they lie on the disk. A look at a folder and its files."""
         return sum(_size(path) for path in self._segments().values())
 
-    def seal(self) -> list[Path]:
-        """The segments there are; nothing is appended to them any more."""
+    def seal(self, lock: Callable[[], AbstractContextManager[object]]) -> list[Path]:
+        """The segments there are; nothing is appended to them any more. `lock` is the same one, which its caller may be refused."""
         sealed = []
-        with self._lock():
+        with lock():
             for stem, path in self._segments().items():
                 target = self.folder / f"{stem}{_SEALED}"
                 if path != target:
@@ -137,7 +145,7 @@ class Journal:
         return sealed
 
     def appended(self, keys: Sequence[str]) -> bool:
-        """Whether one of the keys was appended since the last `seal`, by anybody. The caller holds the lock."""
+        """Whether one of the keys was appended since `seal`, by anybody. The caller holds the lock."""
         with self._guard:
             opened = [stem for stem, path in self._look().items() if path.suffix == _OPEN]
             found = [self._seen[stem].payloads for stem in opened]
@@ -197,8 +205,21 @@ class Journal:
             )
         seen.read += _readable(data)
 
-    def _waiting(self, key: str) -> bytes | None:
-        return next((seen.payloads[key] for seen in self._seen.values() if key in seen.payloads), None)
+    def _waiting(self, keys: Sequence[str]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for stem, seen in self._seen.items():
+            here = {key: seen.payloads[key] for key in keys if key in seen.payloads}
+            if here and seen.synced < seen.read:  # of a process that may have been killed before it synced
+                self._sync(stem, seen)
+            found.update(here)
+        return found
+
+    def _sync(self, stem: str, seen: _Seen) -> None:
+        path = self._segments().get(stem)
+        if path is not None:
+            with suppress(FileNotFoundError):  # it left meanwhile
+                sync(path)
+        seen.synced = seen.read
 
     def _write(self, data: bytes) -> _Seen:
         """The data is on the disk, in the segment that is returned."""
@@ -210,19 +231,20 @@ class Journal:
             while written < len(data):
                 written += os.pwrite(self._file, data[written:], seen.read + written)
             os.fsync(self._file)
-        except OSError:
-            # What a failed sync left on the disk nobody knows: the file ends where it was sure to, and is appended to no more.
+        except BaseException:
+            # What a failed sync left on the disk nobody knows: the segment ends where it was sure to, and nothing is appended to it.
             with suppress(OSError):
                 os.ftruncate(self._file, seen.read)
+                if not seen.read:
+                    (self.folder / f"{self._mine}{_OPEN}").unlink()
             self._let_go()
             raise
-        seen.read += len(data)
+        seen.read = seen.synced = seen.read + len(data)
         return seen
 
     def _begin(self) -> None:
-        if not self.folder.is_dir():
-            self.folder.mkdir(exist_ok=True)
-            sync(self.folder.parent)
+        self.folder.mkdir(exist_ok=True)
+        sync(self.folder.parent)  # each time: who made the folder may have been killed before it did
         stem = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         file = os.open(self.folder / f"{stem}{_OPEN}", flags, 0o666)

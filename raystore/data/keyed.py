@@ -294,6 +294,8 @@ class KeyedTable:
                 fresh.append(group if len(new) == len(group_keys) else group.take(new))
         if fresh:
             self._append(dataset, pa.concat_tables(fresh, promote_options="default"), version, lease)
+        elif seen:  # committed by a process that may have been killed before it synced what it wrote
+            self._sync_manifest(version - 1)
         return outcomes
 
     def _append(self, dataset: lance.LanceDataset, rows: pa.Table, version: int, lease: Lease) -> None:
@@ -304,7 +306,7 @@ class KeyedTable:
         ]
         fragments = write_fragments(pa.table(columns, schema=schema), dataset, mode="append", schema=schema)
         self._sync_fragments(fragments)
-        with lost_lease_is_said(lease):
+        with lock_errors_are_said(lease):
             lance.LanceDataset.commit(
                 dataset,
                 lance.LanceOperation.Append(fragments),
@@ -364,7 +366,7 @@ class KeyedTable:
             sync(self.path / fragment.deletion_file.path(fragment.id))
         if operation.updated_fragments:
             sync(self.path / "_deletions")
-        with lost_lease_is_said(lease):
+        with lock_errors_are_said(lease):
             lance.LanceDataset.commit(dataset, update, commit_lock=lease.committing)
         self._sync_manifest(version)
 
@@ -375,7 +377,7 @@ class KeyedTable:
         writes next finds the same work to do. Merged rows are on the disk before they take the place of their sources.
         """
         try:
-            with lost_lease_is_said(lease):
+            with lock_errors_are_said(lease):
                 dataset = self.dataset(lease)
                 tier = merge_tier(dataset, _TIERS, self._sync_fragments)
                 unindexed = int(dataset.count_rows()) - int(dataset.describe_indices()[0].num_rows_indexed)
@@ -412,7 +414,7 @@ class KeyedTable:
             dataset = self.dataset(lease)
             missing = [f for f in fields if f.name not in dataset.schema.names]
             if missing:
-                with lost_lease_is_said(lease):
+                with lock_errors_are_said(lease):
                     dataset.add_columns(pa.schema(missing))
 
 
@@ -440,11 +442,11 @@ def _signs(path: Path) -> Signs | None:
 
 
 @contextmanager
-def lost_lease_is_said(lease: Lease) -> Iterator[None]:
-    """Lance reports what its commit lock raised as an OSError; raise what it was."""
+def lock_errors_are_said(lease: Lease) -> Iterator[None]:
+    """Lance reports what its commit lock raised, an interrupt too, as an OSError; raise what it was."""
     try:
         yield
     except OSError:
-        if lease.lost is not None:
-            raise lease.lost from None
+        if lease.raised is not None:
+            raise lease.raised from None
         raise

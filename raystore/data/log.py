@@ -144,7 +144,7 @@ class RowLog:
         if fresh is None:
             return LogResult(self._table.version, 0, known, self._first)
         outcome = self._commits.submit(fresh)
-        self._refuse(outcome.differing)  # another writer committed one of the ids between the look-up and the commit
+        self._refuse(outcome.differing)  # another writer wrote one of the ids between the look-up and the commit
         return LogResult(outcome.version, outcome.added, known + outcome.known, self._first)
 
     def append(
@@ -261,8 +261,8 @@ class RowLog:
         """The rows that are not known, embedded, as they are committed; and how many are known."""
         incoming, payloads = checked.incoming, checked.payloads
         # A known row is not encoded again. Where nothing is to be encoded, the commit alone looks, and saves its caller some 2 ms.
-        known = self._table.rows.known(incoming.ids) if self._is_encoding(incoming, checked.encoded) else {}
-        self._refuse(i for i, p in zip(incoming.ids, payloads, strict=True) if i in known and known[i].payload != p)
+        known = self._table.rows.payloads(incoming.ids) if self._is_encoding(incoming, checked.encoded) else {}
+        self._refuse(i for i, p in zip(incoming.ids, payloads, strict=True) if known.get(i, p) != p)
         new = [row for row, id_ in enumerate(incoming.ids) if id_ not in known]
         if not new:
             return None, len(known)

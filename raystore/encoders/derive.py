@@ -26,7 +26,7 @@ from raystore.encoders.loaded import LoadedEncoder
 from raystore.encoders.measure import Speed, check_sample, head_accuracy, measure_speed, points
 from raystore.encoders.model import Arrays, Model
 from raystore.encoders.opening import from_folder, from_model, golden_vectors, open_encoder
-from raystore.encoders.openvino_backend import OpenVinoBackend
+from raystore.encoders.openvino_backend import INT8_PRECISION, OpenVinoBackend
 from raystore.encoders.passport import TOLERANCE, TOLERANCES, Modality, Passport
 from raystore.encoders.pictures import ImageReader
 from raystore.encoders.quantize import quantize_openvino
@@ -167,7 +167,7 @@ def derive(
         if graph is None:
             derived = from_model(model, label, passport=passport, precision=_torch_precision(precision))
         else:
-            derived = from_folder(graph, passport, OpenVinoBackend, label)
+            derived = from_folder(graph, passport, OpenVinoBackend, label, precision=INT8_PRECISION)
         vectors = _compared(call, base, derived, given, label)
         card = base.card.model_copy(update={"derived_from": base.fingerprint})
         publish_encoder(layout, passport, golden_vectors(derived), card, graph=graph)

@@ -29,7 +29,7 @@ from raystore.encoders.exports import (
 from raystore.encoders.load import load_registered
 from raystore.encoders.loaded import LoadedEncoder
 from raystore.encoders.model import Model
-from raystore.encoders.openvino_backend import OpenVinoBackend
+from raystore.encoders.openvino_backend import INT8_PRECISION, OpenVinoBackend
 from raystore.encoders.passport import Passport
 from raystore.encoders.records import StoredEncoder, graph_digest, read_encoder
 from raystore.encoders.torch_backend import Precision, TorchBackend
@@ -243,7 +243,7 @@ def _open_derived(
         )
     try:
         with _running(OpenVinoBackend):
-            return _checked(stored, from_folder(folder, passport, OpenVinoBackend, label, threads))
+            return _checked(stored, from_folder(folder, passport, OpenVinoBackend, label, threads, INT8_PRECISION))
     except ExportFailed as error:
         raise _said(error, label) from None
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from raystore.client import AsyncClient, Client
-from raystore.data.collection import CollectionTable
 from raystore.errors import ServiceRefused
 from raystore.serve.http.app import make_app
 from raystore.serve.operate.operator import Operator
@@ -21,7 +20,7 @@ from raystore.serve.watch.merger import Merger
 from raystore.serve.watch.metrics import Metrics
 from tests.client.service import running
 from tests.pictures import PICTURES
-from tests.serve.conftest import Served, make_house, recorded
+from tests.serve.conftest import Served, durable, make_house, recorded
 from tests.serve.serving import told
 
 
@@ -62,7 +61,7 @@ def test_a_prediction_sent_again_by_its_id_is_logged_once(url: str, house: Serve
     with Client(url) as client:
         for _ in range(2):
             client.predict("triage", "a card", request_id="again")
-    kept = CollectionTable.open(house.rooms.layout, "kept").rows.dataset().to_table(columns=["id"]).column("id").to_pylist()
+    kept = durable(house.rooms.layout, "kept").rows.dataset().to_table(columns=["id"]).column("id").to_pylist()
     assert kept.count("again") == 1
 
 

@@ -30,6 +30,7 @@ class Child:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
         self.pid = self.process.pid
+        self._said = b""  # read and not yet handed on
 
     def __enter__(self) -> Child:
         return self
@@ -41,11 +42,25 @@ class Child:
     def says(self) -> str:
         """The next word it says."""
         assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], DEADLINE_S)[0], "the child said nothing in time"
-        word = self.process.stdout.readline().strip()
+        while b"\n" not in self._said:
+            assert select.select([self.process.stdout], [], [], DEADLINE_S)[0], "the child said nothing in time"
+            more = os.read(self.process.stdout.fileno(), 65_536)
+            if not more:
+                break
+            self._said += more
+        line, _, self._said = self._said.partition(b"\n")
+        word = line.decode().strip()
         if not word and self.process.wait(DEADLINE_S) > 0:
             raise AssertionError(self.process.stderr.read() if self.process.stderr else "")
         return word
+
+    def says_at_last(self) -> list[str]:
+        """The words it says until it ends."""
+        assert self.process.stdout is not None
+        while more := os.read(self.process.stdout.fileno(), 65_536):
+            self._said += more
+        *whole, _ = self._said.decode().split("\n")
+        return whole
 
     def tell(self) -> None:
         assert self.process.stdin is not None
@@ -188,6 +203,16 @@ def hold_between_commits(folder: str) -> None:
         listen()
 
 
+def fork_between_commits(folder: str) -> None:
+    """Leaves, and a process that it forked meanwhile lives on."""
+    with Fence(Path(folder)).between_commits():
+        if os.fork() == 0:
+            time.sleep(DEADLINE_S)
+            os._exit(0)
+    say("left")
+    listen()
+
+
 def race_fill(table: str, fence: str, column: str, stop: str, step: str) -> None:
     """Fill the column of ids 0..stop, `step` at a time; says how many were filled and known in all."""
     from raystore.data.keyed import KeyedTable
@@ -284,6 +309,13 @@ def fill_journal(folder: str, size: str) -> None:
             acknowledged += 1
     except DiskFull as error:
         say(error)
+    for i in range(20):
+        try:
+            table.append([some_rows([f"too much {i} {os.urandom(2_000).hex()}"])])
+        except DiskFull:
+            continue
+        acknowledged += 1
+    say(len(list((Path(folder) / "store" / "collections" / "tickets" / "journal").iterdir())))
     ballast.unlink()
     table.take_in()
     say(f"{acknowledged} {table.dataset().count_rows()}")

@@ -156,6 +156,21 @@ def test_a_holder_stopped_inside_its_commit_is_killed_and_the_next_goes_on(
     assert killed in caplog.messages
 
 
+def test_who_is_stopped_between_commits_holds_up_nobody_who_commits(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Fence(folder, lease_s=SHORT_S).hold() as lease, Child("hold_between_commits", folder) as child:
+        assert child.says() == "inside"
+        child.stop()
+        with caplog.at_level(logging.WARNING, "raystore"), lease.committing(1):
+            assert child.ends() == -9
+    assert caplog.messages == [f"killing process {child.pid}: it was stopped inside a commit to {folder.parent}"]
+
+
+def test_who_has_left_its_commit_is_not_taken_for_one_who_is_inside(folder: Path) -> None:
+    with Fence(folder).between_commits():
+        assert json.loads((folder / "commit.lock").read_text())["pid"] == os.getpid()
+    assert (folder / "commit.lock").read_text().strip() == ""
+
+
 def test_a_holder_busy_inside_its_commit_is_waited_for_and_not_killed(tickets: CollectionTable) -> None:
     table = tickets.rows
     with Child("hold_inside_commit", table.fence.folder, SHORT_S) as child:

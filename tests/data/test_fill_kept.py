@@ -16,6 +16,7 @@ from raystore.collection import Collection
 from raystore.data import kept_rows
 from raystore.data.encoding import JobEncoders
 from raystore.data.kept_source import KeptSource
+from raystore.data.log import RowLog
 from raystore.data.readers import BATCH_BYTES
 from raystore.layout import vector_column
 from raystore.store import Store
@@ -54,6 +55,14 @@ def embed_from_a_file_that_goes(kept: Collection, path: Path, n: int = N) -> Non
     pq.write_table(pa.table({"ticket": range(n), "body": texts, "product": products}), path)
     kept.embed(path, text="body", id="ticket", keep=["product"], workers=0)
     path.unlink()
+
+
+def test_a_row_that_waits_in_the_journal_is_filled_too(kept: Collection) -> None:
+    kept.log([{"id": "there", "text": text_of(1)}])
+    log = RowLog(kept._table, kept._store.encoder("tiny").load(), kept._store.key)
+    log.append([{"id": "waits", "text": text_of(2)}])
+    report = kept.add_encoder("short", workers=0)
+    assert (report.lacking, report.filled, report.left) == (2, 2, 0)
 
 
 def vectors(collection: Collection, name: str) -> dict[str, list[float] | None]:

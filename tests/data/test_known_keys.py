@@ -43,12 +43,16 @@ def test_merged_fragments_and_thousands_of_keys_are_known_alike(
     tickets: CollectionTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_keys, "_RECENT", 100)
-    known = KnownKeys("id")
+    known, followed = KnownKeys("id"), KnownKeys("id")
     for i in range(40):  # the 32nd is merged with those before it
         dataset = commit(tickets, *(f"{i}-{j}" for j in range(20)))
         assert known.may_hold([f"{i}-0", f"{i}-20"], dataset) == [f"{i}-0"]
+        if i % 7 == 0:
+            followed.follow(dataset)
     every = [f"{i}-{j}" for i in range(40) for j in range(40)]
-    assert known.may_hold(every, tickets.rows.dataset()) == [f"{i}-{j}" for i in range(40) for j in range(20)]
+    there = [f"{i}-{j}" for i in range(40) for j in range(20)]
+    assert known.may_hold(every, tickets.rows.dataset()) == there
+    assert followed.may_hold(every, tickets.rows.dataset()) == there
     assert len(known._sorted) == 800 - len(known._recent)
 
 
@@ -67,4 +71,17 @@ def test_a_table_made_anew_is_looked_at_anew(tmp_path: Path) -> None:
 def test_of_a_table_with_more_keys_than_are_kept_every_key_may_be_there(tickets: CollectionTable) -> None:
     known = KnownKeys("id", most=2)
     assert known.may_hold(["x", "a"], commit(tickets, "a", "b")) == ["a"]
-    assert known.may_hold(["x", "a"], commit(tickets, "c")) == ["x", "a"]
+    assert known.may_hold(["x", "a"], commit(tickets, "c")) == ["a"]
+    assert known.may_hold(["x", "a"], commit(tickets, "d")) == ["x", "a"]
+    few = KnownKeys("id", most=2)
+    few.follow(tickets.rows.dataset())
+    assert few.may_hold(["x", "a"], tickets.rows.dataset()) == ["x", "a"]
+
+
+def test_who_asks_does_not_wait_for_the_keys_of_many_rows(tickets: CollectionTable) -> None:
+    known = KnownKeys("id")
+    dataset = commit(tickets, *(f"r-{i}" for i in range(5_000)))
+    assert known.may_hold(["x", "r-1"], dataset) == ["x", "r-1"]
+    known.follow(dataset)
+    assert known.may_hold(["x", "r-1"], dataset) == ["r-1"]
+    assert known.may_hold(["x", "new", "r-1"], commit(tickets, "new")) == ["new", "r-1"]

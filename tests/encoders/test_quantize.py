@@ -13,7 +13,7 @@ import pytest
 from raystore.encoders.backends import BatchSize
 from raystore.encoders.exports import worst_cosine
 from raystore.encoders.model import Model, example_inputs
-from raystore.encoders.openvino_backend import OpenVinoBackend
+from raystore.encoders.openvino_backend import INT8_PRECISION, OpenVinoBackend
 from raystore.encoders.passport import Modality
 from raystore.encoders.quantize import quantize_openvino
 from raystore.errors import InvalidArguments
@@ -113,7 +113,7 @@ def test_the_packaged_minilm_in_int8_stays_near(tmp_path: Path) -> None:
     fast.mkdir()
     reference = opened("openvino", model, exact, precision="fp32")
     quantize_openvino(exact, fast, "text", some)
-    int8 = OpenVinoBackend(fast, "text")
+    int8 = OpenVinoBackend(fast, "text", precision=INT8_PRECISION)
     rest = [batch.inputs for batch in reader.batches(texts[100:], one)]
     expected = np.concatenate([reference.run(inputs) for inputs in rest])
     found = np.concatenate([int8.run(inputs) for inputs in rest])

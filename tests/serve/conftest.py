@@ -14,6 +14,7 @@ from raystore.catalog import Catalog, open_root
 from raystore.data.collection import CollectionTable
 from raystore.data.log import RowLog
 from raystore.encoders import Encoders
+from raystore.layout import Layout
 from raystore.secret import load_store_key
 from raystore.serve.answer.loading import Rooms
 from raystore.serve.spec.deployment import DeploymentSpec
@@ -42,6 +43,13 @@ class Served:
 def recorded(rooms: Rooms, name: str, head: str, **more: Any) -> DeploymentRecord:
     """The record of a deployment with that head; `more` as the file has it."""
     return rooms.record(name, DeploymentSpec.model_validate({"head": head, **more}))
+
+
+def durable(layout: Layout, name: str) -> CollectionTable:
+    """The collection with all that was acknowledged, taken in already or not."""
+    table = CollectionTable.open(layout, name)
+    table.rows.take_in()
+    return table
 
 
 def make_store(root: Path, tiny_model: Path) -> Served:

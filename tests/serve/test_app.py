@@ -16,7 +16,7 @@ from raystore.serve.door.auth import Door
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec, Limits
 from raystore.serve.wire import common, log, openai, predict, search, sql
-from tests.serve.conftest import Served, make_store, recorded
+from tests.serve.conftest import Served, durable, make_store, recorded
 
 CANARY = "CANARY-7f3a-uncanny"
 LOOPBACK = "http://127.0.0.1:8000"
@@ -80,11 +80,9 @@ def test_many_texts_are_answered_in_order(client: TestClient) -> None:
 
 
 def test_a_deployment_that_logs_keeps_the_embedding_of_each_prediction(client: TestClient, served: Served) -> None:
-    from raystore.data.collection import CollectionTable
-
     body = client.post("/v1/predict/keeping", json={"items": [{"text": "return the money"}, {"text": "the card"}]}).json()
     assert body["logged"] == [f"{body['request_id']}-0", f"{body['request_id']}-1"]
-    kept = CollectionTable.open(served.rooms.layout, "kept").vectors_of(body["logged"], served.fingerprint)
+    kept = durable(served.rooms.layout, "kept").vectors_of(body["logged"], served.fingerprint)
     expected = served.rooms.encoders.get("tiny").encode(["return the money", "the card"])
     np.testing.assert_allclose(kept, expected, atol=1e-5)
 

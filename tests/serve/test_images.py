@@ -12,7 +12,7 @@ from raystore.data.collection import CollectionTable
 from raystore.serve.http.app import make_app
 from raystore.serve.spec.app import AppSpec
 from tests.pictures import PICTURES, data_url
-from tests.serve.conftest import Served, recorded
+from tests.serve.conftest import Served, durable, recorded
 
 RED, BLUE = PICTURES[0], PICTURES[3]
 
@@ -34,7 +34,7 @@ def client(house: Served) -> Iterator[TestClient]:
 
 def vectors_of(house: Served, collection: str, encoder: str, ids: list[str]) -> np.ndarray:
     fingerprint = house.rooms.encoders.get(encoder).fingerprint
-    return np.asarray(CollectionTable.open(house.rooms.layout, collection).vectors_of(ids, fingerprint))
+    return np.asarray(durable(house.rooms.layout, collection).vectors_of(ids, fingerprint))
 
 
 def has_vector(house: Served, collection: str, encoder: str, id_: str) -> bool:

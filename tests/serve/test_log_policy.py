@@ -19,7 +19,7 @@ from raystore.serve.operate.promote import promote
 from raystore.serve.spec.app import AppSpec
 from raystore.serve.spec.records import deployment_records
 from raystore.serve.watch import table
-from tests.serve.conftest import Served, recorded
+from tests.serve.conftest import Served, durable, recorded
 from tests.serve.serving import CANARY, Serving
 from tests.waiting import soon
 
@@ -125,8 +125,7 @@ def test_a_collection_of_several_encoders_gets_a_vector_of_each(house: Served) -
     serving = Serving(house.rooms)
     service = serving.serve({"l-every": {"head": "refunds@2", "log": "everything"}})
     service.ask("l-every", {"id": "l-every-1", "text": TEXT})
-    every = CollectionTable.open(house.rooms.layout, "everything")
-    every.rows.take_in()
+    every = durable(house.rooms.layout, "everything")
     clip = house.rooms.encoders.get("clip")
     np.testing.assert_allclose(every.vectors_of(["l-every-1"], clip.fingerprint), clip.encode([TEXT]), atol=1e-5)
     tiny = house.rooms.encoders.get("tiny")

@@ -159,14 +159,16 @@ def test_what_was_acknowledged_before_replicas_of_the_orchestrator_were_killed_i
 
     with ThreadPoolExecutor(4) as threads:
         asking_all = [threads.submit(ask, who) for who in range(4)]
-        for _ in range(3):
+        try:
+            for _ in range(3):
+                begun = len(acknowledged)
+                soon(lambda begun=begun: len(acknowledged) > begun + 100)
+                [alive] = soon(lambda: pids_of("orchestrator", ready=True))
+                os.kill(alive, signal.SIGKILL)
             begun = len(acknowledged)
-            soon(lambda begun=begun: len(acknowledged) > begun + 100)
-            [alive] = soon(lambda: pids_of("orchestrator", ready=True))
-            os.kill(alive, signal.SIGKILL)
-        begun = len(acknowledged)
-        soon(lambda: len(acknowledged) > begun + 20)
-        stop.set()
+            soon(lambda: len(acknowledged) > begun + 20)
+        finally:
+            stop.set()
         for each in asking_all:
             each.result()
     kept = CollectionTable.open(Layout(root), "kept").rows

@@ -116,6 +116,12 @@ def test_all_mistakes_are_told_together() -> None:
     ("text", "problem"),
     [
         ("- a", "expected keys and values (deployments:, port:, ...)"),
+        ("port: 1\ndeployments: {}\nport: 2", "line 3 has the key 'port' once more, which stands in line 1 already"),
+        (
+            "deployments:\n  a: {head: h, log: {collection: c, required: true, required: false}}\n  a: {head: h}",
+            "line 2 has the key 'required' once more, which stands in line 2 already; "
+            "line 3 has the key 'a' once more, which stands in line 2 already",
+        ),
         ("port: [1", "line 1 is no YAML: expected ',' or ']', but got '<stream end>'"),
         ("!!python/object/apply:os.system ['true']", "line 1 is no YAML: could not determine a constructor for the tag"),
     ],

@@ -25,7 +25,7 @@ from lance.fragment import FragmentMetadata, write_fragments
 
 from raystore.data.columns import column_twins
 from raystore.data.fence import Lease
-from raystore.data.keyed import lost_lease_is_said
+from raystore.data.keyed import lock_errors_are_said
 from raystore.data.tables.columns import Stream
 from raystore.data.tidying import clean_up_behind, merge_tier
 from raystore.errors import InvalidArguments, LeaseLost, RaystoreError
@@ -65,7 +65,7 @@ def write_rows(path: Path, tmp: Path, stream: Stream, stored: Stored, lease: Lea
 
     Cost: one pass over the stream, a batch of 4,096 rows and Lance's pages in memory.
     """
-    with lost_lease_is_said(lease):
+    with lock_errors_are_said(lease):
         dataset = _prepared(path, tmp, stream.schema, stored, lease, call)
     feed = _Feed(stream, stored.version + 1, lease)
     before = set(os.listdir(path / "data")) if (path / "data").is_dir() else set()
@@ -101,7 +101,7 @@ def commit_rows(path: Path, written: Written, lease: Lease) -> int:
         except FileNotFoundError:
             with lease.committing(0):  # LeaseLost: whoever took over has cleared a first version that was never announced
                 raise
-        with lost_lease_is_said(lease):
+        with lock_errors_are_said(lease):
             dataset = lance.LanceDataset.commit(
                 dataset,
                 lance.LanceOperation.Append(written.fragments),
@@ -128,7 +128,7 @@ def _sync_manifest(path: Path, version: int) -> None:
 def merge_fragments(path: Path, lease: Lease) -> None:
     """Merge small fragments where a tier has filled up. What goes wrong here fails nobody's call: the next writer tries again."""
     try:
-        with lost_lease_is_said(lease):
+        with lock_errors_are_said(lease):
             dataset = lance.dataset(str(path), commit_lock=lease.committing)
             if merge_tier(dataset, _TIERS, partial(_sync_files, path)) is not None:
                 _sync_manifest(path, int(lance.dataset(str(path)).version))

@@ -15,6 +15,38 @@ from raystore.errors import InvalidArguments
 from raystore.serve.spec.app import AppSpec
 
 
+class _Twice(Exception):
+    """Keys that stand twice in one mapping: YAML forbids it, and its loader takes the last one."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+class _Once(yaml.SafeLoader):
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        problems = list(_twice(node, set())) if node is not None else []
+        if problems:
+            raise _Twice(problems)
+        return None if node is None else self.construct_document(node)
+
+
+def _twice(node: yaml.Node, looked: set[int]) -> Iterator[str]:
+    if id(node) in looked or not isinstance(node, yaml.CollectionNode):  # an alias is its anchor's node once more
+        return
+    looked.add(id(node))
+    first: dict[str, int] = {}
+    for part in node.value:
+        if isinstance(part, tuple) and isinstance(part[0], yaml.ScalarNode):
+            key, line = part[0].value, part[0].start_mark.line + 1
+            if key in first:
+                yield f"line {line} has the key '{key}' once more, which stands in line {first[key]} already"
+            first.setdefault(key, line)
+        for each in part if isinstance(part, tuple) else (part,):
+            yield from _twice(each, looked)
+
+
 def load_spec(path: str | Path) -> AppSpec:
     """The deployment file at `path`.
 
@@ -24,12 +56,14 @@ def load_spec(path: str | Path) -> AppSpec:
     """
     call = f"serve '{path}'"
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), _Once)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise InvalidArguments(call=call, problems=[f"the file cannot be read ({error.strerror})"]) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InvalidArguments(call=call, problems=[f"line {line} is no YAML: {error.problem}"]) from None
+    except _Twice as twice:
+        raise InvalidArguments(call=call, problems=twice.problems) from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise InvalidArguments(call=call, problems=["the file is no YAML in UTF-8"]) from None
     if value is None:
