@@ -118,6 +118,7 @@ def test_a_vector_is_logged_as_it_came(serving: Serving, served: Served, kept: C
     sent = {"id": "v", "vector": vector.tolist(), "fingerprint": served.fingerprint}
     for _ in range(2):
         assert service.ask("l-vector", sent)["logged"] == ["v"]
+    assert [row["id"] for row in rows_of(kept)] == ["v"]
     np.testing.assert_allclose(kept.vectors_of(["v"], served.fingerprint)[0], vector, atol=1e-6)
 
 

@@ -134,7 +134,7 @@ class Orchestrator:
         for name, lane in self._shared.lanes.items():
             lane.most = self._log_queue(name, lane.most)
         for log in [each.record.log for each in deployments.values()]:
-            if log is not None:
+            if log is not None and log.required:  # another one takes in with its first commit
                 self._shared.appended(log.collection)  # what a process that was killed left, and its keys come to mind
 
     def adopt(self, other: Orchestrator) -> None:
