@@ -16,9 +16,10 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -141,7 +142,8 @@ def _started_ray(num_cpus: int | None, num_gpus: int | None) -> Any:
         return ray
     temp = setting("RAYSTORE_RAY_TMP") or os.path.join(tempfile.gettempdir(), "ray")  # short: sockets stand in it
     with _quiet_start():
-        ray.init(
+        start = partial(
+            ray.init,
             address="local",
             num_cpus=num_cpus,
             num_gpus=num_gpus,
@@ -155,10 +157,23 @@ def _started_ray(num_cpus: int | None, num_gpus: int | None) -> Any:
             # a core's time from a job.
             _system_config={**INLINE_CALLS, "worker_niceness": 0},
         )
+        on_a_busy_machine(start)
         # The raylet's remarks on actors that end come over another way than log_to_driver=False closes, and on
         # standard output, where they would stand in the middle of --json.
         ray._private.worker._worker_logs_enabled = False
     return ray
+
+
+def on_a_busy_machine(start: Callable[[], object]) -> None:
+    """Start Ray; once more where its node was not there within the 30 s that Ray gives it. What the first try left ends with this
+    process."""
+    try:
+        start()
+    except Exception as error:  # Ray raises nothing more precise
+        if "timed out during startup" not in str(error):
+            raise
+        log.warning("Ray was not up within 30 s, on a busy machine perhaps; it is started once more")
+        start()
 
 
 def _join(ray: Any, address: str) -> None:

@@ -11,7 +11,15 @@ import sys
 import pytest
 
 from raystore.errors import IdConflict, JobFailed, LeaseLost, RaystoreError
-from raystore.session import INLINE_BELOW, choose_workers, interrupt_waits, root_cause, start_ray, thread_count
+from raystore.session import (
+    INLINE_BELOW,
+    choose_workers,
+    interrupt_waits,
+    on_a_busy_machine,
+    root_cause,
+    start_ray,
+    thread_count,
+)
 
 CORES = os.cpu_count() or 1
 
@@ -143,3 +151,23 @@ def test_a_ray_that_cannot_be_joined_is_named_in_one_sentence(monkeypatch: pytes
                 f"(ray status --address {address}); where it asks for a token set RAY_AUTH_MODE=token, with the token in the file "
                 "that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token."
             )
+
+
+def test_a_ray_that_was_not_up_in_its_time_is_started_once_more(caplog: pytest.LogCaptureFixture) -> None:
+    late = Exception(
+        "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+    )
+    left = [late]
+
+    def start() -> None:
+        if left:
+            raise left.pop()
+
+    on_a_busy_machine(start)
+    assert caplog.messages == ["Ray was not up within 30 s, on a busy machine perhaps; it is started once more"]
+    for failures, raised in (([late, late], late), ([late, ValueError("port")], None)):
+        left[:] = failures
+        with pytest.raises(type(failures[-1])) as caught:
+            on_a_busy_machine(start)
+        assert raised is None or caught.value is raised
+    assert left == [late], "what is no lack of time is raised at once"
