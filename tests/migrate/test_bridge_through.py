@@ -23,7 +23,7 @@ from raystore.store import Store
 from raystore.train.fit import train_head
 from raystore.train.source import ArraySource, Examples
 from raystore.vectors import Vectors
-from tests.serve.conftest import recorded
+from tests.serve.conftest import durable, recorded
 
 WORDS = ("card", "money", "blue", "hello", "world", "text", "sentence", "limit")
 TEXTS = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:2]]
@@ -221,7 +221,7 @@ def test_an_old_head_goes_on_serving_through_the_bridge(client: TestClient, stor
 def test_what_is_logged_of_a_prediction_through_a_bridge_is_its_true_vector(client: TestClient, store: Store) -> None:
     (id_,) = post(client, "predict/topics", text="hello world card")["logged"]
     new = store.encoder("new")
-    kept = store.collection("kept").table.vectors_of([id_], new.fingerprint)
+    kept = durable(store.layout, "kept").vectors_of([id_], new.fingerprint)
     np.testing.assert_allclose(np.asarray(kept), np.asarray(new.encode(["hello world card"])), atol=1e-3)
 
 
