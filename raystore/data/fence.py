@@ -97,7 +97,7 @@ class Lease:
         """Around the commit itself. Raises LeaseLost if another writer took over, and WriterBlocked if one stays inside its commit."""
         self.raised = None
         try:
-            with _inside(self.folder, time.monotonic() + self.wait_s, min(_PATIENCE_S, self.lease_s)):
+            with _inside(self.folder, time.monotonic() + self.wait_s, self.lease_s):
                 highest = _tokens(self.folder)[-1]
                 if highest != self.token:
                     raise LeaseLost(folder=str(self.folder.parent), token=self.token, found=highest)
@@ -216,7 +216,7 @@ class Fence:
         """Nobody commits meanwhile, and nobody else is in here; without a lease, and for a moment only. Raises WriterBlocked."""
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _inside(self.folder, time.monotonic() + self.wait_s, min(_PATIENCE_S, self.lease_s)):
+        with _inside(self.folder, time.monotonic() + self.wait_s, self.lease_s):
             yield
 
     def _clear_commit(self, deadline: float) -> None:
@@ -224,7 +224,7 @@ class Fence:
 
         Our own lease starts to count before this: being overtaken here is found at the commit, like anywhere else.
         """
-        with _inside(self.folder, deadline, min(_PATIENCE_S, self.lease_s)):
+        with _inside(self.folder, deadline, self.lease_s):
             pass
 
     def _sweep(self, token: int) -> None:
@@ -254,13 +254,13 @@ def _lock_file(folder: Path) -> BinaryIO:
 
 
 @contextmanager
-def _inside(folder: Path, deadline: float, patience_s: float) -> Iterator[None]:
+def _inside(folder: Path, deadline: float, lease_s: float) -> Iterator[None]:
     """In the lock of commits. Who was stopped in it, on this host, is killed when that lasts longer than the patience.
 
     Raises:
         WriterBlocked: somebody stayed in it until the deadline.
     """
-    began = time.monotonic()
+    began, patience_s = time.monotonic(), min(_PATIENCE_S, lease_s)
     with _lock_file(folder) as file:
         while not _locked(file):
             inside = _commit_owner(folder)

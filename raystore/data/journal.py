@@ -151,21 +151,27 @@ class Journal:
             found = [self._seen[stem].payloads for stem in opened]
             return any(found) and any(key in payloads for payloads in found for key in keys)
 
-    def read(self, segments: Sequence[Path]) -> pa.Table | None:
-        """The rows of sealed segments, in the order of their writing in each."""
-        tables = [pa.ipc.open_stream(body).read_all() for path in segments for body in _bodies(_bytes(path))]
-        return pa.concat_tables(tables, promote_options="default") if tables else None
-
-    def remove(self, segments: Sequence[Path]) -> None:
-        """Their rows are in the table. What could not be read to its end is kept aside."""
+    def read(self, segments: Sequence[Path]) -> tuple[pa.Table | None, dict[Path, int]]:
+        """The rows of sealed segments, in the order of their writing in each; and of each, how many bytes at its end are no row."""
+        tables: list[pa.Table] = []
+        left: dict[Path, int] = {}
         for path in segments:
             data = _bytes(path)
-            left = len(data) - _readable(data)
-            if left:
+            bodies = list(_bodies(data))
+            tables += [pa.ipc.open_stream(body).read_all() for body in bodies]
+            left[path] = len(data) - sum(_HEAD.size + len(body) for body in bodies)
+        return (pa.concat_tables(tables, promote_options="default") if tables else None), left
+
+    def remove(self, left: Mapping[Path, int]) -> None:
+        """The rows of these segments are in the table. What could not be read to its end is kept aside."""
+        for path, n_bytes in left.items():
+            if n_bytes:
                 aside = path.with_suffix(_DAMAGED)
                 with suppress(FileNotFoundError):
                     os.rename(path, aside)
-                    log.warning("the last %d bytes of '%s' are no whole rows; a crash cut them, or the disk", left, aside)
+                    log.warning(
+                        "the last %d bytes of '%s' are no whole rows; a crash cut them, or the disk", n_bytes, aside
+                    )
             else:
                 path.unlink(missing_ok=True)
 
@@ -197,13 +203,12 @@ class Journal:
         return segments
 
     def _take_note(self, seen: _Seen, path: Path) -> None:
-        data = _bytes(path, seen.read)
-        for body in _bodies(data):
+        for body in _bodies(_bytes(path, seen.read)):
             rows = pa.ipc.open_stream(body).read_all()
             seen.payloads.update(
                 zip(rows.column(self._key).to_pylist(), rows.column(self._payload).to_pylist(), strict=True)
             )
-        seen.read += _readable(data)
+            seen.read += _HEAD.size + len(body)
 
     def _waiting(self, keys: Sequence[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
@@ -291,10 +296,6 @@ def _bytes(path: Path, start: int = 0) -> bytes:
             return file.read()
     except FileNotFoundError:
         return b""
-
-
-def _readable(data: bytes) -> int:
-    return sum(_HEAD.size + len(body) for body in _bodies(data))
 
 
 def _size(path: Path) -> int:

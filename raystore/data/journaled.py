@@ -108,14 +108,14 @@ class JournaledTable(KeyedTable):
             return 0
         # Sealed by the lease's holder alone: what another one sealed would look, to a commit under way, as if it were taken in.
         segments = self._journal.seal(partial(lease.committing, 0))
-        rows = self._journal.read(segments)
+        rows, left = self._journal.read(segments)
         if rows is not None:
             [outcome] = super()._commit_held([rows], lease, refuse_differing=False)
             if outcome.differing:  # only where the file system's locks hold nobody off
                 n = len(outcome.differing)
                 log.error("%d rows of '%s' were written twice, and differ; the first ones stay", n, self.path)
             self._sync_manifest(int(self.dataset(lease).version))  # some may be of a commit that was killed before it did
-        self._journal.remove(segments)
+        self._journal.remove(left)
         return 0 if rows is None else len(rows)
 
     def _payloads(self, keys: Sequence[str]) -> dict[str, bytes]:
